@@ -1,0 +1,253 @@
+//! One URL on an object store, and the registry by which a session finds the store of a URL.
+//!
+//! The same code serves a local folder, S3, Google Cloud Storage and Azure: `object_store` reads
+//! each provider's usual environment variables.
+
+use crate::{CatalogError, Result};
+use bytes::Bytes;
+use datafusion::common::DataFusionError;
+use datafusion::execution::object_store::ObjectStoreRegistry;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use url::Url;
+
+/// A folder on an object store.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    url: Url,
+    root: Path,
+}
+
+impl Storage {
+    /// Opens the folder that `url` names, on a store of its own.
+    pub fn open(url: &Url) -> Result<Self> {
+        Self::on(store_of(url)?, url)
+    }
+
+    /// Opens the folder that `url` names, on the store that a session has for it.
+    pub fn of_session(runtime: &RuntimeEnv, url: &Url) -> Result<Self> {
+        let store = runtime
+            .object_store_registry
+            .get_store(url)
+            .map_err(|error| location(url, error))?;
+        Self::on(store, url)
+    }
+
+    fn on(store: Arc<dyn ObjectStore>, url: &Url) -> Result<Self> {
+        let mut url = url.clone();
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let root = Path::from_url_path(url.path()).map_err(|error| location(&url, error))?;
+        Ok(Self { store, url, root })
+    }
+
+    /// The folder's URL, with a slash at its end.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The store, whose root is that of the bucket or file system.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// The folder `name` within this one; `name` may have several parts.
+    pub fn folder(&self, name: &str) -> Self {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{name}/", self.url.path()));
+        Self { store: Arc::clone(&self.store), url, root: self.path(name) }
+    }
+
+    /// Where the object `name` is on the store.
+    pub fn path(&self, name: &str) -> Path {
+        self.root.parts().chain(Path::from(name).parts()).collect()
+    }
+
+    /// Reads a whole object.
+    pub async fn get(&self, name: &str) -> Result<Bytes> {
+        let read = async { self.store.get(&self.path(name)).await?.bytes().await };
+        read.await.map_err(|error| self.error(name, error))
+    }
+
+    /// Writes a whole object, over what is there.
+    pub async fn put(&self, name: &str, bytes: impl Into<PutPayload>) -> Result<()> {
+        let put = self.store.put(&self.path(name), bytes.into()).await;
+        put.map(drop).map_err(|error| self.error(name, error))
+    }
+
+    /// Writes a whole object if there is none of that name; `false` if there is.
+    pub async fn create(&self, name: &str, bytes: impl Into<PutPayload>) -> Result<bool> {
+        let mode = PutMode::Create.into();
+        match self.store.put_opts(&self.path(name), bytes.into(), mode).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(self.error(name, error)),
+        }
+    }
+
+    /// All objects in the folder and the folders within it.
+    pub async fn list(&self) -> Result<Vec<ObjectMeta>> {
+        let listed = self.store.list(Some(&self.root)).try_collect().await;
+        listed.map_err(|error| self.error("", error))
+    }
+
+    /// Deletes one object; one that is not there already is no error.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        match self.store.delete(&self.path(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error(name, error)),
+        }
+    }
+
+    /// Deletes all objects in the folder, and on a file system the folder itself.
+    pub async fn delete_all(&self) -> Result<()> {
+        let paths = self.list().await?.into_iter().map(|object| Ok(object.location));
+        let paths = futures::stream::iter(paths.collect::<Vec<_>>()).boxed();
+        let mut deletions = self.store.delete_stream(paths);
+        while let Some(deletion) = deletions.next().await {
+            match deletion {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.error("", error)),
+            }
+        }
+        if let Some(folder) = self.local_path() {
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(location(&self.url, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder's path, if it is on the local file system.
+    pub fn local_path(&self) -> Option<std::path::PathBuf> {
+        (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
+    }
+
+    /// Writes and deletes an object, to find out early whether that is possible.
+    pub async fn probe(&self) -> Result<()> {
+        let name = format!("_nightshift/probe-{}", uuid::Uuid::now_v7());
+        let probed = async {
+            self.put(&name, Bytes::from_static(b"probe")).await?;
+            self.delete(&name).await
+        };
+        probed.await.map_err(|error| CatalogError::NotWritable {
+            url: self.url.to_string(),
+            source: Box::new(error),
+        })
+    }
+
+    fn error(&self, name: &str, source: object_store::Error) -> CatalogError {
+        CatalogError::Store { url: format!("{}{name}", self.url), source }
+    }
+}
+
+fn location(url: &Url, reason: impl ToString) -> CatalogError {
+    CatalogError::Location { url: url.to_string(), reason: reason.to_string() }
+}
+
+/// The URL of a warehouse or file: a URL as it is, anything else as a local path.
+pub fn parse_url(text: &str) -> Result<Url> {
+    // A single letter before the colon is a Windows drive, not a scheme.
+    if let Ok(url) = Url::parse(text)
+        && url.scheme().len() > 1
+    {
+        return Ok(url);
+    }
+    let wrong = |reason: String| CatalogError::Location { url: text.to_string(), reason };
+    let path = std::path::absolute(text).map_err(|error| wrong(error.to_string()))?;
+    Url::from_file_path(&path).map_err(|()| wrong("not a path".to_string()))
+}
+
+/// A new store for a URL, configured by the provider's environment variables.
+fn store_of(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    if url.scheme() == "file" {
+        return Ok(Arc::new(object_store::local::LocalFileSystem::new()));
+    }
+    let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
+    let (store, _) = object_store::parse_url_opts(url, environment)
+        .map_err(|error| location(url, error))?;
+    Ok(Arc::from(store))
+}
+
+/// Makes the store of a bucket when a plan first needs it, so that schedulers and executors need
+/// not be told of each bucket beforehand.
+#[derive(Debug, Default)]
+pub struct Stores {
+    stores: RwLock<HashMap<String, Arc<dyn ObjectStore>>>,
+}
+
+impl Stores {
+    fn key(url: &Url) -> String {
+        format!("{}://{}", url.scheme(), url.authority())
+    }
+}
+
+impl ObjectStoreRegistry for Stores {
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        stores.insert(Self::key(url), store)
+    }
+
+    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        let key = Self::key(url);
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = stores.get(&key) {
+            return Ok(Arc::clone(store));
+        }
+        drop(stores);
+        let store = store_of(url).map_err(DataFusionError::from)?;
+        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(stores.entry(key).or_insert(store)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(folder: &tempfile::TempDir) -> Storage {
+        Storage::open(&parse_url(folder.path().to_str().unwrap()).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn creates_an_object_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = storage(&folder).folder("a/b");
+        assert!(storage.create("one", "first").await.unwrap());
+        assert!(!storage.create("one", "second").await.unwrap());
+        assert_eq!(storage.get("one").await.unwrap(), "first");
+        assert_eq!(storage.list().await.unwrap().len(), 1);
+        storage.delete_all().await.unwrap();
+        assert!(!folder.path().join("a/b").exists());
+    }
+
+    #[tokio::test]
+    async fn a_missing_object_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = storage(&folder).get("absent").await.unwrap_err().to_string();
+        assert!(message.contains("/absent"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn an_unwritable_warehouse_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let error = storage(&folder).folder("file/warehouse").probe().await.unwrap_err();
+        assert!(matches!(error, CatalogError::NotWritable { .. }), "{error}");
+    }
+
+    #[test]
+    fn paths_and_urls_both_name_locations() {
+        assert_eq!(parse_url("s3://bucket/x").unwrap().scheme(), "s3");
+        assert!(parse_url("some/folder").unwrap().as_str().ends_with("/some/folder"));
+    }
+}

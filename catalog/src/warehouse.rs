@@ -1,0 +1,290 @@
+//! A warehouse: names to tables, and publication of what a run has written.
+//!
+//! A run writes its files into the tables' folders without committing them. Its own statements read
+//! them through staged file lists; everybody else sees nothing until [`Warehouse::publish`].
+
+use crate::delta::{self, CommitNote, DataFile, Mode};
+use crate::registry::{Entry, Kind, ModelDetails, NewEntry, Registry};
+use crate::scan::{FileList, TableScanSpec, WarehouseTable};
+use crate::storage::Storage;
+use crate::{CatalogError, Result};
+use arrow::datatypes::SchemaRef;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use url::Url;
+
+/// Schemas that users can't create anything in.
+const RESERVED: &[&str] = &["system", "information_schema", "_nightshift"];
+
+/// The name of a table or model: `schema.name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// The schema.
+    pub schema: String,
+    /// The table or model within the schema.
+    pub name: String,
+}
+
+impl Name {
+    /// Checks a name that something is to be created under.
+    pub fn new(schema: &str, name: &str) -> Result<Self> {
+        let whole = || format!("{schema}.{name}");
+        let wrong = |reason: &str| CatalogError::Name { name: whole(), reason: reason.to_string() };
+        let plain = |part: &str| {
+            let allowed = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+            !part.is_empty() && part.chars().all(allowed) && !part.starts_with('_')
+        };
+        if RESERVED.contains(&schema) {
+            return Err(wrong("the schema is reserved, use another"));
+        }
+        if !plain(schema) || !plain(name) {
+            return Err(wrong("names are made of letters, digits, - and _, and don't start with _"));
+        }
+        Ok(Self { schema: schema.to_string(), name: name.to_string() })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// Files that a run has written for a table and not yet published.
+#[derive(Debug, Clone)]
+pub struct StagedTable {
+    /// The table's folder within the warehouse.
+    pub folder: String,
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The files.
+    pub files: Vec<DataFile>,
+}
+
+impl StagedTable {
+    /// Rows in all files.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.rows).sum()
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
+/// A model version that a run has trained and not yet published.
+#[derive(Debug, Clone)]
+pub struct StagedModel {
+    /// Its tables by their names.
+    pub tables: BTreeMap<String, StagedTable>,
+    /// What is known about it.
+    pub details: ModelDetails,
+}
+
+/// What a run has made.
+#[derive(Debug, Clone, Default)]
+pub struct Staged {
+    /// Tables.
+    pub tables: BTreeMap<Name, StagedTable>,
+    /// Models.
+    pub models: BTreeMap<Name, StagedModel>,
+}
+
+impl Staged {
+    /// Whether there is nothing to publish.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.models.is_empty()
+    }
+
+    fn all_tables(&self) -> impl Iterator<Item = &StagedTable> {
+        self.tables.values().chain(self.models.values().flat_map(|model| model.tables.values()))
+    }
+}
+
+/// One URL that holds tables and models.
+#[derive(Debug, Clone)]
+pub struct Warehouse {
+    storage: Storage,
+}
+
+impl Warehouse {
+    /// Opens the warehouse at a URL. Nothing is read or written yet.
+    pub fn open(url: &Url) -> Result<Self> {
+        Ok(Self { storage: Storage::open(url)? })
+    }
+
+    /// The warehouse's folder.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// What is published now.
+    pub async fn registry(&self) -> Result<Registry> {
+        Registry::load(&self.storage).await
+    }
+
+    /// The folder of a table within the warehouse.
+    pub fn table_folder(name: &Name) -> String {
+        format!("{}/{}", name.schema, name.name)
+    }
+
+    /// The folder of one of a model's tables within the warehouse.
+    pub fn model_table_folder(model: &Name, table: &str) -> String {
+        format!("{}/{}/{table}", model.schema, model.name)
+    }
+
+    /// The published table of a name.
+    pub async fn table(&self, registry: &Registry, schema: &str, name: &str) -> Result<Option<WarehouseTable>> {
+        let whole = format!("{schema}.{name}");
+        match registry.current(Kind::Table, &whole) {
+            Some(entry) => self.pinned(&format!("{schema}/{name}"), entry.version).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A table of the published version of a model.
+    pub async fn model_table(
+        &self,
+        registry: &Registry,
+        model: &Name,
+        table: &str,
+    ) -> Result<Option<WarehouseTable>> {
+        let entry = registry.current(Kind::Model, &model.to_string());
+        match entry.and_then(|entry| entry.tables.get(table)) {
+            Some(version) => {
+                self.pinned(&Self::model_table_folder(model, table), *version).await.map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn pinned(&self, folder: &str, version: u64) -> Result<WarehouseTable> {
+        let folder = self.storage.folder(folder);
+        let snapshot = delta::load(&folder, Some(version)).await?;
+        let snapshot = snapshot.ok_or_else(|| CatalogError::Damaged {
+            url: folder.url().to_string(),
+            reason: format!("version {version} is published, but there is no table"),
+        })?;
+        let spec = TableScanSpec { table: folder.url().clone(), files: FileList::Version(version) };
+        Ok(WarehouseTable::new(spec, snapshot.schema))
+    }
+
+    /// Makes a staged table readable by plans: writes its list of files to `list`, a name within the
+    /// warehouse.
+    pub async fn stage(&self, table: &StagedTable, list: &str) -> Result<WarehouseTable> {
+        let json = serde_json::to_vec(&table.files).map_err(|error| CatalogError::Damaged {
+            url: list.to_string(),
+            reason: error.to_string(),
+        })?;
+        self.storage.put(list, json).await?;
+        let (folder, name) = list.rsplit_once('/').unwrap_or(("", list));
+        let list = self.storage.folder(folder).url().join(name);
+        let list = list.map_err(|error| CatalogError::Location {
+            url: name.to_string(),
+            reason: error.to_string(),
+        })?;
+        let spec = TableScanSpec {
+            table: self.storage.folder(&table.folder).url().clone(),
+            files: FileList::Staged(list),
+        };
+        Ok(WarehouseTable::new(spec, Arc::clone(&table.schema)))
+    }
+
+    /// Publishes all that a run has staged. Each table gets a Delta commit; then one commit to the
+    /// registry makes all of them what readers see.
+    pub async fn publish(&self, run: &str, operation: &str, staged: &Staged) -> Result<Vec<Entry>> {
+        let note = CommitNote { operation: operation.to_string(), run: run.to_string() };
+        let mut entries = Vec::new();
+        for (name, table) in &staged.tables {
+            let version = self.commit(table, &note).await?;
+            entries.push(NewEntry {
+                kind: Kind::Table,
+                name: name.to_string(),
+                versions: BTreeMap::from([(name.name.clone(), version)]),
+                details: None,
+            });
+        }
+        for (name, model) in &staged.models {
+            let mut versions = BTreeMap::new();
+            for (table, staged) in &model.tables {
+                versions.insert(table.clone(), self.commit(staged, &note).await?);
+            }
+            entries.push(NewEntry {
+                kind: Kind::Model,
+                name: name.to_string(),
+                versions,
+                details: Some(model.details.clone()),
+            });
+        }
+        Registry::publish(&self.storage, run, &entries).await
+    }
+
+    async fn commit(&self, table: &StagedTable, note: &CommitNote) -> Result<u64> {
+        let folder = self.storage.folder(&table.folder);
+        let committed =
+            delta::commit(&folder, Mode::Overwrite, &table.schema, &table.files, note, None).await?;
+        committed.ok_or(CatalogError::Contention { url: folder.url().to_string(), attempts: 1 })
+    }
+
+    /// Deletes the files of a run that is not going to be published.
+    pub async fn discard(&self, staged: &Staged) -> Result<()> {
+        for table in staged.all_tables() {
+            let folder = self.storage.folder(&table.folder);
+            for file in &table.files {
+                folder.delete(&file.path).await?;
+            }
+            self.remove_empty(&table.folder);
+        }
+        Ok(())
+    }
+
+    /// On a file system, removes a table's folder and those above it if nothing is in them.
+    fn remove_empty(&self, folder: &str) {
+        let Some(root) = self.storage.local_path() else { return };
+        let mut folder = root.join(folder);
+        // `remove_dir` refuses a folder that has something in it, which ends the walk upwards.
+        while folder != root && std::fs::remove_dir(&folder).is_ok() {
+            if !folder.pop() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!(Name::new("recs", "als").unwrap().to_string(), "recs.als");
+        for (schema, name) in [("system", "x"), ("a", "_x"), ("a", "../x"), ("", "x"), ("a", "b.c")] {
+            assert!(Name::new(schema, name).is_err(), "{schema}.{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_discarded_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = Warehouse::open(&Url::from_file_path(folder.path()).unwrap()).unwrap();
+        let table = StagedTable {
+            folder: "a/t".to_string(),
+            schema: Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)])),
+            files: vec![DataFile {
+                path: "part".to_string(),
+                bytes: 1,
+                rows: 1,
+                stats: None,
+                written_at: 0,
+            }],
+        };
+        warehouse.storage().put("a/t/part", "x").await.unwrap();
+        let tables = BTreeMap::from([(Name::new("a", "t").unwrap(), table)]);
+        let staged = Staged { tables, models: BTreeMap::new() };
+        warehouse.discard(&staged).await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

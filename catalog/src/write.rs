@@ -1,0 +1,268 @@
+//! The operator that writes a table: each task writes its own Parquet files.
+//!
+//! DataFusion's sink gathers its input in one partition. Here every input partition becomes files
+//! of its own, written straight to object storage; what comes out is a row for each file, and the
+//! driver makes one commit of them.
+
+use crate::delta::DataFile;
+use crate::storage::Storage;
+use crate::{CatalogError, Result, statistics};
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::Result as PlanResult;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties,
+};
+use futures::StreamExt;
+use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::async_writer::ParquetObjectWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use std::sync::{Arc, LazyLock};
+use url::Url;
+use uuid::Uuid;
+
+/// A file is closed and the next begun when it has grown to about this many bytes.
+const FILE_BYTES: usize = 256 << 20;
+
+/// The columns of a row that describes a written file.
+pub static FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        Field::new("path", DataType::Utf8, false),
+        Field::new("bytes", DataType::Int64, false),
+        Field::new("rows", DataType::Int64, false),
+        Field::new("stats", DataType::Utf8, true),
+        Field::new("written_at", DataType::Int64, false),
+    ]))
+});
+
+/// Writes its input into a table's folder, as [`crate::schema::stored`] has typed it.
+#[derive(Debug)]
+pub struct TableWriteExec {
+    table: Url,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl TableWriteExec {
+    /// Writes the rows of `input` to the folder `table`.
+    pub fn new(table: Url, input: Arc<dyn ExecutionPlan>) -> Self {
+        let partitions = input.output_partitioning().partition_count();
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&FILES_SCHEMA)),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        ));
+        Self { table, input, properties }
+    }
+
+    /// The folder that is written to.
+    pub fn table(&self) -> &Url {
+        &self.table
+    }
+}
+
+impl DisplayAs for TableWriteExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TableWriteExec: table={}", self.table)
+    }
+}
+
+impl ExecutionPlan for TableWriteExec {
+    fn name(&self) -> &str {
+        "TableWriteExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> PlanResult<TreeNodeRecursion>,
+    ) -> PlanResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(self.table.clone(), children.swap_remove(0))))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> PlanResult<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let table = Storage::of_session(&context.runtime_env(), &self.table)?;
+        let write = async move { Ok(files_batch(&write_files(&table, input).await?)?) };
+        let stream = futures::stream::once(write);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&FILES_SCHEMA), stream)))
+    }
+}
+
+/// Writes a stream into as many files as its size asks for; none if it is empty.
+async fn write_files(
+    table: &Storage,
+    mut input: SendableRecordBatchStream,
+) -> PlanResult<Vec<DataFile>> {
+    let schema = input.schema();
+    let mut files = Vec::new();
+    let mut open: Option<(String, AsyncArrowWriter<ParquetObjectWriter>)> = None;
+    while let Some(batch) = input.next().await {
+        let batch = batch?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let (_, writer) = match &mut open {
+            Some(writer) => writer,
+            None => open.insert(start_file(table, &schema)?),
+        };
+        writer.write(&batch).await?;
+        if writer.bytes_written() + writer.in_progress_size() >= FILE_BYTES
+            && let Some((path, writer)) = open.take()
+        {
+            files.push(close_file(&schema, path, writer).await?);
+        }
+    }
+    if let Some((path, writer)) = open {
+        files.push(close_file(&schema, path, writer).await?);
+    }
+    Ok(files)
+}
+
+fn start_file(
+    table: &Storage,
+    schema: &SchemaRef,
+) -> Result<(String, AsyncArrowWriter<ParquetObjectWriter>)> {
+    let path = format!("part-{}.parquet", Uuid::now_v7());
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_statistics_truncate_length(None)
+        .build();
+    let object = ParquetObjectWriter::new(Arc::clone(table.store()), table.path(&path));
+    let writer = AsyncArrowWriter::try_new(object, Arc::clone(schema), Some(properties))?;
+    Ok((path, writer))
+}
+
+async fn close_file(
+    schema: &Schema,
+    path: String,
+    mut writer: AsyncArrowWriter<ParquetObjectWriter>,
+) -> Result<DataFile> {
+    let footer = writer.finish().await?;
+    Ok(DataFile {
+        path,
+        bytes: writer.bytes_written() as u64,
+        rows: footer.file_metadata().num_rows() as u64,
+        stats: Some(statistics::from_footer(schema, &footer)?),
+        written_at: chrono::Utc::now().timestamp_millis(),
+    })
+}
+
+fn files_batch(files: &[DataFile]) -> Result<RecordBatch> {
+    let integers = |value: fn(&DataFile) -> i64| {
+        Arc::new(files.iter().map(value).collect::<Vec<_>>().into_iter().collect::<Int64Array>())
+    };
+    Ok(RecordBatch::try_new(
+        Arc::clone(&FILES_SCHEMA),
+        vec![
+            Arc::new(StringArray::from_iter_values(files.iter().map(|file| &file.path))),
+            integers(|file| file.bytes as i64),
+            integers(|file| file.rows as i64),
+            Arc::new(files.iter().map(|file| file.stats.as_deref()).collect::<StringArray>()),
+            integers(|file| file.written_at),
+        ],
+    )?)
+}
+
+/// Reads the rows that [`TableWriteExec`] returns.
+pub fn files_of(batches: &[RecordBatch]) -> Result<Vec<DataFile>> {
+    let damaged = || CatalogError::Damaged {
+        url: "the answer of a writing job".to_string(),
+        reason: "its columns are not those of written files".to_string(),
+    };
+    let mut files = Vec::new();
+    for batch in batches {
+        let text = |index| batch.column(index).as_any().downcast_ref::<StringArray>();
+        let number = |index| batch.column(index).as_any().downcast_ref::<Int64Array>();
+        let columns = (text(0), number(1), number(2), text(3), number(4));
+        let (Some(path), Some(bytes), Some(rows), Some(stats), Some(written_at)) = columns else {
+            return Err(damaged());
+        };
+        files.extend((0..batch.num_rows()).map(|row| DataFile {
+            path: path.value(row).to_string(),
+            bytes: bytes.value(row) as u64,
+            rows: rows.value(row) as u64,
+            stats: stats.is_valid(row).then(|| stats.value(row).to_string()),
+            written_at: written_at.value(row),
+        }));
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::{self, CommitNote, Mode};
+    use crate::scan::{FileList, TableScanSpec, WarehouseTable};
+    use datafusion::assert_batches_sorted_eq;
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::SessionContext;
+
+    #[tokio::test]
+    async fn every_partition_writes_a_file_and_the_table_reads_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Url::from_file_path(folder.path()).unwrap();
+        let context = SessionContext::new();
+        let query = "SELECT 1 AS id, 'a' AS name UNION ALL SELECT 2, NULL UNION ALL SELECT 30, 'c'";
+        let input = context.sql(query).await.unwrap().create_physical_plan().await.unwrap();
+        let schema = crate::schema::stored(&input.schema()).unwrap();
+        let partitions = input.output_partitioning().partition_count();
+        assert!(partitions > 1);
+        let write = Arc::new(TableWriteExec::new(url.clone(), input));
+        let files = files_of(&collect(write, context.task_ctx()).await.unwrap()).unwrap();
+        assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 3);
+
+        let storage = Storage::open(&url).unwrap();
+        let note = CommitNote::default();
+        delta::commit(&storage, Mode::Overwrite, &schema, &files, &note, None).await.unwrap();
+        let spec = TableScanSpec { table: url, files: FileList::Version(0) };
+        let table = WarehouseTable::new(spec, Arc::new(schema));
+        context.register_table("t", Arc::new(table)).unwrap();
+        let all = context.sql("SELECT * FROM t").await.unwrap().collect().await.unwrap();
+        let expected =
+            ["+----+------+", "| id | name |", "+----+------+", "| 1  | a    |", "| 2  |      |", "| 30 | c    |", "+----+------+"];
+        assert_batches_sorted_eq!(expected, &all);
+
+        // Files are skipped by their statistics.
+        let plan = context.sql("SELECT * FROM t WHERE id > 20").await.unwrap();
+        let plan = plan.create_physical_plan().await.unwrap();
+        let text = datafusion::physical_plan::displayable(plan.as_ref()).indent(true).to_string();
+        assert_eq!(text.matches(".parquet").count(), 1, "{text}");
+        assert_eq!(collect(plan, context.task_ctx()).await.unwrap()[0].num_rows(), 1);
+    }
+}

@@ -1,0 +1,255 @@
+//! Compressed sparse rows: the rows of one block, each a run of (column, value) entries.
+//!
+//! A block covers consecutive dense row numbers. Entries of a row are sorted by column, so that a
+//! kernel adds them up in the same order whatever order they arrived in.
+
+use thiserror::Error;
+
+/// A value that a block can hold, with a fixed binary form.
+pub trait Value: Copy + PartialOrd + std::ops::Add<Output = Self> + Send + Sync + 'static {
+    /// Bytes that one value takes.
+    const BYTES: usize;
+    /// Appends the little-endian form.
+    fn write(self, out: &mut Vec<u8>);
+    /// Reads the little-endian form; `bytes` holds exactly [`Self::BYTES`].
+    fn read(bytes: &[u8]) -> Self;
+    /// A total order, for sorting.
+    fn total_cmp(&self, other: &Self) -> std::cmp::Ordering;
+}
+
+macro_rules! float_value {
+    ($type:ty) => {
+        impl Value for $type {
+            const BYTES: usize = size_of::<$type>();
+            fn write(self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+            fn read(bytes: &[u8]) -> Self {
+                let mut array = [0; Self::BYTES];
+                array.copy_from_slice(bytes);
+                Self::from_le_bytes(array)
+            }
+            fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+                <$type>::total_cmp(self, other)
+            }
+        }
+    };
+}
+float_value!(f32);
+float_value!(f64);
+
+/// What is wrong with bytes that should be a block.
+#[derive(Debug, Error, PartialEq)]
+pub enum CsrError {
+    /// The bytes do not start with the block header.
+    #[error("not a block of {expected}-byte values: the header is missing or of another kind")]
+    Header {
+        /// Bytes a value of the wanted type takes.
+        expected: usize,
+    },
+    /// The length is not what the header promises.
+    #[error("a block of {expected} bytes has {actual}: it was cut off or damaged")]
+    Length {
+        /// Bytes that the header promises.
+        expected: usize,
+        /// Bytes that are there.
+        actual: usize,
+    },
+}
+
+/// What to do with several entries of the same row and column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// Add their values up.
+    Add,
+    /// Keep each as an entry of its own.
+    Keep,
+}
+
+/// A block of sparse rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Csr<V> {
+    /// Dense number of the first row.
+    pub first_row: u32,
+    /// Entry range of row `i` is `offsets[i]..offsets[i + 1]`; one longer than the rows.
+    pub offsets: Vec<u64>,
+    /// Dense column number of each entry, ascending within a row.
+    pub columns: Vec<u32>,
+    /// Value of each entry.
+    pub values: Vec<V>,
+}
+
+const MAGIC: &[u8; 4] = b"NSC1";
+const HEADER: usize = 24;
+
+impl<V: Value> Csr<V> {
+    /// Builds a block of `rows` rows from `(row, column, value)` entries in any order. The result
+    /// depends on the set of entries only, not on their order. Rows are dense numbers within
+    /// `first_row .. first_row + rows`.
+    pub fn from_entries(
+        first_row: u32,
+        rows: usize,
+        mut entries: Vec<(u32, u32, V)>,
+        duplicates: Duplicates,
+    ) -> Self {
+        entries.sort_unstable_by(|a, b| {
+            (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| a.2.total_cmp(&b.2))
+        });
+        if duplicates == Duplicates::Add {
+            entries.dedup_by(|next, kept| {
+                let same = (next.0, next.1) == (kept.0, kept.1);
+                if same {
+                    kept.2 = kept.2 + next.2;
+                }
+                same
+            });
+        }
+        let mut offsets = vec![0u64; rows + 1];
+        for entry in &entries {
+            offsets[(entry.0 - first_row) as usize + 1] += 1;
+        }
+        for row in 0..rows {
+            offsets[row + 1] += offsets[row];
+        }
+        Self {
+            first_row,
+            offsets,
+            columns: entries.iter().map(|entry| entry.1).collect(),
+            values: entries.iter().map(|entry| entry.2).collect(),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Columns and values of the `row`-th row of the block.
+    pub fn row(&self, row: usize) -> (&[u32], &[V]) {
+        let range = self.offsets[row] as usize..self.offsets[row + 1] as usize;
+        (&self.columns[range.clone()], &self.values[range])
+    }
+
+    /// Bytes that the block takes in memory.
+    pub fn size(&self) -> usize {
+        self.offsets.len() * 8 + self.columns.len() * (4 + V::BYTES)
+    }
+
+    /// The binary form: a header, then offsets, columns and values, all little-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER + self.size());
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&(V::BYTES as u32).to_le_bytes());
+        out.extend_from_slice(&self.first_row.to_le_bytes());
+        out.extend_from_slice(&(self.rows() as u32).to_le_bytes());
+        out.extend_from_slice(&(self.columns.len() as u64).to_le_bytes());
+        for offset in &self.offsets {
+            out.extend_from_slice(&offset.to_le_bytes());
+        }
+        for column in &self.columns {
+            out.extend_from_slice(&column.to_le_bytes());
+        }
+        for value in &self.values {
+            value.write(&mut out);
+        }
+        out
+    }
+
+    /// Reads the form that [`Self::to_bytes`] writes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CsrError> {
+        let word = |at: usize| {
+            let mut array = [0; 4];
+            array.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(array)
+        };
+        if bytes.len() < HEADER || &bytes[..4] != MAGIC || word(4) as usize != V::BYTES {
+            return Err(CsrError::Header { expected: V::BYTES });
+        }
+        let (first_row, rows) = (word(8), word(12) as usize);
+        let entries = (u64::from(word(16)) | u64::from(word(20)) << 32) as usize;
+        let columns_at = HEADER + (rows + 1) * 8;
+        let values_at = columns_at + entries * 4;
+        let expected = values_at + entries * V::BYTES;
+        if bytes.len() != expected {
+            return Err(CsrError::Length { expected, actual: bytes.len() });
+        }
+        let offsets = bytes[HEADER..columns_at]
+            .chunks_exact(8)
+            .map(|chunk| {
+                let mut array = [0; 8];
+                array.copy_from_slice(chunk);
+                u64::from_le_bytes(array)
+            })
+            .collect();
+        let columns = bytes[columns_at..values_at]
+            .chunks_exact(4)
+            .map(|chunk| {
+                let mut array = [0; 4];
+                array.copy_from_slice(chunk);
+                u32::from_le_bytes(array)
+            })
+            .collect();
+        let values = bytes[values_at..].chunks_exact(V::BYTES).map(V::read).collect();
+        Ok(Self { first_row, offsets, columns, values })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn entries() -> impl Strategy<Value = Vec<(u32, u32, f64)>> {
+        prop::collection::vec((5u32..12, 0u32..6, -4i32..4), 0..60).prop_map(|entries| {
+            entries.into_iter().map(|(row, column, value)| (row, column, value.into())).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn holds_what_a_map_of_entries_holds(entries in entries()) {
+            let block = Csr::from_entries(5, 7, entries.clone(), Duplicates::Add);
+            let mut expected = BTreeMap::new();
+            for (row, column, value) in entries {
+                *expected.entry((row, column)).or_insert(0.0) += value;
+            }
+            let mut actual = BTreeMap::new();
+            for row in 0..block.rows() {
+                let (columns, values) = block.row(row);
+                prop_assert!(columns.windows(2).all(|pair| pair[0] < pair[1]));
+                for (column, value) in columns.iter().zip(values) {
+                    actual.insert((5 + row as u32, *column), *value);
+                }
+            }
+            prop_assert_eq!(actual, expected);
+        }
+
+        #[test]
+        fn is_the_same_for_any_order_of_entries(entries in entries()) {
+            let mut reversed = entries.clone();
+            reversed.reverse();
+            for duplicates in [Duplicates::Add, Duplicates::Keep] {
+                prop_assert_eq!(
+                    Csr::from_entries(5, 7, entries.clone(), duplicates),
+                    Csr::from_entries(5, 7, reversed.clone(), duplicates)
+                );
+            }
+        }
+
+        #[test]
+        fn survives_its_binary_form(entries in entries()) {
+            let block = Csr::from_entries(5, 7, entries, Duplicates::Keep);
+            prop_assert_eq!(Csr::from_bytes(&block.to_bytes()), Ok(block));
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let bytes = Csr::from_entries(0, 2, vec![(1, 3, 0.5f32)], Duplicates::Add).to_bytes();
+        let cut = Csr::<f32>::from_bytes(&bytes[..bytes.len() - 1]);
+        assert!(matches!(cut, Err(CsrError::Length { .. })));
+        assert_eq!(Csr::<f64>::from_bytes(&bytes), Err(CsrError::Header { expected: 8 }));
+        assert_eq!(Csr::<f32>::from_bytes(b"short"), Err(CsrError::Header { expected: 4 }));
+    }
+}

@@ -1,0 +1,18 @@
+//! What the data plane computes: kernels as pure functions of slices, with no I/O and no cluster.
+//!
+//! A kernel exists once. The superstep operators and the SQL functions of the other crates move
+//! data to it and results away from it; everything numeric is here, next to its tests.
+//!
+//! | module | what it computes |
+//! | --- | --- |
+//! | [`csr`] | compressed sparse rows, the form in which training data is kept |
+//! | [`als`] | one half step of alternating least squares, implicit and explicit |
+//! | [`pagerank`] | one superstep of PageRank |
+//! | [`top_k`] | the best unseen items of a batch of users |
+//! | [`random`] | starting factors, a function of seed and position alone |
+
+pub mod als;
+pub mod csr;
+pub mod pagerank;
+pub mod random;
+pub mod top_k;
