@@ -195,7 +195,7 @@ fn actions(
     files: &[DataFile],
     note: &CommitNote,
 ) -> Result<Vec<serde_json::Value>> {
-    let error = |source| delta_error(table, source);
+    let error = |source: DeltaTableError| delta_error(table, source);
     let now = chrono::Utc::now().timestamp_millis();
     let value = |action: Action| {
         serde_json::to_value(action).map_err(|reason| CatalogError::Damaged {
@@ -213,7 +213,7 @@ fn actions(
     let structure: StructType = schema.try_into_kernel()?;
     let mut metadata = value(Action::Metadata(
         new_metadata(&structure, Vec::<String>::new(), HashMap::<String, String>::new())
-            .map_err(error)?,
+            .map_err(|source| error(source.into()))?,
     ))?;
     match current {
         None => {

@@ -145,9 +145,10 @@ impl Registry {
             let note = CommitNote { operation: "PUBLISH".to_string(), run: run.to_string() };
             let files = [file];
             let expected = Some(registry.version);
+            let schema = batch.schema();
             let committed =
-                delta::commit(&folder, Mode::Append, &batch.schema(), &files, &note, expected);
-            if committed.await?.is_some() {
+                delta::commit(&folder, Mode::Append, &schema, &files, &note, expected).await?;
+            if committed.is_some() {
                 return Ok(rows);
             }
             folder.delete(&files[0].path).await?;

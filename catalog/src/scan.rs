@@ -18,9 +18,10 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -44,6 +45,27 @@ pub struct TableScanSpec {
     pub files: FileList,
 }
 
+impl TableScanSpec {
+    /// The files, read through the session's stores.
+    pub async fn files(&self, runtime: &RuntimeEnv) -> Result<Vec<DataFile>> {
+        let damaged =
+            |url: &Url, reason: String| CatalogError::Damaged { url: url.to_string(), reason };
+        match &self.files {
+            FileList::Version(version) => {
+                let table = Storage::of_session(runtime, &self.table)?;
+                let snapshot = delta::load(&table, Some(*version)).await?;
+                let missing = || damaged(&self.table, format!("version {version} is missing"));
+                Ok(snapshot.ok_or_else(missing)?.files)
+            }
+            FileList::Staged(url) => {
+                let (folder, name) = split_object_url(url);
+                let bytes = Storage::of_session(runtime, &folder)?.get(&name).await?;
+                serde_json::from_slice(&bytes).map_err(|error| damaged(url, error.to_string()))
+            }
+        }
+    }
+}
+
 /// One table, pinned to the files it had when the query was planned.
 #[derive(Debug, Clone)]
 pub struct WarehouseTable {
@@ -58,24 +80,6 @@ impl WarehouseTable {
         Self { spec, schema }
     }
 
-    /// The files, read through the session's stores.
-    async fn files(&self, state: &dyn Session) -> Result<Vec<DataFile>> {
-        let runtime = state.runtime_env();
-        let damaged = |url: &Url, reason: String| CatalogError::Damaged { url: url.to_string(), reason };
-        match &self.spec.files {
-            FileList::Version(version) => {
-                let table = Storage::of_session(runtime, &self.spec.table)?;
-                let snapshot = delta::load(&table, Some(*version)).await?;
-                let missing = || damaged(&self.spec.table, format!("version {version} is missing"));
-                Ok(snapshot.ok_or_else(missing)?.files)
-            }
-            FileList::Staged(url) => {
-                let (folder, name) = split_object_url(url);
-                let bytes = Storage::of_session(runtime, &folder)?.get(&name).await?;
-                serde_json::from_slice(&bytes).map_err(|error| damaged(url, error.to_string()))
-            }
-        }
-    }
 }
 
 /// The folder that an object is in, and its name there.
@@ -110,7 +114,7 @@ impl TableProvider for WarehouseTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let files = self.files(state).await?;
+        let files = self.spec.files(state.runtime_env()).await?;
         let known: Vec<_> = files
             .iter()
             .map(|file| {
@@ -123,7 +127,9 @@ impl TableProvider for WarehouseTable {
             Some(filter) => {
                 let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
                 let filter = state.create_physical_expr(filter, &schema)?;
-                let predicate = PruningPredicate::try_new(filter, Arc::clone(&self.schema))?;
+                let predicate = PruningPredicateBuilder::new()
+                    .with_file_schema(Arc::clone(&self.schema))
+                    .try_build(filter)?;
                 predicate.prune(&PrunableStatistics::new(known.clone(), Arc::clone(&self.schema)))?
             }
         };
@@ -147,7 +153,7 @@ impl TableProvider for WarehouseTable {
         for (index, file) in files.into_iter().enumerate() {
             grouped[index % groups].push(file);
         }
-        let (groups, total) = datafusion::datasource::statistics::compute_all_files_statistics(
+        let (groups, total) = datafusion_datasource::compute_all_files_statistics(
             grouped.into_iter().map(FileGroup::new).collect(),
             self.schema(),
             true,

@@ -120,6 +120,7 @@ mod tests {
         TimestampMicrosecondArray,
     };
     use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
     use std::sync::Arc;
 
     #[test]
@@ -135,7 +136,9 @@ mod tests {
             ("long", Arc::new(StringArray::from(vec![long.as_str(), "a", "c"]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        let properties = WriterProperties::builder().set_statistics_truncate_length(None).build();
+        let mut writer =
+            ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
         writer.write(&batch).unwrap();
         let footer = writer.finish().unwrap();
         let json = from_footer(&batch.schema(), &footer).unwrap();

@@ -21,7 +21,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 use parquet::arrow::AsyncArrowWriter;
-use parquet::arrow::async_writer::ParquetObjectWriter;
+use object_store::buffered::BufWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use std::sync::{Arc, LazyLock};
@@ -130,7 +130,7 @@ async fn write_files(
 ) -> PlanResult<Vec<DataFile>> {
     let schema = input.schema();
     let mut files = Vec::new();
-    let mut open: Option<(String, AsyncArrowWriter<ParquetObjectWriter>)> = None;
+    let mut open: Option<(String, AsyncArrowWriter<BufWriter>)> = None;
     while let Some(batch) = input.next().await {
         let batch = batch?;
         if batch.num_rows() == 0 {
@@ -156,13 +156,13 @@ async fn write_files(
 fn start_file(
     table: &Storage,
     schema: &SchemaRef,
-) -> Result<(String, AsyncArrowWriter<ParquetObjectWriter>)> {
+) -> Result<(String, AsyncArrowWriter<BufWriter>)> {
     let path = format!("part-{}.parquet", Uuid::now_v7());
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_statistics_truncate_length(None)
         .build();
-    let object = ParquetObjectWriter::new(Arc::clone(table.store()), table.path(&path));
+    let object = BufWriter::new(Arc::clone(table.store()), table.path(&path));
     let writer = AsyncArrowWriter::try_new(object, Arc::clone(schema), Some(properties))?;
     Ok((path, writer))
 }
@@ -170,7 +170,7 @@ fn start_file(
 async fn close_file(
     schema: &Schema,
     path: String,
-    mut writer: AsyncArrowWriter<ParquetObjectWriter>,
+    mut writer: AsyncArrowWriter<BufWriter>,
 ) -> Result<DataFile> {
     let footer = writer.finish().await?;
     Ok(DataFile {

@@ -1,1 +1,96 @@
-//! Placeholder.
+//! The data plane process: a Ballista executor that knows Nightshift's operators and keeps blocks
+//! and states of trainings in memory.
+
+use ballista_core::RuntimeProducer;
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::error::BallistaError;
+use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
+use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use nightshift_catalog::storage::Stores;
+use nightshift_jobs::operator::{LogicalCodec, PhysicalCodec};
+use nightshift_jobs::superstep::Resident;
+use std::path::PathBuf;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Seconds between two signs of life that an executor sends to its scheduler.
+pub const HEARTBEAT_SECONDS: u64 = 1;
+
+/// Why an executor could not start or go on.
+#[derive(Debug, Error)]
+#[error("executor at {address}, scheduler {scheduler}: {source}")]
+pub struct ExecutorError {
+    /// Where the executor listens.
+    pub address: String,
+    /// The scheduler it belongs to.
+    pub scheduler: String,
+    /// What Ballista said.
+    #[source]
+    pub source: Box<BallistaError>,
+}
+
+/// How an executor runs.
+#[derive(Debug, Clone)]
+pub struct ExecutorOptions {
+    /// Address to listen on.
+    pub host: String,
+    /// Port for results that other executors and clients fetch.
+    pub port: u16,
+    /// Port for tasks that the scheduler sends.
+    pub task_port: u16,
+    /// The scheduler's host.
+    pub scheduler_host: String,
+    /// The scheduler's port.
+    pub scheduler_port: u16,
+    /// Tasks that run at the same time; all cores if it is 0.
+    pub cores: usize,
+    /// Folder for intermediate results.
+    pub work_dir: PathBuf,
+    /// Bytes that queries may use; a share of the machine's memory if it is not given.
+    pub memory: Option<u64>,
+    /// Bytes of blocks and states that are kept between supersteps.
+    pub resident: u64,
+    /// Seconds to wait for the scheduler to answer at the start.
+    pub connect_seconds: u16,
+}
+
+/// Runs an executor until it is told to stop by a signal.
+pub async fn run(options: ExecutorOptions) -> Result<(), ExecutorError> {
+    let resident = Resident::new(options.resident);
+    let work_dir = options.work_dir.clone();
+    let runtime: RuntimeProducer = Arc::new(move |_| {
+        RuntimeEnvBuilder::new()
+            .with_temp_file_path(&work_dir)
+            .with_object_store_registry(Arc::new(Stores::default()))
+            .build_arc()
+    });
+    let logical = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));
+    let physical =
+        PhysicalCodec::new(Arc::new(BallistaPhysicalExtensionCodec::default()), resident);
+    let config = ExecutorProcessConfig {
+        bind_host: options.host.clone(),
+        port: options.port,
+        grpc_port: options.task_port,
+        scheduler_host: options.scheduler_host.clone(),
+        scheduler_port: options.scheduler_port,
+        scheduler_connect_timeout_seconds: options.connect_seconds,
+        vcores: options.cores,
+        task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        work_dir: Some(options.work_dir.to_string_lossy().into_owned()),
+        executor_heartbeat_interval_seconds: HEARTBEAT_SECONDS,
+        memory_pool_size: options.memory,
+        job_data_clean_up_interval_seconds: 600,
+        job_data_ttl_seconds: 3600,
+        override_runtime_producer: Some(runtime),
+        override_logical_codec: Some(Arc::new(logical)),
+        override_physical_codec: Some(Arc::new(physical)),
+        ..Default::default()
+    };
+    tracing::info!(host = options.host, port = options.port, "executor starts");
+    start_executor_process(Arc::new(config)).await.map_err(|source| ExecutorError {
+        address: format!("{}:{}", options.host, options.port),
+        scheduler: format!("{}:{}", options.scheduler_host, options.scheduler_port),
+        source: Box::new(source),
+    })
+}

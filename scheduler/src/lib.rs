@@ -1,1 +1,53 @@
-//! Placeholder.
+//! The control plane process: a Ballista scheduler that plans Nightshift's operators, and the client
+//! session that sends plans to it.
+
+mod client;
+mod server;
+
+pub use client::{connect, local};
+pub use server::{Scheduler, SchedulerOptions};
+
+use ballista_core::error::BallistaError;
+use thiserror::Error;
+
+/// Why a scheduler could not be started or reached.
+#[derive(Debug, Error)]
+pub enum SchedulerError {
+    /// It can't listen there.
+    #[error("scheduler at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Ballista refused.
+    #[error("scheduler at {address}: {source}")]
+    Start {
+        /// The address.
+        address: String,
+        /// What it said.
+        #[source]
+        source: Box<BallistaError>,
+    },
+    /// A cluster's address that is none.
+    #[error("cluster {address}: {reason}; an address looks like grpc://127.0.0.1:50050")]
+    Address {
+        /// The address as given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answers there.
+    #[error("cluster {address} can't be reached: {reason}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] datafusion::error::DataFusionError),
+}

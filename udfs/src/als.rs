@@ -14,6 +14,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a half step failed.
@@ -32,7 +33,7 @@ pub enum AlsError {
 }
 
 /// What the weights mean.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Feedback {
     /// Weights are evidence of preference.
     Implicit {
@@ -65,7 +66,7 @@ impl Feedback {
 /// Performance of iALS on Item Recommendation Benchmarks" (arXiv 2110.14037), whose ν is `exponent`
 /// and whose `α₀·|I|` is `unobserved`. With the exponent 0 it is plain L2, with 1 that of Zhou,
 /// Wilkinson, Schreiber and Pan (AAIM 2008).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Regularization {
     /// The penalty of a row with the frequency 1.
     pub strength: f64,

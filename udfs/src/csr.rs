@@ -3,6 +3,7 @@
 //! A block covers consecutive dense row numbers. Entries of a row are sorted by column, so that a
 //! kernel adds them up in the same order whatever order they arrived in.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A value that a block can hold, with a fixed binary form.
@@ -58,7 +59,7 @@ pub enum CsrError {
 }
 
 /// What to do with several entries of the same row and column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Duplicates {
     /// Add their values up.
     Add,

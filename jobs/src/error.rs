@@ -1,0 +1,136 @@
+//! What can go wrong in statements, trainings and runs.
+
+use nightshift_catalog::CatalogError;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A result of this crate.
+pub type Result<T, E = JobError> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do.
+#[derive(Debug, Error)]
+pub enum JobError {
+    /// A statement that can't be parsed.
+    #[error("{file}:{line}:{column}: {reason}")]
+    Syntax {
+        /// The file, or another name for where the text came from.
+        file: String,
+        /// Line, from 1.
+        line: u64,
+        /// Column, from 1.
+        column: u64,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// A statement that can be parsed and not executed.
+    #[error("{0}")]
+    Statement(String),
+    /// An error of one statement of a file.
+    #[error("{file}:{line}: {source}")]
+    At {
+        /// The file.
+        file: String,
+        /// The line that the statement starts on.
+        line: u64,
+        /// What went wrong.
+        #[source]
+        source: Box<JobError>,
+    },
+    /// An option of a model that is unknown or has a wrong value.
+    #[error("model {model}: option {option}: {reason}")]
+    Option {
+        /// The model.
+        model: String,
+        /// The option.
+        option: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// Training data that has no defined meaning.
+    #[error("model {model}: {reason}")]
+    TrainingData {
+        /// The model.
+        model: String,
+        /// The column and value.
+        reason: String,
+    },
+    /// A value of a file that can't be read as its column's type.
+    #[error("{file}: {reason}")]
+    File {
+        /// The file.
+        file: String,
+        /// The line, the column and the value.
+        reason: String,
+    },
+    /// A pipeline folder that can't be run.
+    #[error("pipeline {folder}: {reason}")]
+    Pipeline {
+        /// The folder.
+        folder: String,
+        /// What is wrong, and in which file.
+        reason: String,
+    },
+    /// A check that found wrong rows.
+    #[error("check {check} found {rows} wrong rows, nothing is published:\n{sample}")]
+    Check {
+        /// The check's file.
+        check: String,
+        /// How many rows it returned.
+        rows: usize,
+        /// The first of them.
+        sample: String,
+    },
+    /// A cluster that can't be used.
+    #[error("cluster {address}: {reason}")]
+    Cluster {
+        /// The scheduler's address.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Blocks or states that are not what they should be.
+    #[error("{what} is damaged: {reason}")]
+    Damaged {
+        /// The object.
+        what: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// A kernel can't go on.
+    #[error(transparent)]
+    Als(#[from] nightshift_udfs::als::AlsError),
+    /// A task was stopped.
+    #[error("a task was stopped: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
+    /// An error that several tasks wait for.
+    #[error(transparent)]
+    Shared(Arc<JobError>),
+    /// Tables and object storage.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The engine.
+    #[error("{}", engine_message(.0))]
+    Engine(#[from] datafusion::error::DataFusionError),
+    /// Arrow.
+    #[error(transparent)]
+    Arrow(#[from] arrow::error::ArrowError),
+}
+
+impl From<JobError> for datafusion::error::DataFusionError {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Engine(error) => error,
+            error => Self::External(Box::new(error)),
+        }
+    }
+}
+
+/// The engine's message without the wrapping that means nothing to the one who reads it.
+fn engine_message(error: &datafusion::error::DataFusionError) -> String {
+    let text = error.to_string();
+    let mut text = text.as_str();
+    for wrapping in ["DataFusion error: ", "Execution error: ", "External error: ", "Error during planning: ", "Schema error: ", "SQL error: "] {
+        text = text.strip_prefix(wrapping).unwrap_or(text);
+    }
+    text.trim().to_string()
+}

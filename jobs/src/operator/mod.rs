@@ -1,0 +1,15 @@
+//! Nightshift's own operators in DataFusion plans.
+//!
+//! A logical plan names an operator by [`Operator`], which is plain data: the client makes it, the
+//! scheduler plans it, executors run it. There is one logical node for all of them, one planner that
+//! turns it into the physical operator, and one codec for each side of the wire.
+
+mod codec;
+mod node;
+mod planner;
+mod recommend;
+
+pub use codec::{LogicalCodec, PhysicalCodec};
+pub use node::{Operator, OperatorNode};
+pub use planner::OperatorPlanner;
+pub use recommend::{Recommend, RecommendExec};

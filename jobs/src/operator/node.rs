@@ -1,0 +1,124 @@
+//! The logical node.
+
+use super::recommend::Recommend;
+use crate::superstep::{BLOCKS_SCHEMA, BlockWrite, Superstep};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::{DFSchema, DFSchemaRef};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
+};
+use nightshift_catalog::write::FILES_SCHEMA;
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+use url::Url;
+
+/// What an operator does, as plain data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Operator {
+    /// Writes its input as the files of a table.
+    WriteTable {
+        /// The table's folder.
+        table: Url,
+    },
+    /// Writes its input as blocks.
+    WriteBlocks(BlockWrite),
+    /// Runs one step on all blocks. It has no input.
+    Superstep(Superstep),
+    /// Finds the best unseen items for the users in its input.
+    Recommend(Recommend),
+}
+
+impl Operator {
+    fn schema(&self, input: Option<&LogicalPlan>) -> Result<SchemaRef> {
+        match (self, input) {
+            (Operator::WriteTable { .. }, Some(_)) => Ok(Arc::clone(&FILES_SCHEMA)),
+            (Operator::WriteBlocks(_), Some(_)) => Ok(Arc::clone(&BLOCKS_SCHEMA)),
+            (Operator::Superstep(step), None) => Ok(step.kernel().schema()),
+            (Operator::Recommend(recommend), Some(input)) => {
+                Ok(recommend.schema(input.schema().field(0)))
+            }
+            _ => Err(DataFusionError::Internal(format!("{} inputs for {self:?}", input.iter().len()))),
+        }
+    }
+
+    fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}
+
+/// An operator in a logical plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OperatorNode {
+    /// The operator in the form in which it travels, which also makes two nodes equal or not.
+    json: String,
+    input: Option<LogicalPlan>,
+    schema: DFSchemaRef,
+}
+
+impl OperatorNode {
+    /// A node for an operator.
+    pub fn new(operator: &Operator, input: Option<LogicalPlan>) -> Result<Self> {
+        let schema = operator.schema(input.as_ref())?;
+        let schema = Arc::new(DFSchema::try_from(schema)?);
+        Ok(Self { json: operator.to_json()?, input, schema })
+    }
+
+    /// The plan that consists of an operator and its input.
+    pub fn plan(operator: &Operator, input: Option<LogicalPlan>) -> Result<LogicalPlan> {
+        let node = Arc::new(Self::new(operator, input)?);
+        Ok(LogicalPlan::Extension(Extension { node }))
+    }
+
+    /// The operator.
+    pub fn operator(&self) -> Result<Operator> {
+        serde_json::from_str(&self.json).map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+
+    /// The form in which the operator travels.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The node, if that is what it is.
+    pub fn of(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
+        node.as_any().downcast_ref()
+    }
+}
+
+impl PartialOrd for OperatorNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match self.json.cmp(&other.json) {
+            Ordering::Equal => self.input.partial_cmp(&other.input),
+            order => Some(order),
+        }
+    }
+}
+
+impl UserDefinedLogicalNodeCore for OperatorNode {
+    fn name(&self) -> &str {
+        "Nightshift"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        self.input.iter().collect()
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Nightshift: {}", self.json)
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        Self::new(&self.operator()?, inputs.into_iter().next())
+    }
+}

@@ -1,0 +1,70 @@
+//! From the logical node to the physical operators.
+
+use super::node::{Operator, OperatorNode};
+use super::recommend::RecommendExec;
+use crate::superstep::{BlockWriteExec, Resident, SuperstepExec};
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use nightshift_catalog::write::TableWriteExec;
+use std::sync::Arc;
+
+/// A planner that knows Nightshift's operators besides DataFusion's.
+#[derive(Debug, Default)]
+pub struct OperatorPlanner {
+    resident: Resident,
+}
+
+#[async_trait]
+impl QueryPlanner for OperatorPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let operators = Operators { resident: self.resident.clone() };
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(operators)]);
+        planner.create_physical_plan(plan, session).await
+    }
+}
+
+struct Operators {
+    resident: Resident,
+}
+
+#[async_trait]
+impl ExtensionPlanner for Operators {
+    async fn plan_extension(
+        &self,
+        _: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _: &[&LogicalPlan],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        session: &dyn Session,
+        _: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(node) = OperatorNode::of(node) else { return Ok(None) };
+        let operator = node.operator()?;
+        if let Operator::Superstep(step) = operator {
+            let plan = SuperstepExec::over_all_blocks(step, self.resident.clone())?;
+            return Ok(Some(Arc::new(plan)));
+        }
+        let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));
+        let input = Arc::clone(inputs.first().ok_or_else(missing)?);
+        Ok(Some(match operator {
+            Operator::WriteTable { table } => Arc::new(TableWriteExec::new(table, input)),
+            Operator::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
+            Operator::Recommend(recommend) => {
+                let files = recommend.item_files(session.runtime_env()).await?;
+                let resident = self.resident.clone();
+                Arc::new(RecommendExec::new(recommend, files, resident, input))
+            }
+            Operator::Superstep(_) => return Err(missing()),
+        }))
+    }
+}

@@ -1,0 +1,256 @@
+//! A run: statements executed together and published together, or not at all.
+//!
+//! What a run writes is seen by its own statements only, until [`Run::publish`] makes all of it what
+//! everybody sees, in one commit. A run that fails is abandoned: its files are deleted.
+
+use crate::external::ExternalTable;
+use crate::progress::Progress;
+use crate::session::{Session, View};
+use crate::statement::{CreateModel, CreateTable, Located, Statement};
+use crate::{JobError, Result, training};
+use arrow::array::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
+use datafusion::sql::sqlparser::ast;
+use futures::TryStreamExt;
+use nightshift_catalog::registry::{Entry, Kind};
+use nightshift_catalog::warehouse::{Name, Staged, StagedTable, Warehouse};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use uuid::Uuid;
+
+/// Rows of a failed check that are shown.
+const SAMPLE: usize = 5;
+
+/// What a statement of a run has made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The table or model.
+    pub name: String,
+    /// Rows written.
+    pub rows: u64,
+    /// Files written.
+    pub files: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A run that is under way.
+pub struct Run {
+    id: String,
+    operation: String,
+    session: Session,
+    view: View,
+    staged: Staged,
+    steps: Vec<Step>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Run {
+    /// Begins a run. `operation` says what it is, for the record.
+    pub async fn start(
+        session: Session,
+        operation: String,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self> {
+        session.warehouse().storage().probe().await?;
+        let view = View::now(&session).await?;
+        let id = Uuid::now_v7().to_string();
+        tracing::info!(run = %id, operation, "run started");
+        Ok(Self { id, operation, session, view, staged: Staged::default(), steps: Vec::new(), progress })
+    }
+
+    /// The run's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What has been made so far.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The folder of the run's intermediate data within the warehouse.
+    fn folder(&self) -> String {
+        format!("_nightshift/runs/{}", self.id)
+    }
+
+    /// Executes a statement that makes something. `folder` is what relative locations are relative
+    /// to.
+    pub async fn execute(&mut self, located: &Located, folder: Option<PathBuf>) -> Result<()> {
+        let started = Instant::now();
+        let made = match &located.statement {
+            Statement::Query(_) => {
+                Err(JobError::Statement("a query makes nothing: use CREATE TABLE … AS".to_string()))
+            }
+            Statement::CreateTable(table) => self.create_table(table).await,
+            Statement::CreateExternalTable(table) => {
+                self.create_external(table.clone(), folder).await
+            }
+            Statement::CreateModel(model) => self.create_model(model).await,
+        };
+        let (name, tables) = match made {
+            Ok(made) => made,
+            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+        };
+        let sum = |of: fn(&StagedTable) -> u64| tables.iter().map(of).sum();
+        let step = Step {
+            name,
+            rows: sum(StagedTable::rows),
+            files: sum(|table| table.files.len() as u64),
+            bytes: sum(StagedTable::bytes),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        tracing::info!(run = %self.id, step = step.name, rows = step.rows, seconds = step.seconds, "step done");
+        self.steps.push(step);
+        Ok(())
+    }
+
+    /// Runs a query in the run's view.
+    pub async fn query(&self, located: &Located) -> Result<SendableRecordBatchStream> {
+        let Statement::Query(query) = &located.statement else {
+            let error = JobError::Statement("not a query".to_string());
+            return Err(located.locate(error));
+        };
+        let run = async {
+            let plan = self.view.plan(&self.session, query.clone()).await?;
+            self.session.stream(plan).await
+        };
+        run.await.map_err(|error| located.locate(error))
+    }
+
+    /// Runs a check: a query that returns the rows that are wrong.
+    pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
+        let batches: Vec<RecordBatch> = match self.query(located).await?.try_collect().await {
+            Ok(batches) => batches,
+            Err(error) => {
+                let error = self.explain(located, error.into()).await;
+                return Err(located.locate(error));
+            }
+        };
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        if rows == 0 {
+            return Ok(());
+        }
+        let mut sample = Vec::new();
+        let mut left = SAMPLE;
+        for batch in &batches {
+            let taken = batch.slice(0, left.min(batch.num_rows()));
+            left -= taken.num_rows();
+            sample.push(taken);
+        }
+        let sample = pretty_format_batches(&sample)?.to_string();
+        Err(JobError::Check { check: name.to_string(), rows, sample })
+    }
+
+    async fn create_table(&mut self, table: &CreateTable) -> Result<(String, Vec<StagedTable>)> {
+        self.check_free(&table.name, Kind::Table, table.or_replace)?;
+        let query = ast::Statement::Query(table.query.clone());
+        let query = EngineStatement::Statement(Box::new(query));
+        let plan = self.view.plan(&self.session, query).await?;
+        let folder = Warehouse::table_folder(&table.name);
+        let staged = self.session.write_table(plan, &folder).await?;
+        let list = format!("{}/staged/{}.json", self.folder(), table.name);
+        self.staged.tables.insert(table.name.clone(), staged.clone());
+        let provider = self.session.warehouse().stage(&staged, &list).await?;
+        self.view.stage(table.name.to_string(), provider);
+        Ok((table.name.to_string(), vec![staged]))
+    }
+
+    async fn create_external(
+        &mut self,
+        table: CreateExternalTable,
+        folder: Option<PathBuf>,
+    ) -> Result<(String, Vec<StagedTable>)> {
+        let name = crate::statement::name_of(&table.name)?.to_string();
+        let external = ExternalTable::open(&self.session, table, folder.as_deref()).await?;
+        self.view.add_external(name.clone(), external);
+        Ok((name, Vec::new()))
+    }
+
+    async fn create_model(&mut self, model: &CreateModel) -> Result<(String, Vec<StagedTable>)> {
+        self.check_free(&model.name, Kind::Model, model.or_replace)?;
+        let folder = format!("{}/training/{}", self.folder(), model.name);
+        let progress = self.progress.as_ref();
+        let staged = training::train(&self.session, &self.view, model, folder, progress).await?;
+        let tables: Vec<_> = staged.tables.values().cloned().collect();
+        self.staged.models.insert(model.name.clone(), staged.clone());
+        for (name, table) in &staged.tables {
+            let name = format!("{}.{name}", model.name);
+            let list = format!("{}/staged/{name}.json", self.folder());
+            let provider = self.session.warehouse().stage(table, &list).await?;
+            self.view.stage(name, provider);
+        }
+        Ok((model.name.to_string(), tables))
+    }
+
+    /// A name stands for one thing, and what exists is only replaced when asked for.
+    fn check_free(&self, name: &Name, kind: Kind, or_replace: bool) -> Result<()> {
+        let whole = name.to_string();
+        let exists = |kind| {
+            self.view.registry().current(kind, &whole).is_some()
+                || match kind {
+                    Kind::Table => self.staged.tables.contains_key(name),
+                    Kind::Model => self.staged.models.contains_key(name),
+                }
+        };
+        let (other, word, other_word) = match kind {
+            Kind::Table => (Kind::Model, "TABLE", "model"),
+            Kind::Model => (Kind::Table, "MODEL", "table"),
+        };
+        if exists(other) {
+            return Err(JobError::Statement(format!("{whole} is a {other_word}: use another name")));
+        }
+        if exists(kind) && !or_replace {
+            return Err(JobError::Statement(format!(
+                "{whole} exists already: use CREATE OR REPLACE {word}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Finds out more about an error of the engine, if there is more to know.
+    async fn explain(&self, located: &Located, error: JobError) -> JobError {
+        if !error.to_string().contains("Error while parsing value") {
+            return error;
+        }
+        let Ok(references) = located.reads() else { return error };
+        for name in references.created_names() {
+            if let Some(table) = self.view.external(&name)
+                && let Ok(Some(found)) = table.find_wrong_value(&self.session).await
+            {
+                return found;
+            }
+        }
+        error
+    }
+
+    /// Publishes everything in one commit.
+    pub async fn publish(self) -> Result<(Vec<Step>, Vec<Entry>)> {
+        let warehouse = self.session.warehouse();
+        let published = if self.staged.is_empty() {
+            Vec::new()
+        } else {
+            warehouse.publish(&self.id, &self.operation, &self.staged).await?
+        };
+        for entry in &published {
+            tracing::info!(run = %self.id, publication = entry.publication, name = entry.name,
+                version = entry.version, "published");
+        }
+        warehouse.storage().folder(&self.folder()).delete_all().await?;
+        Ok((self.steps, published))
+    }
+
+    /// Deletes everything that the run has written.
+    pub async fn abandon(self) -> Result<()> {
+        let warehouse = self.session.warehouse();
+        warehouse.discard(&self.staged).await?;
+        warehouse.storage().folder(&self.folder()).delete_all().await?;
+        tracing::info!(run = %self.id, "run abandoned, nothing is published");
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! A session that runs plans, and the names that its statements see.
+//!
+//! What runs a plan is hidden in the DataFusion session state that a [`Session`] is made with: its
+//! planner sends plans to a cluster, embedded or remote, or runs them in this process. Everything
+//! else in this crate is written against this type.
+
+use crate::external::ExternalTable;
+use crate::operator::{Operator, OperatorNode, Recommend};
+use crate::statement::References;
+use crate::Result;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider, TableFunctionArgs, TableFunctionImpl, TableProvider,
+};
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::common::{Column, ScalarValue};
+use datafusion::common::TableReference;
+use datafusion::sql::parser::Statement as EngineStatement;
+use nightshift_catalog::registry::{Kind, Registry};
+use nightshift_catalog::scan::WarehouseTable;
+use nightshift_catalog::schema::stored;
+use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
+use nightshift_catalog::write::files_of;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use url::Url;
+
+/// The catalog that names of one and two parts are in.
+const CATALOG: &str = "nightshift";
+
+/// The schema that names of one part are in.
+const SCHEMA: &str = "default";
+
+/// Runs plans against a warehouse.
+#[derive(Debug, Clone)]
+pub struct Session {
+    state: SessionState,
+    warehouse: Warehouse,
+    locations: Vec<Url>,
+}
+
+impl Session {
+    /// A session whose plans `state` runs. External tables may only be in the warehouse or under one
+    /// of `locations`.
+    pub fn new(state: SessionState, warehouse: Warehouse, locations: Vec<Url>) -> Self {
+        Self { state, warehouse, locations }
+    }
+
+    /// The warehouse.
+    pub fn warehouse(&self) -> &Warehouse {
+        &self.warehouse
+    }
+
+    /// The folders besides the warehouse that external tables may be in.
+    pub fn locations(&self) -> &[Url] {
+        &self.locations
+    }
+
+    /// The object stores and memory limits of this process.
+    pub fn runtime(&self) -> &Arc<RuntimeEnv> {
+        self.state.runtime_env()
+    }
+
+    /// The engine's session.
+    pub fn state(&self) -> &SessionState {
+        &self.state
+    }
+
+    /// Runs a plan and hands on its rows as they come.
+    pub async fn stream(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
+        Ok(DataFrame::new(self.state.clone(), plan).execute_stream().await?)
+    }
+
+    /// Runs a plan and gathers its rows.
+    pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
+        Ok(DataFrame::new(self.state.clone(), plan).collect().await?)
+    }
+
+    /// Plans SQL over the tables given, whose names have one part.
+    pub async fn plan_over(
+        &self,
+        sql: &str,
+        tables: &[(&str, Arc<dyn TableProvider>)],
+    ) -> Result<LogicalPlan> {
+        let mut names = Names::default();
+        for (name, table) in tables {
+            names.tables.insert(TableReference::bare(*name), Arc::clone(table));
+        }
+        let statement =
+            self.state.sql_to_statement(sql, &datafusion::config::Dialect::Generic)?;
+        self.plan(statement, names).await
+    }
+
+    /// Plans a statement over the tables that have been found for its names.
+    async fn plan(&self, statement: EngineStatement, names: Names) -> Result<LogicalPlan> {
+        let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
+            .with_catalog_list(names.catalogs()?)
+            .with_config(
+                self.state
+                    .config()
+                    .clone()
+                    .with_default_catalog_and_schema(CATALOG, SCHEMA)
+                    .with_create_default_catalog_and_schema(false),
+            )
+            .build();
+        state.register_udtf("ml_recommend", Arc::new(RecommendFunction { models: names.models }));
+        Ok(state.statement_to_plan(statement).await?)
+    }
+
+    /// Writes the rows of a plan as the files of a table, uncommitted.
+    pub async fn write_table(&self, plan: LogicalPlan, folder: &str) -> Result<StagedTable> {
+        let schema: SchemaRef = Arc::new(stored(plan.schema().as_arrow())?);
+        let columns: Vec<Expr> = plan
+            .schema()
+            .columns()
+            .into_iter()
+            .zip(schema.fields())
+            .map(|(column, field)| {
+                cast(Expr::Column(column), field.data_type().clone()).alias(field.name())
+            })
+            .collect();
+        let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
+        let table = self.warehouse.storage().folder(folder).url().clone();
+        let plan = OperatorNode::plan(&Operator::WriteTable { table }, Some(plan))?;
+        let files = files_of(&self.collect(plan).await?)?;
+        Ok(StagedTable { folder: folder.to_string(), schema, files })
+    }
+}
+
+/// The tables and models that a statement's names stand for.
+#[derive(Default)]
+struct Names {
+    tables: HashMap<TableReference, Arc<dyn TableProvider>>,
+    models: HashMap<String, ModelTables>,
+}
+
+impl Names {
+    fn catalogs(&self) -> PlanResult<Arc<MemoryCatalogProviderList>> {
+        let mut schemas: BTreeMap<(String, String), Arc<MemorySchemaProvider>> = BTreeMap::new();
+        for (name, table) in &self.tables {
+            let full = name.clone().resolve(CATALOG, SCHEMA);
+            let schema = (full.catalog.to_string(), full.schema.to_string());
+            let provider = schemas.entry(schema).or_default();
+            provider.register_table(full.table.to_string(), Arc::clone(table))?;
+        }
+        let list = MemoryCatalogProviderList::new();
+        let mut catalogs: BTreeMap<String, Arc<MemoryCatalogProvider>> = BTreeMap::new();
+        for ((catalog, schema), provider) in schemas {
+            let catalog = catalogs.entry(catalog).or_default();
+            catalog.register_schema(&schema, provider)?;
+        }
+        catalogs.entry(CATALOG.to_string()).or_default();
+        for (name, catalog) in catalogs {
+            datafusion::catalog::CatalogProviderList::register_catalog(&list, name, catalog);
+        }
+        Ok(Arc::new(list))
+    }
+}
+
+/// One consistent view of the warehouse: what is published at one moment, under what a run has
+/// staged since.
+#[derive(Debug, Clone)]
+pub struct View {
+    registry: Registry,
+    staged: BTreeMap<String, WarehouseTable>,
+    external: BTreeMap<String, ExternalTable>,
+}
+
+impl View {
+    /// What is published now.
+    pub async fn now(session: &Session) -> Result<Self> {
+        let registry = session.warehouse.registry().await?;
+        Ok(Self { registry, staged: BTreeMap::new(), external: BTreeMap::new() })
+    }
+
+    /// What was published when the view was made.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Puts a staged table over the published one; `name` is `schema.table` or `schema.model.table`.
+    pub fn stage(&mut self, name: String, table: WarehouseTable) {
+        self.staged.insert(name, table);
+    }
+
+    /// Adds files that are read in place.
+    pub fn add_external(&mut self, name: String, table: ExternalTable) {
+        self.external.insert(name, table);
+    }
+
+    /// The files that are read in place under a name.
+    pub fn external(&self, name: &str) -> Option<&ExternalTable> {
+        self.external.get(name)
+    }
+
+    /// The table of a name, if there is one.
+    pub async fn table(
+        &self,
+        session: &Session,
+        name: &TableReference,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let key = match name {
+            TableReference::Bare { table } => format!("{SCHEMA}.{table}"),
+            TableReference::Full { catalog, schema, table } if &**catalog == CATALOG => {
+                format!("{schema}.{table}")
+            }
+            other => other.to_string(),
+        };
+        if let Some(table) = self.external.get(&key) {
+            return Ok(Some(table.provider()));
+        }
+        if let Some(table) = self.staged.get(&key) {
+            return Ok(Some(Arc::new(table.clone())));
+        }
+        let parts: Vec<&str> = key.split('.').collect();
+        let found = match parts.as_slice() {
+            [schema, table] => session.warehouse.table(&self.registry, schema, table).await?,
+            [schema, model, table] => {
+                let model = Name { schema: schema.to_string(), name: model.to_string() };
+                session.warehouse.model_table(&self.registry, &model, table).await?
+            }
+            _ => None,
+        };
+        Ok(found.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
+    }
+
+    /// The versions of what a statement reads, for the record.
+    pub fn versions(&self, references: &References) -> BTreeMap<String, String> {
+        let version = |name: &String| {
+            let published = |kind| self.registry.current(kind, name).map(|entry| entry.version);
+            if self.external.contains_key(name) {
+                "external".to_string()
+            } else if self.staged.keys().any(|key| key == name || key.starts_with(&format!("{name}."))) {
+                "this run".to_string()
+            } else {
+                published(Kind::Table)
+                    .or_else(|| published(Kind::Model))
+                    .map_or("none".to_string(), |version| version.to_string())
+            }
+        };
+        references.created_names().iter().map(|name| (name.clone(), version(name))).collect()
+    }
+
+    /// Plans a statement of the engine in this view.
+    pub async fn plan(&self, session: &Session, statement: EngineStatement) -> Result<LogicalPlan> {
+        let references = References::of(&statement)?;
+        let mut names = Names::default();
+        for name in references.tables {
+            if let Some(table) = self.table(session, &name).await? {
+                names.tables.insert(name, table);
+            }
+        }
+        for model in references.models {
+            if let Some(tables) = self.recommender(session, &model).await? {
+                names.models.insert(model, tables);
+            }
+        }
+        session.plan(statement, names).await
+    }
+
+    async fn recommender(&self, session: &Session, model: &str) -> Result<Option<ModelTables>> {
+        let table = async |table: &str| -> Result<Option<WarehouseTable>> {
+            let name = TableReference::parse_str(&format!("{model}.{table}"));
+            let found = self.table(session, &name).await?;
+            Ok(found.and_then(|table| table.downcast_ref::<WarehouseTable>().cloned()))
+        };
+        let tables = (table("user_factors").await?, table("item_factors").await?);
+        let (Some(users), Some(items)) = tables else { return Ok(None) };
+        Ok(Some(ModelTables { users, items }))
+    }
+}
+
+/// The tables of a matrix factorization.
+#[derive(Debug, Clone)]
+struct ModelTables {
+    users: WarehouseTable,
+    items: WarehouseTable,
+}
+
+/// `ml_recommend('schema.model', k)`: for every user of the model the `k` best items that the
+/// training data doesn't have for the user. Its columns are the user, `rank` from 1, the item and
+/// `score`; users and items have the names they had in training.
+#[derive(Debug)]
+struct RecommendFunction {
+    models: HashMap<String, ModelTables>,
+}
+
+impl TableFunctionImpl for RecommendFunction {
+    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> PlanResult<Arc<dyn TableProvider>> {
+        let usage = || {
+            DataFusionError::Plan("usage: ml_recommend('schema.model', number of items)".to_string())
+        };
+        let [Expr::Literal(model, _), Expr::Literal(k, _)] = args.exprs() else { return Err(usage()) };
+        let Some(Some(model)) = model.try_as_str() else { return Err(usage()) };
+        let k = match k {
+            ScalarValue::Int64(Some(k)) if *k > 0 => *k as usize,
+            ScalarValue::UInt64(Some(k)) if *k > 0 => *k as usize,
+            _ => return Err(usage()),
+        };
+        let tables = self.models.get(&model.to_ascii_lowercase()).ok_or_else(|| {
+            DataFusionError::Plan(format!("there is no matrix factorization model {model}"))
+        })?;
+        Ok(Arc::new(ViewTable::new(tables.recommend(k)?, None)))
+    }
+}
+
+impl ModelTables {
+    fn recommend(&self, k: usize) -> PlanResult<LogicalPlan> {
+        let scan = |name: &str, table: &WarehouseTable| {
+            LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(table.clone())), None)
+        };
+        let user = self.users.schema().field(0).name().clone();
+        let item = self.items.schema().field(0).name().clone();
+        let column = |table: &str, name: &str| Expr::Column(Column::new(Some(table), name));
+        let users = scan("users", &self.users)?
+            .project([user.as_str(), "factors", "bias", "seen_items"].map(|name| column("users", name)))?
+            .build()?;
+        let recommend = Recommend { items: self.items.spec.clone(), k };
+        let best = OperatorNode::plan(&Operator::Recommend(recommend), Some(users))?;
+        let items = scan("items", &self.items)?
+            .project([column("items", &item), column("items", "item_index")])?
+            .alias("items")?
+            .build()?;
+        let on = (
+            vec![Column::new(Some("best"), "item_index")],
+            vec![Column::new(Some("items"), "item_index")],
+        );
+        LogicalPlanBuilder::from(best)
+            .alias("best")?
+            .join(items, JoinType::Inner, on, None)?
+            .project([
+                column("best", &user).alias(&user),
+                column("best", "rank").alias("rank"),
+                column("items", &item).alias(&item),
+                column("best", "score").alias("score"),
+            ])?
+            .build()
+    }
+}

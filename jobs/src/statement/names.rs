@@ -1,0 +1,147 @@
+//! What a statement reads and creates, from its text alone.
+
+use super::parse::{Located, OptionValue, Statement, name_of};
+use crate::Result;
+use datafusion::common::TableReference;
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::{self, Expr, FunctionArg, FunctionArgExpr, TableFactor, Value};
+use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+/// The table or model that a statement creates, as `schema.name`.
+pub fn creates(statement: &Statement) -> Result<Option<String>> {
+    Ok(match statement {
+        Statement::Query(_) => None,
+        Statement::CreateTable(table) => Some(table.name.to_string()),
+        Statement::CreateModel(model) => Some(model.name.to_string()),
+        Statement::CreateExternalTable(table) => Some(name_of(&table.name)?.to_string()),
+    })
+}
+
+/// The tables and models that a statement reads.
+pub fn reads(statement: &Statement) -> Result<References> {
+    let mut found = match statement {
+        Statement::Query(query) => References::of(query)?,
+        Statement::CreateTable(table) => References::of_query(&table.query)?,
+        Statement::CreateExternalTable(_) => References::default(),
+        Statement::CreateModel(model) => {
+            let mut found = References::of_query(&model.query)?;
+            for option in &model.options {
+                if let ("teleport_table", OptionValue::Text(table)) = (option.name.as_str(), &option.value) {
+                    found.tables.push(TableReference::parse_str(table));
+                }
+            }
+            found
+        }
+    };
+    found.tables.sort();
+    found.tables.dedup();
+    Ok(found)
+}
+
+/// Names that a statement refers to.
+#[derive(Debug, Clone, Default)]
+pub struct References {
+    /// Tables, with one to three parts.
+    pub tables: Vec<TableReference>,
+    /// Models, named in the first argument of a table function.
+    pub models: BTreeSet<String>,
+}
+
+impl References {
+    /// Those of a query.
+    pub fn of_query(query: &Query) -> Result<Self> {
+        let statement = ast::Statement::Query(Box::new(query.clone()));
+        Self::of(&EngineStatement::Statement(Box::new(statement)))
+    }
+
+    /// Those of a statement of the engine.
+    pub fn of(statement: &EngineStatement) -> Result<Self> {
+        let (tables, _) = resolve_table_references(statement, true)?;
+        let mut functions = Functions::default();
+        visit(statement, &mut functions);
+        // The name of a table function looks like that of a table.
+        let tables = tables.into_iter().filter(|table| !functions.names.contains(table.table())).collect();
+        Ok(Self { tables, models: functions.models })
+    }
+
+    /// What of it another statement may create, as `schema.name`.
+    pub fn created_names(&self) -> BTreeSet<String> {
+        let of_table = |table: &TableReference| match table {
+            TableReference::Full { catalog, schema, .. } => format!("{catalog}.{schema}"),
+            other => other.to_string(),
+        };
+        self.tables.iter().map(of_table).chain(self.models.iter().cloned()).collect()
+    }
+}
+
+fn visit(statement: &EngineStatement, functions: &mut Functions) {
+    // The visitor never breaks off.
+    let _ = match statement {
+        EngineStatement::Statement(statement) => statement.visit(functions),
+        EngineStatement::Explain(explain) => return visit(&explain.statement, functions),
+        _ => return,
+    };
+}
+
+/// Finds `ml_…('schema.model', …)` among the tables of a statement.
+#[derive(Default)]
+struct Functions {
+    names: BTreeSet<String>,
+    models: BTreeSet<String>,
+}
+
+impl Visitor for Functions {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: Some(args), .. } = factor {
+            let name = name.to_string().to_ascii_lowercase();
+            if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = args.args.first()
+                && let Value::SingleQuotedString(model) = &value.value
+                && name.starts_with("ml_")
+            {
+                self.models.insert(model.to_ascii_lowercase());
+            }
+            self.names.insert(name);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Located {
+    /// What the statement reads.
+    pub fn reads(&self) -> Result<References> {
+        reads(&self.statement).map_err(|error| self.locate(error))
+    }
+
+    /// What the statement creates.
+    pub fn creates(&self) -> Result<Option<String>> {
+        creates(&self.statement).map_err(|error| self.locate(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statement::parse;
+
+    fn names(text: &str) -> Vec<String> {
+        let statements = parse("f.sql", text).unwrap();
+        statements[0].reads().unwrap().created_names().into_iter().collect()
+    }
+
+    #[test]
+    fn reads_are_found_wherever_they_are() {
+        let text = "CREATE TABLE a.b AS WITH x AS (SELECT * FROM f.ratings) SELECT * FROM x JOIN \
+                    ml_recommend('recs.als', 10) AS r ON true WHERE EXISTS (SELECT 1 FROM f.movies) \
+                    AND 1 IN (SELECT rank FROM graph.pr.ranks)";
+        assert_eq!(names(text), ["f.movies", "f.ratings", "graph.pr", "recs.als"]);
+        let text = "CREATE MODEL a.m OPTIONS (teleport_table = 'f.seeds') AS SELECT * FROM F.Links";
+        assert_eq!(names(text), ["f.links", "f.seeds"]);
+        assert_eq!(names("EXPLAIN SELECT * FROM a.b"), ["a.b"]);
+        assert_eq!(names("SELECT 1"), Vec::<String>::new());
+    }
+}

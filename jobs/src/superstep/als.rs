@@ -1,0 +1,120 @@
+//! ALS on blocks: starting factors, and a half step that solves one side against the other.
+
+use super::exec::{Kernel, Task, measures_batch};
+use super::layout::{Folder, Partitioned, numbers_to_bytes};
+use crate::Result;
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use nightshift_udfs::als::{self, Feedback, Fixed, Regularization};
+use nightshift_udfs::random;
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// The object in a state's folder that holds the Gram matrix of its factors.
+const GRAM: &str = "gram.bin";
+
+/// Writes starting factors. Measures: the Gram matrix.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AlsInitialize {
+    /// How the side is cut.
+    pub cut: Partitioned,
+    /// Where the factors go.
+    pub state: Folder,
+    /// Decides the random numbers.
+    pub seed: u64,
+    /// Factors of a row.
+    pub factors: usize,
+    /// Numbers of a row: the factors, and the bias if there is one.
+    pub width: usize,
+}
+
+#[async_trait]
+impl Kernel for AlsInitialize {
+    fn name(&self) -> &'static str {
+        "als-initialize"
+    }
+
+    fn blocks(&self) -> u32 {
+        self.cut.blocks()
+    }
+
+    async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let first = self.cut.range(task.block).start as usize;
+        let rows = self.cut.rows(task.block);
+        let part = random::starting_factors(self.seed, first, rows, self.factors, self.width);
+        let gram = als::gram(&part, self.width, self.factors);
+        let state = self.state.open(task.runtime)?;
+        state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;
+        measures_batch(task.block, &gram, started)
+    }
+}
+
+/// Solves all rows of one side. Measures: observed loss, penalty, then the Gram matrix of the new
+/// factors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AlsStep {
+    /// What the weights mean.
+    pub feedback: Feedback,
+    /// The penalty of rows of the side that is solved.
+    pub regularization: Regularization,
+    /// Factors of a row.
+    pub factors: usize,
+    /// The blocks of the side that is solved.
+    pub blocks: Folder,
+    /// How that side is cut.
+    pub cut: Partitioned,
+    /// The factors of the other side.
+    pub fixed: Folder,
+    /// How the other side is cut.
+    pub fixed_cut: Partitioned,
+    /// Where the new factors go.
+    pub state: Folder,
+}
+
+impl AlsStep {
+    /// Writes the Gram matrix of a whole state into its folder: the state is complete with it.
+    pub async fn complete_state(
+        state: &Folder,
+        runtime: &datafusion::execution::runtime_env::RuntimeEnv,
+        gram: &[f64],
+    ) -> Result<()> {
+        Ok(state.open(runtime)?.put(GRAM, numbers_to_bytes(gram)).await?)
+    }
+}
+
+#[async_trait]
+impl Kernel for AlsStep {
+    fn name(&self) -> &'static str {
+        "als-half-step"
+    }
+
+    fn blocks(&self) -> u32 {
+        self.cut.blocks()
+    }
+
+    async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let width = self.feedback.width(self.factors);
+        let block = task.resident.block::<f32>(task.runtime, &self.blocks, task.block).await?;
+        let fixed =
+            task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
+        let squares = self.factors * self.factors;
+        let gram =
+            task.resident.numbers::<f64>(task.runtime, &self.fixed, GRAM, squares).await?;
+        let (feedback, regularization, factors) = (self.feedback, self.regularization, self.factors);
+        let solve = move || {
+            let mut part = vec![0.0; block.rows() * width];
+            let fixed = Fixed { rows: &fixed, gram: &gram };
+            let solved =
+                als::half_step(feedback, &regularization, factors, fixed, &block, &mut part);
+            solved.map(|measures| (part, measures))
+        };
+        let (part, measures) = tokio::task::spawn_blocking(solve).await??;
+        let state = self.state.open(task.runtime)?;
+        state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;
+        let mut row = vec![measures.observed_loss, measures.penalty];
+        row.extend(measures.gram);
+        measures_batch(task.block, &row, started)
+    }
+}

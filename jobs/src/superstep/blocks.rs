@@ -1,0 +1,244 @@
+//! The operator that writes training data as blocks: partitioned, sorted, in compressed sparse rows.
+
+use super::layout::{Folder, Partitioned, numbers_to_bytes};
+use crate::{JobError, Result};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use bytes::Bytes;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::Result as PlanResult;
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties,
+};
+use futures::StreamExt;
+use nightshift_udfs::csr::{Csr, Duplicates};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+/// What is returned for each block: its number, its entries, and the sum of their values.
+pub static BLOCKS_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(Schema::new(vec![
+        Field::new("block", DataType::Int64, false),
+        Field::new("entries", DataType::Int64, false),
+        Field::new("sum", DataType::Float64, false),
+    ]))
+});
+
+/// What a block holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// Entries with `f32` values.
+    Single(Duplicates),
+    /// Entries with `f64` values.
+    Double(Duplicates),
+    /// For each row the sum of its values, as `f64`.
+    RowSums,
+}
+
+impl Content {
+    /// The bytes of a block, its number of entries, and the sum of their values.
+    ///
+    /// Everything is added up in the order of rows, columns and values, so the same entries give the
+    /// same bits in whatever order they come.
+    pub fn encode(self, first_row: u32, rows: usize, entries: Vec<(u32, u32, f64)>) -> (Bytes, usize, f64) {
+        fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
+            values.into_iter().sum()
+        }
+        match self {
+            Content::Single(duplicates) => {
+                let block = Csr::from_entries(first_row, rows, entries, duplicates);
+                let block = Csr {
+                    first_row,
+                    offsets: block.offsets,
+                    columns: block.columns,
+                    values: block.values.into_iter().map(|value| value as f32).collect(),
+                };
+                let total = sum(block.values.iter().map(|value| f64::from(*value)));
+                (block.to_bytes().into(), block.columns.len(), total)
+            }
+            Content::Double(duplicates) => {
+                let block = Csr::from_entries(first_row, rows, entries, duplicates);
+                let total = sum(block.values.iter().copied());
+                (block.to_bytes().into(), block.columns.len(), total)
+            }
+            Content::RowSums => {
+                let block = Csr::from_entries(first_row, rows, entries, Duplicates::Keep);
+                let sums: Vec<f64> =
+                    (0..rows).map(|row| sum(block.row(row).1.iter().copied())).collect();
+                (numbers_to_bytes(&sums), block.columns.len(), sum(sums.iter().copied()))
+            }
+        }
+    }
+}
+
+/// Where blocks go, and what they hold.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockWrite {
+    /// The folder for the blocks.
+    pub folder: Folder,
+    /// How the rows are cut.
+    pub cut: Partitioned,
+    /// What a block holds.
+    pub content: Content,
+}
+
+/// Writes one object for each block. The input's columns are the block's number, then the dense
+/// numbers of row and column as `BIGINT`, then the value as `DOUBLE`; all rows of a block are in one
+/// partition.
+#[derive(Debug)]
+pub struct BlockWriteExec {
+    write: BlockWrite,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl BlockWriteExec {
+    /// Writes the rows of `input`.
+    pub fn new(write: BlockWrite, input: Arc<dyn ExecutionPlan>) -> Self {
+        let partitions = input.output_partitioning().partition_count();
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&BLOCKS_SCHEMA)),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        ));
+        Self { write, input, properties }
+    }
+
+    /// What is written.
+    pub fn write(&self) -> &BlockWrite {
+        &self.write
+    }
+}
+
+impl DisplayAs for BlockWriteExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlockWriteExec: blocks={}, {:?}", self.write.cut.blocks(), self.write.content)
+    }
+}
+
+impl ExecutionPlan for BlockWriteExec {
+    fn name(&self) -> &str {
+        "BlockWriteExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        let name = self.input.schema().field(0).name().clone();
+        vec![Distribution::KeyPartitioned(vec![Arc::new(Column::new(&name, 0))])]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> PlanResult<TreeNodeRecursion>,
+    ) -> PlanResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(self.write.clone(), children.swap_remove(0))))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> PlanResult<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let write = self.write.clone();
+        let blocks = async move { write_blocks(&write, input, &context).await };
+        let stream = futures::stream::once(blocks);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&BLOCKS_SCHEMA), stream)))
+    }
+}
+
+type Entries = BTreeMap<i64, Vec<(u32, u32, f64)>>;
+
+/// Gathers a partition's entries by block, then writes the blocks.
+async fn write_blocks(
+    write: &BlockWrite,
+    mut input: SendableRecordBatchStream,
+    context: &TaskContext,
+) -> PlanResult<RecordBatch> {
+    let consumer = MemoryConsumer::new("BlockWriteExec");
+    let reservation = consumer.register(context.memory_pool());
+    let mut gathered = Entries::new();
+    while let Some(batch) = input.next().await {
+        let batch = batch?;
+        // An entry takes 16 bytes; vectors that grow hold up to twice as much.
+        reservation.try_grow(batch.num_rows() * 32)?;
+        let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().values();
+        let (blocks, rows, columns) = (column(0), column(1), column(2));
+        let values = batch.column(3).as_primitive::<Float64Type>().values();
+        for index in 0..batch.num_rows() {
+            let entry = (rows[index] as u32, columns[index] as u32, values[index]);
+            gathered.entry(blocks[index]).or_default().push(entry);
+        }
+    }
+    let folder = write.folder.open(&context.runtime_env())?;
+    let (mut numbers, mut counts, mut sums) = (Vec::new(), Vec::new(), Vec::new());
+    for (block, entries) in gathered {
+        let range = write.cut.range(block as u32);
+        let (content, first_row) = (write.content, range.start as u32);
+        let rows = write.cut.rows(block as u32);
+        let encode = move || content.encode(first_row, rows, entries);
+        let (bytes, count, sum) =
+            tokio::task::spawn_blocking(encode).await.map_err(JobError::from)?;
+        folder.put(&Folder::part(block as u32), bytes).await?;
+        numbers.push(block);
+        counts.push(count as i64);
+        sums.push(sum);
+    }
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(numbers)),
+        Arc::new(Int64Array::from(counts)),
+        Arc::new(Float64Array::from(sums)),
+    ];
+    Ok(RecordBatch::try_new(Arc::clone(&BLOCKS_SCHEMA), columns)?)
+}
+
+/// A block that was written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WrittenBlock {
+    /// Its entries.
+    pub entries: u64,
+    /// The sum of their values.
+    pub sum: f64,
+}
+
+/// Reads the rows that [`BlockWriteExec`] returns, by block.
+pub fn written_blocks(batches: &[RecordBatch]) -> Result<BTreeMap<u32, WrittenBlock>> {
+    let mut written = BTreeMap::new();
+    for batch in batches {
+        let column = |index: usize| batch.column(index).as_primitive::<Int64Type>();
+        let sums = batch.column(2).as_primitive::<Float64Type>();
+        for row in 0..batch.num_rows() {
+            let block = WrittenBlock { entries: column(1).value(row) as u64, sum: sums.value(row) };
+            written.insert(column(0).value(row) as u32, block);
+        }
+    }
+    Ok(written)
+}

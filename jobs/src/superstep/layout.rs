@@ -1,0 +1,115 @@
+//! Where blocks and states are, and how a side of the data is cut into blocks.
+
+use crate::{JobError, Result};
+use bytes::Bytes;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use nightshift_catalog::storage::Storage;
+use nightshift_udfs::csr::Value;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use url::Url;
+
+/// Entries that a block holds at most, on average, once there are enough of them.
+const BLOCK_ENTRIES: u64 = 1 << 17;
+
+/// Fewer blocks than this would leave cores of a small cluster idle.
+const FEWEST_BLOCKS: u64 = 8;
+
+/// Dense numbers `0 .. count` cut into blocks of consecutive numbers.
+///
+/// The cut depends on the data alone and never on the cluster, because sums are made block by
+/// block: the same data gives the same bits wherever it is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partitioned {
+    /// How many numbers there are.
+    pub count: u64,
+    /// How many of them a block covers; the last may cover fewer.
+    pub block_rows: u64,
+}
+
+impl Partitioned {
+    /// The cut for `count` numbers with `entries` entries among them.
+    pub fn new(count: u64, entries: u64) -> Self {
+        let wanted = entries.div_ceil(BLOCK_ENTRIES).max(FEWEST_BLOCKS);
+        Self { count, block_rows: count.div_ceil(wanted.min(count.max(1))).max(1) }
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> u32 {
+        self.count.div_ceil(self.block_rows) as u32
+    }
+
+    /// The numbers that a block covers.
+    pub fn range(&self, block: u32) -> Range<u64> {
+        let first = u64::from(block) * self.block_rows;
+        first..(first + self.block_rows).min(self.count)
+    }
+
+    /// How many numbers a block covers.
+    pub fn rows(&self, block: u32) -> usize {
+        let range = self.range(block);
+        (range.end - range.start) as usize
+    }
+}
+
+/// A folder of a training run: blocks, or parts of a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folder(pub Url);
+
+impl Folder {
+    /// The name of a block's object.
+    pub fn part(block: u32) -> String {
+        format!("{block:06}.bin")
+    }
+
+    /// The folder on the session's store.
+    pub fn open(&self, runtime: &RuntimeEnv) -> Result<Storage> {
+        Ok(Storage::of_session(runtime, &self.0)?)
+    }
+}
+
+/// The binary form of numbers: little-endian, nothing else.
+pub fn numbers_to_bytes<V: Value>(values: &[V]) -> Bytes {
+    let mut bytes = Vec::with_capacity(values.len() * V::BYTES);
+    for value in values {
+        value.write(&mut bytes);
+    }
+    bytes.into()
+}
+
+/// Appends the numbers that `bytes` hold to `out`; there must be `expected` of them.
+pub fn append_numbers<V: Value>(
+    bytes: &[u8],
+    expected: usize,
+    name: &str,
+    out: &mut Vec<V>,
+) -> Result<()> {
+    if bytes.len() != expected * V::BYTES {
+        return Err(JobError::Damaged {
+            what: name.to_string(),
+            reason: format!("{} bytes instead of {}", bytes.len(), expected * V::BYTES),
+        });
+    }
+    out.extend(bytes.chunks_exact(V::BYTES).map(V::read));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_every_number_once() {
+        for (count, entries) in [(1, 1), (7, 7), (8, 9), (943, 80_000), (1_000_003, 50_000_000)] {
+            let cut = Partitioned::new(count, entries);
+            let ranges: Vec<_> = (0..cut.blocks()).map(|block| cut.range(block)).collect();
+            assert_eq!(ranges[0].start, 0);
+            assert_eq!(ranges[ranges.len() - 1].end, count);
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(ranges.iter().all(|range| !range.is_empty()));
+            assert!(u64::from(cut.blocks()) <= count);
+        }
+        assert_eq!(Partitioned::new(943, 80_000).blocks(), 8);
+        assert_eq!(Partitioned::new(0, 0).blocks(), 0);
+    }
+}

@@ -1,0 +1,28 @@
+//! Supersteps: one job per step of an iterative algorithm, one partition per block.
+//!
+//! A step combines a block of fixed data (ratings, edges), which stays in the executor's memory
+//! between steps, with a shared state (factors, ranks), which every executor reads once. It writes
+//! its part of the next state to object storage and returns one row of measurements, from which the
+//! driver decides whether to go on. A part is the same whoever computes it, so a task that is run
+//! again on another executor writes the same bytes to the same place.
+//!
+//! A new algorithm is a new [`Kernel`]: the operator, its serialisation, the cache and the driver's
+//! plumbing stay.
+
+mod als;
+mod blocks;
+mod exec;
+mod export;
+mod layout;
+mod pagerank;
+mod resident;
+
+pub use als::{AlsInitialize, AlsStep};
+pub use blocks::{
+    BLOCKS_SCHEMA, BlockWrite, BlockWriteExec, Content, WrittenBlock, written_blocks,
+};
+pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task};
+pub use export::{FactorsExport, RanksExport};
+pub use layout::{Folder, Partitioned};
+pub use pagerank::{PageRankGraph, PageRankInitialize, PageRankState, PageRankStep};
+pub use resident::Resident;

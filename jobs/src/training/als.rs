@@ -1,0 +1,220 @@
+//! The driver of matrix factorization.
+
+use super::options::MatrixFactorization;
+use super::prepare::{Columns, entries};
+use super::{Trained, Training, quoted, total};
+use crate::Result;
+use crate::superstep::{
+    AlsInitialize, AlsStep, Content, FactorsExport, Folder, Partitioned, Superstep,
+};
+use datafusion::logical_expr::LogicalPlan;
+use nightshift_udfs::als::{Feedback, Regularization, unobserved_loss};
+use nightshift_udfs::csr::Duplicates;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One side of the matrix, as far as training needs it.
+struct Side {
+    name: &'static str,
+    cut: Partitioned,
+    blocks: Folder,
+    regularization: Regularization,
+}
+
+/// A side's factors after a half step.
+struct State {
+    folder: Folder,
+    gram: Vec<f64>,
+    penalty: f64,
+    observed_loss: f64,
+}
+
+impl Training<'_> {
+    pub(super) async fn matrix_factorization(
+        &self,
+        spec: &MatrixFactorization,
+        plan: LogicalPlan,
+    ) -> Result<Trained> {
+        let columns = Columns {
+            row: ("user_col", &spec.user),
+            column: ("item_col", &spec.item),
+            weight: Some(("rating_col", &spec.rating)),
+            negative: true,
+        };
+        let data = self.training_data(plan, &columns).await?;
+        let users = self.number(&data, r#"SELECT "row" AS id FROM training"#, "users").await?;
+        let items = self.number(&data, r#"SELECT "column" AS id FROM training"#, "items").await?;
+
+        // Several weights of one pair add up where they are evidence; as values to predict, each
+        // counts for itself.
+        let duplicates = if spec.implicit { Duplicates::Add } else { Duplicates::Keep };
+        let content = Content::Single(duplicates);
+        let user_cut = Partitioned::new(users.count, data.rows);
+        let item_cut = Partitioned::new(items.count, data.rows);
+        let tables = |rows: &Arc<_>, columns: &Arc<_>| {
+            [
+                ("training", Arc::clone(&data.table)),
+                ("row_ids", Arc::clone(rows)),
+                ("column_ids", Arc::clone(columns)),
+            ]
+        };
+        let sql = entries("row", "column");
+        let by_user = tables(&users.table, &items.table);
+        let user_blocks = self.write_blocks("user-blocks", &sql, &by_user, user_cut, content).await?;
+        let sql = entries("column", "row");
+        let by_item = tables(&items.table, &users.table);
+        let item_blocks = self.write_blocks("item-blocks", &sql, &by_item, item_cut, content).await?;
+
+        let feedback = if spec.implicit {
+            Feedback::Implicit { alpha: spec.alpha }
+        } else {
+            let mean = user_blocks.sum() / user_blocks.entries() as f64;
+            Feedback::Explicit { bias: spec.bias, mean: if spec.bias { mean } else { 0.0 } }
+        };
+        let user_side = Side {
+            name: "users",
+            cut: user_cut,
+            blocks: user_blocks.folder.clone(),
+            regularization: spec.regularization(items.count),
+        };
+        let item_side = Side {
+            name: "items",
+            cut: item_cut,
+            blocks: item_blocks.folder,
+            regularization: spec.regularization(users.count),
+        };
+        let (user_state, item_state, losses) =
+            self.alternate(spec, feedback, &user_side, &item_side).await?;
+
+        let width = feedback.width(spec.factors);
+        let offset = match feedback {
+            Feedback::Explicit { bias: true, mean } => Some(mean),
+            _ => None,
+        };
+        let export = |cut, state: &State, offset, seen| {
+            Superstep::FactorsExport(FactorsExport {
+                cut,
+                state: state.folder.clone(),
+                factors: spec.factors,
+                width,
+                offset,
+                seen,
+            })
+        };
+        let select = |id: &str, index: &str, more: &str| {
+            format!(
+                "SELECT ids.id AS {}, e.index AS {index}, e.factors, e.bias{more} \
+                 FROM export AS e JOIN ids ON e.index = ids.index",
+                quoted(id)
+            )
+        };
+        let user_export = export(user_cut, &user_state, offset, Some(user_blocks.folder));
+        let sql = select(&spec.user, "user_index", ", e.seen_items");
+        let plan = self.plan_export(user_export, &sql, &[("ids", users.table)]).await?;
+        let mut made = BTreeMap::new();
+        made.insert("user_factors".to_string(), self.write("user_factors", plan).await?);
+        let item_export = export(item_cut, &item_state, None, None);
+        let sql = select(&spec.item, "item_index", "");
+        let plan = self.plan_export(item_export, &sql, &[("ids", items.table)]).await?;
+        made.insert("item_factors".to_string(), self.write("item_factors", plan).await?);
+        let rows: Vec<_> = losses.iter().map(|loss| vec![*loss]).collect();
+        made.insert("training_info".to_string(), self.write_training_info(&["loss"], &rows).await?);
+        let metrics = BTreeMap::from([
+            ("rows".to_string(), data.rows as f64),
+            ("users".to_string(), users.count as f64),
+            ("items".to_string(), items.count as f64),
+            ("iterations".to_string(), losses.len() as f64),
+            ("loss".to_string(), losses.last().copied().unwrap_or(f64::NAN)),
+        ]);
+        Ok(Trained { tables: made, metrics })
+    }
+
+    /// Solves users and items in turn until the loss hardly falls any more. Returns both states and
+    /// the loss after each iteration.
+    async fn alternate(
+        &self,
+        spec: &MatrixFactorization,
+        feedback: Feedback,
+        users: &Side,
+        items: &Side,
+    ) -> Result<(State, State, Vec<f64>)> {
+        let mut item_state = self.initialize(spec, feedback, items).await?;
+        let mut losses: Vec<f64> = Vec::new();
+        loop {
+            let iteration = losses.len() + 1;
+            let user_state =
+                self.half_step(spec, feedback, users, iteration, items.cut, &item_state).await?;
+            item_state =
+                self.half_step(spec, feedback, items, iteration, users.cut, &user_state).await?;
+            let mut loss = item_state.observed_loss + item_state.penalty + user_state.penalty;
+            if spec.implicit {
+                loss += unobserved_loss(&user_state.gram, &item_state.gram);
+            }
+            let name = self.name.to_string();
+            self.progress.iteration(&name, iteration, spec.max_iterations, "loss", loss);
+            let before = losses.last().copied();
+            losses.push(loss);
+            let slow = before.is_some_and(|before| before - loss < spec.min_rel_progress * before.abs());
+            if iteration == spec.max_iterations || spec.early_stop && slow {
+                return Ok((user_state, item_state, losses));
+            }
+            if iteration > 1 {
+                self.remove(&state_name(users, iteration - 1)).await?;
+                self.remove(&state_name(items, iteration - 2)).await?;
+            }
+        }
+    }
+
+    async fn initialize(
+        &self,
+        spec: &MatrixFactorization,
+        feedback: Feedback,
+        side: &Side,
+    ) -> Result<State> {
+        let folder = self.folder(&state_name(side, 0));
+        let measures = self
+            .superstep(Superstep::AlsInitialize(AlsInitialize {
+                cut: side.cut,
+                state: folder.clone(),
+                seed: spec.seed,
+                factors: spec.factors,
+                width: feedback.width(spec.factors),
+            }))
+            .await?;
+        let gram = total(&measures);
+        AlsStep::complete_state(&folder, self.session.runtime(), &gram).await?;
+        Ok(State { folder, gram, penalty: 0.0, observed_loss: 0.0 })
+    }
+
+    async fn half_step(
+        &self,
+        spec: &MatrixFactorization,
+        feedback: Feedback,
+        side: &Side,
+        iteration: usize,
+        fixed_cut: Partitioned,
+        fixed: &State,
+    ) -> Result<State> {
+        let folder = self.folder(&state_name(side, iteration));
+        let measures = self
+            .superstep(Superstep::AlsStep(AlsStep {
+                feedback,
+                regularization: side.regularization,
+                factors: spec.factors,
+                blocks: side.blocks.clone(),
+                cut: side.cut,
+                fixed: fixed.folder.clone(),
+                fixed_cut,
+                state: folder.clone(),
+            }))
+            .await?;
+        let totals = total(&measures);
+        let gram = totals[2..].to_vec();
+        AlsStep::complete_state(&folder, self.session.runtime(), &gram).await?;
+        Ok(State { folder, gram, penalty: totals[1], observed_loss: totals[0] })
+    }
+}
+
+fn state_name(side: &Side, iteration: usize) -> String {
+    format!("state/{}-{iteration:05}", side.name)
+}

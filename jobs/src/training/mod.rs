@@ -1,0 +1,171 @@
+//! Training drivers: prepare the data, run supersteps until it is enough, make tables of the result.
+//!
+//! Preparation is SQL: the training query is written once, ids become dense numbers in the order of
+//! the ids, and the entries are written as blocks. From there on only numbers are touched.
+
+mod als;
+mod options;
+mod pagerank;
+mod prepare;
+
+pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
+
+use crate::progress::Progress;
+use crate::session::{Session, View};
+use crate::statement::{CreateModel, References};
+use crate::superstep::{Superstep, Folder};
+use crate::operator::{Operator, OperatorNode};
+use crate::{JobError, Result};
+use arrow::array::AsArray;
+use arrow::datatypes::{Float64Type, UInt32Type};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::ViewTable;
+use datafusion::logical_expr::LogicalPlan;
+use nightshift_catalog::registry::ModelDetails;
+use nightshift_catalog::warehouse::{Name, StagedModel, StagedTable, Warehouse};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A training that is under way.
+pub struct Training<'a> {
+    session: &'a Session,
+    view: &'a View,
+    name: &'a Name,
+    /// The folder of its intermediate data within the warehouse.
+    folder: String,
+    progress: &'a dyn Progress,
+}
+
+/// What a training has made.
+struct Trained {
+    tables: BTreeMap<String, StagedTable>,
+    metrics: BTreeMap<String, f64>,
+}
+
+/// Trains a model. Intermediate data goes to `folder`, a name within the warehouse; the tables of the
+/// result are written and not published.
+pub async fn train(
+    session: &Session,
+    view: &View,
+    statement: &CreateModel,
+    folder: String,
+    progress: &dyn Progress,
+) -> Result<StagedModel> {
+    let spec = model_spec(statement)?;
+    let started = Instant::now();
+    let references = References::of_query(&statement.query)?;
+    let query = datafusion::sql::sqlparser::ast::Statement::Query(statement.query.clone());
+    let query = datafusion::sql::parser::Statement::Statement(Box::new(query));
+    let plan = view.plan(session, query).await?;
+    let training = Training { session, view, name: &statement.name, folder, progress };
+    let trained = match &spec {
+        ModelSpec::MatrixFactorization(spec) => training.matrix_factorization(spec, plan).await?,
+        ModelSpec::PageRank(spec) => training.pagerank(spec, plan).await?,
+    };
+    let mut metrics = trained.metrics;
+    metrics.insert("seconds".to_string(), started.elapsed().as_secs_f64());
+    let options: BTreeMap<_, _> = statement
+        .options
+        .iter()
+        .map(|option| (option.name.clone(), option.value.to_json()))
+        .collect();
+    let model_type = options.get("model_type").and_then(|kind| kind.as_str()).unwrap_or_default();
+    let details = ModelDetails {
+        model_type: model_type.to_string(),
+        metrics,
+        query: statement.query.to_string(),
+        inputs: view.versions(&references),
+        options,
+    };
+    Ok(StagedModel { tables: trained.tables, details })
+}
+
+impl Training<'_> {
+    fn data_error(&self, reason: String) -> JobError {
+        JobError::TrainingData { model: self.name.to_string(), reason }
+    }
+
+    /// A folder of this training.
+    fn folder(&self, name: &str) -> Folder {
+        let folder = self.session.warehouse().storage().folder(&self.folder).folder(name);
+        Folder(folder.url().clone())
+    }
+
+    /// Forgets a folder of this training.
+    async fn remove(&self, name: &str) -> Result<()> {
+        let folder = self.session.warehouse().storage().folder(&self.folder).folder(name);
+        Ok(folder.delete_all().await?)
+    }
+
+    /// Runs one superstep and returns the measures of each block, in the order of the blocks.
+    async fn superstep(&self, step: Superstep) -> Result<Vec<Vec<f64>>> {
+        let blocks = step.kernel().blocks();
+        let plan = OperatorNode::plan(&Operator::Superstep(step), None)?;
+        let mut measures = vec![None; blocks as usize];
+        for batch in self.session.collect(plan).await? {
+            let numbers = batch.column(0).as_primitive::<UInt32Type>();
+            let lists = batch.column(1).as_list::<i32>();
+            for row in 0..batch.num_rows() {
+                let list = lists.value(row).as_primitive::<Float64Type>().values().to_vec();
+                if let Some(slot) = measures.get_mut(numbers.value(row) as usize) {
+                    *slot = Some(list);
+                }
+            }
+        }
+        measures.into_iter().collect::<Option<_>>().ok_or_else(|| JobError::Damaged {
+            what: format!("a superstep of {}", self.name),
+            reason: "not every block has answered".to_string(),
+        })
+    }
+
+    /// Plans SQL over the rows that a step returns, as the table `export`, and other tables.
+    async fn plan_export(
+        &self,
+        export: Superstep,
+        sql: &str,
+        tables: &[(&str, Arc<dyn TableProvider>)],
+    ) -> Result<LogicalPlan> {
+        let export = OperatorNode::plan(&Operator::Superstep(export), None)?;
+        let mut tables = tables.to_vec();
+        tables.push(("export", Arc::new(ViewTable::new(export, None))));
+        self.session.plan_over(sql, &tables).await
+    }
+
+    /// Writes one of the model's tables.
+    async fn write(&self, table: &str, plan: LogicalPlan) -> Result<StagedTable> {
+        let folder = Warehouse::model_table_folder(self.name, table);
+        self.session.write_table(plan, &folder).await
+    }
+
+    /// Writes the model's table `training_info`: the iterations and what was measured in each.
+    async fn write_training_info(&self, columns: &[&str], rows: &[Vec<f64>]) -> Result<StagedTable> {
+        let rows = rows.iter().enumerate().map(|(index, values)| {
+            let values: Vec<_> = values.iter().map(|value| format!("CAST({value:e} AS DOUBLE)")).collect();
+            format!("({}, {})", index + 1, values.join(", "))
+        });
+        let rows = rows.collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SELECT * FROM (VALUES {rows}) AS info(iteration, {})",
+            columns.join(", ")
+        );
+        let plan = self.session.plan_over(&sql, &[]).await?;
+        self.write("training_info", plan).await
+    }
+}
+
+/// Adds up the measures of all blocks, position by position, in the order of the blocks.
+fn total(measures: &[Vec<f64>]) -> Vec<f64> {
+    let mut totals = vec![0.0; measures.first().map_or(0, Vec::len)];
+    for block in measures {
+        for (total, value) in totals.iter_mut().zip(block) {
+            *total += value;
+        }
+    }
+    totals
+}
+
+/// A quoted identifier.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,170 @@
+//! The driver of PageRank.
+
+use super::options::PageRank;
+use super::prepare::{Columns, Ids, TrainingData};
+use super::{Trained, Training, total};
+use crate::superstep::{
+    Content, Folder, PageRankGraph, PageRankInitialize, PageRankState, PageRankStep, Partitioned,
+    RanksExport, Superstep,
+};
+use crate::{JobError, Result};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::TableReference;
+use nightshift_udfs::csr::Duplicates;
+use nightshift_udfs::pagerank::error_bound;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The entries of the graph by one end of the edges, under dense numbers.
+const EDGES: &str = r#"SELECT r.index AS "row", c.index AS "column", t.weight FROM training AS t
+    JOIN ids AS r ON t."{row}" = r.id JOIN ids AS c ON t."{column}" = c.id"#;
+
+impl Training<'_> {
+    pub(super) async fn pagerank(&self, spec: &PageRank, plan: LogicalPlan) -> Result<Trained> {
+        let columns = Columns {
+            row: ("source_col", &spec.source),
+            column: ("target_col", &spec.target),
+            weight: spec.weight.as_deref().map(|weight| ("weight_col", weight)),
+            negative: false,
+        };
+        let data = self.training_data(plan, &columns).await?;
+        let schema = data.table.schema();
+        let (source, target) = (schema.field(0).data_type(), schema.field(1).data_type());
+        if source != target {
+            return Err(self.data_error(format!(
+                "columns {} and {} are a {source} and a {target}: cast one to the type of the other",
+                spec.source, spec.target
+            )));
+        }
+        let both = r#"SELECT "row" AS id FROM training UNION ALL SELECT "column" AS id FROM training"#;
+        let ids = self.number(&data, both, "nodes").await?;
+        let graph = self.graph(spec, &data, &ids).await?;
+        let (state, history) = self.iterate(spec, &graph).await?;
+
+        let export = RanksExport { cut: graph.cut, ranks: state.ranks };
+        let sql = "SELECT ids.id AS node, e.rank FROM export AS e JOIN ids ON e.index = ids.index";
+        let tables = [("ids", Arc::clone(&ids.table))];
+        let plan = self.plan_export(Superstep::RanksExport(export), sql, &tables).await?;
+        let mut made = BTreeMap::new();
+        made.insert("ranks".to_string(), self.write("ranks", plan).await?);
+        let info = self.write_training_info(&["change", "error_bound"], &history).await?;
+        made.insert("training_info".to_string(), info);
+        let bound = history.last().and_then(|row| row.get(1)).copied().unwrap_or(f64::NAN);
+        let metrics = BTreeMap::from([
+            ("nodes".to_string(), ids.count as f64),
+            ("edges".to_string(), data.rows as f64),
+            ("iterations".to_string(), history.len() as f64),
+            ("error_bound".to_string(), bound),
+            ("converged".to_string(), if bound <= spec.tolerance { 1.0 } else { 0.0 }),
+        ]);
+        Ok(Trained { tables: made, metrics })
+    }
+
+    async fn graph(&self, spec: &PageRank, data: &TrainingData, ids: &Ids) -> Result<PageRankGraph> {
+        let cut = Partitioned::new(ids.count, data.rows);
+        let tables = [("training", Arc::clone(&data.table)), ("ids", Arc::clone(&ids.table))];
+        let edges = |row: &str, column: &str| EDGES.replace("{row}", row).replace("{column}", column);
+        let incoming = edges("column", "row");
+        let content = Content::Double(Duplicates::Add);
+        let incoming = self.write_blocks("incoming", &incoming, &tables, cut, content).await?;
+        let outgoing = edges("row", "column");
+        let out_weights =
+            self.write_blocks("out-weights", &outgoing, &tables, cut, Content::RowSums).await?;
+        let teleport = match &spec.teleport_table {
+            None => None,
+            Some(table) => Some(self.teleport(table, ids, cut).await?),
+        };
+        Ok(PageRankGraph { cut, incoming: incoming.folder, out_weights: out_weights.folder, teleport })
+    }
+
+    /// Teleport weights by node, and their sum. Nodes that the graph doesn't have don't count.
+    async fn teleport(&self, name: &str, ids: &Ids, cut: Partitioned) -> Result<(Folder, f64)> {
+        let option = |reason: String| JobError::Option {
+            model: self.name.to_string(),
+            option: "teleport_table".to_string(),
+            reason,
+        };
+        let found = self.view.table(self.session, &TableReference::parse_str(name)).await?;
+        let table = found.ok_or_else(|| option(format!("there is no table {name}")))?;
+        let schema = table.schema();
+        let (Some(node), Some(weight)) = (schema.fields().first(), schema.fields().get(1)) else {
+            return Err(option(format!("{name} needs two columns, node and weight")));
+        };
+        if !weight.data_type().is_numeric() {
+            let reason = format!("column {} of {name} is a {}, not a number", weight.name(), weight.data_type());
+            return Err(option(reason));
+        }
+        let (node, weight) = (super::quoted(node.name()), super::quoted(weight.name()));
+        let tables = [("teleport", table), ("ids", Arc::clone(&ids.table))];
+        let sql = format!(
+            "SELECT {node}, {weight} FROM teleport WHERE {weight} IS NULL OR isnan(CAST({weight} AS DOUBLE)) \
+             OR {weight} < 0 OR CAST({weight} AS DOUBLE) = CAST('Infinity' AS DOUBLE) LIMIT 1"
+        );
+        let wrong = self.session.collect(self.session.plan_over(&sql, &tables).await?).await?;
+        if wrong.iter().any(|batch| batch.num_rows() > 0) {
+            let row = arrow::util::pretty::pretty_format_batches(&wrong)?;
+            return Err(option(format!("{name} has a weight that is no finite number from 0:\n{row}")));
+        }
+        let sql = format!(
+            r#"SELECT ids.index AS "row", CAST(0 AS BIGINT) AS "column", CAST(t.{weight} AS DOUBLE) AS weight
+               FROM teleport AS t JOIN ids ON t.{node} = ids.id"#
+        );
+        let blocks = self.write_blocks("teleport", &sql, &tables, cut, Content::RowSums).await?;
+        let sum = blocks.sum();
+        if sum == 0.0 {
+            return Err(option(format!("no node of the graph has a weight in {name}")));
+        }
+        Ok((blocks.folder, sum))
+    }
+
+    /// Steps until the ranks are as close to exact as asked. Returns the last state, and for each
+    /// step the change and the bound of the error.
+    async fn iterate(
+        &self,
+        spec: &PageRank,
+        graph: &PageRankGraph,
+    ) -> Result<(PageRankState, Vec<Vec<f64>>)> {
+        let mut state = self.rank_state(0);
+        let first = PageRankInitialize { graph: graph.clone(), state: state.clone() };
+        let mut totals = total(&self.superstep(Superstep::PageRankInitialize(first)).await?);
+        let mut history = Vec::new();
+        loop {
+            let iteration = history.len() + 1;
+            let next = self.rank_state(iteration);
+            let step = PageRankStep {
+                graph: graph.clone(),
+                damping: spec.damping,
+                dangling_mass: totals[1],
+                from: state,
+                to: next.clone(),
+            };
+            totals = total(&self.superstep(Superstep::PageRankStep(step)).await?);
+            let bound = error_bound(totals[0], spec.damping);
+            history.push(vec![totals[0], bound]);
+            let name = self.name.to_string();
+            self.progress.iteration(&name, iteration, spec.max_iterations, "error bound", bound);
+            state = next;
+            if bound <= spec.tolerance {
+                return Ok((state, history));
+            }
+            if iteration == spec.max_iterations {
+                self.progress.note(&format!(
+                    "{name} did not converge: after {iteration} iterations the error is at most \
+                     {bound:.1e}, asked was {:.1e}; raise max_iterations or tolerance",
+                    spec.tolerance
+                ));
+                return Ok((state, history));
+            }
+            if iteration > 1 {
+                self.remove(&format!("state/{:05}", iteration - 2)).await?;
+            }
+        }
+    }
+
+    fn rank_state(&self, iteration: usize) -> PageRankState {
+        PageRankState {
+            ranks: self.folder(&format!("state/{iteration:05}/ranks")),
+            contributions: self.folder(&format!("state/{iteration:05}/contributions")),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Sessions: the client side of a cluster, and one without a cluster.
+
+use crate::SchedulerError;
+use ballista_core::extension::{SessionConfigExt, SessionStateExt};
+use ballista_core::serde::BallistaLogicalExtensionCodec;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use nightshift_catalog::storage::Stores;
+use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// How long a scheduler may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The port of a scheduler whose address has none.
+const PORT: u16 = 50050;
+
+/// Partitions that a shuffle makes.
+const PARTITIONS: usize = 8;
+
+fn builder(config: SessionConfig) -> Result<SessionStateBuilder, SchedulerError> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_object_store_registry(Arc::new(Stores::default()))
+        .build_arc()?;
+    let config = config.with_target_partitions(PARTITIONS).with_information_schema(false);
+    Ok(SessionStateBuilder::new().with_default_features().with_config(config).with_runtime_env(runtime))
+}
+
+/// A session whose plans run on the cluster at `address`, such as `grpc://127.0.0.1:50050`. Fails
+/// within seconds if nobody listens there.
+pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
+    let wrong = |reason: String| SchedulerError::Address { address: address.to_string(), reason };
+    let url = Url::parse(address).map_err(|error| wrong(error.to_string()))?;
+    if url.scheme() != "grpc" {
+        return Err(wrong(format!("{} is not a scheme for clusters", url.scheme())));
+    }
+    let host = url.host_str().ok_or_else(|| wrong("it has no host".to_string()))?;
+    let port = url.port().unwrap_or(PORT);
+    let unreachable =
+        |reason: String| SchedulerError::Unreachable { address: address.to_string(), reason };
+    let attempt = tokio::net::TcpStream::connect((host, port));
+    match tokio::time::timeout(CONNECT, attempt).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Err(_) => return Err(unreachable(format!("no answer within {} s", CONNECT.as_secs()))),
+    }
+    let codec = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));
+    let config =
+        SessionConfig::new_with_ballista().with_ballista_logical_extension_codec(Arc::new(codec));
+    let state = builder(config)?.build();
+    Ok(state.upgrade_for_ballista(format!("http://{host}:{port}"))?)
+}
+
+/// A session whose plans run in this process, without a cluster: for tests.
+pub fn local() -> Result<SessionState, SchedulerError> {
+    let planner = Arc::new(OperatorPlanner::default());
+    Ok(builder(SessionConfig::new())?.with_query_planner(planner).build())
+}

@@ -1,0 +1,128 @@
+//! The scheduler itself.
+
+use crate::SchedulerError;
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::error::BallistaError;
+use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
+use ballista_core::utils::default_session_builder;
+use ballista_scheduler::cluster::BallistaCluster;
+use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
+use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
+use ballista_scheduler::scheduler_server::{SchedulerServer, SessionBuilder};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use nightshift_catalog::storage::Stores;
+use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner, PhysicalCodec};
+use nightshift_jobs::superstep::Resident;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// How a scheduler runs.
+#[derive(Debug, Clone)]
+pub struct SchedulerOptions {
+    /// Address and port to listen on; port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// Seconds without a sign of life after which an executor counts as lost.
+    pub executor_timeout: u64,
+}
+
+/// A scheduler that listens and does not serve yet.
+pub struct Scheduler {
+    address: SocketAddr,
+    listener: TcpListener,
+    server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+}
+
+impl Scheduler {
+    /// Binds the address and makes the scheduler.
+    pub async fn bind(options: &SchedulerOptions) -> Result<Self, SchedulerError> {
+        let listen = |source| SchedulerError::Listen { address: options.listen.to_string(), source };
+        let listener = listener(options.listen).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let start = |source: BallistaError| SchedulerError::Start {
+            address: address.to_string(),
+            source: Box::new(source),
+        };
+        let logical = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));
+        let physical = PhysicalCodec::new(
+            Arc::new(BallistaPhysicalExtensionCodec::default()),
+            Resident::default(),
+        );
+        let config = SchedulerConfig {
+            external_host: address.ip().to_string(),
+            bind_host: address.ip().to_string(),
+            bind_port: address.port(),
+            scheduling_policy: TaskSchedulingPolicy::PushStaged,
+            task_distribution: TaskDistributionPolicy::RoundRobin,
+            executor_timeout_seconds: options.executor_timeout,
+            expire_dead_executor_interval_seconds: 1,
+            no_executors_grace_period_seconds: options.executor_timeout.max(30),
+            override_session_builder: Some(session_builder()),
+            override_logical_codec: Some(Arc::new(logical)),
+            override_physical_codec: Some(Arc::new(physical)),
+            ..Default::default()
+        };
+        config.validate().map_err(start)?;
+        let cluster = BallistaCluster::new_from_config(&config).await.map_err(start)?;
+        let server = create_scheduler(cluster, Arc::new(config)).await.map_err(start)?;
+        tracing::info!(%address, "scheduler listens");
+        Ok(Self { address, listener, server })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Something that waits until this many executors have registered.
+    pub fn executors_ready(&self, count: usize) -> impl Future<Output = ()> + Send + use<> {
+        let server = self.server.clone();
+        async move {
+            loop {
+                let known = server.state.executor_manager.get_executors_state().await;
+                if known.is_ok_and(|executors| executors.len() >= count) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    /// Serves until the process ends.
+    pub async fn serve(self) -> Result<(), SchedulerError> {
+        let address = self.address.to_string();
+        start_grpc_service_with_listener(self.listener, self.server)
+            .await
+            .map_err(|source| SchedulerError::Start { address, source: Box::new(source) })
+    }
+}
+
+/// A listener without Nagle's algorithm, which accepted connections inherit: with it, every small
+/// answer of the scheduler waits some 40 ms for the client's delayed acknowledgement.
+fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_nodelay(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Sessions that find object stores by their URLs and plan Nightshift's operators.
+fn session_builder() -> SessionBuilder {
+    Arc::new(|config| {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_object_store_registry(Arc::new(Stores::default()))
+            .build_arc()?;
+        let state = default_session_builder(config)?;
+        Ok(SessionStateBuilder::new_from_existing(state)
+            .with_runtime_env(runtime)
+            .with_query_planner(Arc::new(OperatorPlanner::default()))
+            .build())
+    })
+}
