@@ -4,8 +4,13 @@
 use ballista_core::RuntimeProducer;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
+use ballista_core::extension::{
+    ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions,
+};
+use ballista_core::registry::BallistaFunctionRegistry;
 use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, PhysicalCodec};
@@ -82,6 +87,7 @@ pub async fn run(options: ExecutorOptions) -> Result<(), ExecutorError> {
         memory_pool_size: options.memory,
         job_data_clean_up_interval_seconds: 600,
         job_data_ttl_seconds: 3600,
+        override_function_registry: Some(Arc::new(functions())),
         override_runtime_producer: Some(runtime),
         override_logical_codec: Some(Arc::new(logical)),
         override_physical_codec: Some(Arc::new(physical)),
@@ -93,4 +99,15 @@ pub async fn run(options: ExecutorOptions) -> Result<(), ExecutorError> {
         scheduler: format!("{}:{}", options.scheduler_host, options.scheduler_port),
         source: Box::new(source),
     })
+}
+
+/// Every function that a session of the scheduler or of a client knows.
+fn functions() -> BallistaFunctionRegistry {
+    let state = SessionStateBuilder::new()
+        .with_default_features()
+        .with_scalar_functions(ballista_scalar_functions())
+        .with_aggregate_functions(ballista_aggregate_functions())
+        .with_window_functions(ballista_window_functions())
+        .build();
+    BallistaFunctionRegistry::from(&state)
 }

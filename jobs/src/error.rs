@@ -80,14 +80,9 @@ pub enum JobError {
         /// The first of them.
         sample: String,
     },
-    /// A cluster that can't be used.
-    #[error("cluster {address}: {reason}")]
-    Cluster {
-        /// The scheduler's address.
-        address: String,
-        /// What is wrong.
-        reason: String,
-    },
+    /// Somebody asked to stop.
+    #[error("interrupted, nothing is published")]
+    Interrupted,
     /// Blocks or states that are not what they should be.
     #[error("{what} is damaged: {reason}")]
     Damaged {

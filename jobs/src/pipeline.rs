@@ -104,15 +104,20 @@ impl Pipeline {
     }
 
     /// Runs all files and checks, then publishes. If anything fails, nothing is published and what
-    /// was written is deleted.
+    /// was written is deleted. When `interrupted` comes to its end first, that counts as a failure.
     pub async fn run(
         &self,
         session: Session,
         progress: Arc<dyn Progress>,
+        interrupted: impl Future<Output = ()>,
     ) -> Result<(Vec<Step>, Vec<Entry>)> {
         let operation = format!("RUN {}", self.name());
         let mut run = Run::start(session, operation, Arc::clone(&progress)).await?;
-        match self.steps(&mut run, progress.as_ref()).await {
+        let executed = tokio::select! {
+            executed = self.steps(&mut run, progress.as_ref()) => executed,
+            () = interrupted => Err(JobError::Interrupted),
+        };
+        match executed {
             Ok(()) => run.publish().await,
             Err(error) => {
                 if let Err(left) = run.abandon().await {

@@ -24,6 +24,23 @@ use uuid::Uuid;
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
 
+/// Runs a query on what is published now.
+pub async fn query(session: &Session, located: &Located) -> Result<SendableRecordBatchStream> {
+    query_in(session, &View::now(session).await?, located).await
+}
+
+async fn query_in(
+    session: &Session,
+    view: &View,
+    located: &Located,
+) -> Result<SendableRecordBatchStream> {
+    let Statement::Query(query) = &located.statement else {
+        return Err(located.locate(JobError::Statement("not a query".to_string())));
+    };
+    let run = async { session.stream(view.plan(session, query.clone()).await?).await };
+    run.await.map_err(|error| located.locate(error))
+}
+
 /// What a statement of a run has made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
@@ -110,22 +127,9 @@ impl Run {
         Ok(())
     }
 
-    /// Runs a query in the run's view.
-    pub async fn query(&self, located: &Located) -> Result<SendableRecordBatchStream> {
-        let Statement::Query(query) = &located.statement else {
-            let error = JobError::Statement("not a query".to_string());
-            return Err(located.locate(error));
-        };
-        let run = async {
-            let plan = self.view.plan(&self.session, query.clone()).await?;
-            self.session.stream(plan).await
-        };
-        run.await.map_err(|error| located.locate(error))
-    }
-
     /// Runs a check: a query that returns the rows that are wrong.
     pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
-        let batches: Vec<RecordBatch> = match self.query(located).await?.try_collect().await {
+        let batches: Vec<RecordBatch> = match query_in(&self.session, &self.view, located).await?.try_collect().await {
             Ok(batches) => batches,
             Err(error) => {
                 let error = self.explain(located, error.into()).await;

@@ -49,7 +49,7 @@ pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
     }
     let codec = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));
     let config =
-        SessionConfig::new_with_ballista().with_ballista_logical_extension_codec(Arc::new(codec));
+        SessionConfig::new_with_ballista().with_ballista_logical_extension_codec(Arc::new(codec)).with_ballista_adaptive_query_planner(std::env::var("AQE").is_ok());
     let state = builder(config)?.build();
     Ok(state.upgrade_for_ballista(format!("http://{host}:{port}"))?)
 }

@@ -42,12 +42,14 @@ pub struct Recommend {
 
 impl Recommend {
     /// The user's column as it comes, then the rank from 1, the item's dense number and the score.
+    /// All of them are nullable, as columns of a table are: some plans of outer joins keep the
+    /// nullability of their inputs.
     pub fn schema(&self, user: &Field) -> SchemaRef {
         Arc::new(Schema::new(vec![
-            user.clone(),
-            Field::new("rank", DataType::Int32, false),
-            Field::new("item_index", DataType::Int64, false),
-            Field::new("score", DataType::Float32, false),
+            user.clone().with_nullable(true),
+            Field::new("rank", DataType::Int32, true),
+            Field::new("item_index", DataType::Int64, true),
+            Field::new("score", DataType::Float32, true),
         ]))
     }
 

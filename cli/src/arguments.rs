@@ -1,0 +1,144 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Retrains recommenders while their users sleep: SQL pipelines, matrix factorization and PageRank on
+/// a cluster, published as versioned tables.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 a check found \
+wrong rows.\nLogs go to standard error; NIGHTSHIFT_LOG sets what is logged, such as \
+NIGHTSHIFT_LOG=nightshift=debug.")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a pipeline: a folder of .sql files
+    Run(RunArguments),
+    /// Execute SQL and print what it returns
+    Sql(SqlArguments),
+    /// Start a cluster on this machine: a scheduler and executors, each a process
+    Up(UpArguments),
+    /// Start a scheduler
+    Scheduler(SchedulerArguments),
+    /// Start an executor
+    Executor(ExecutorArguments),
+}
+
+/// Where a command works.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The warehouse: a folder, or a URL such as s3://bucket/warehouse [default: ./warehouse]
+    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
+    pub warehouse: Option<String>,
+    /// The cluster, such as grpc://127.0.0.1:50050 [default: one embedded in this process]
+    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_CLUSTER")]
+    pub cluster: Option<String>,
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns and lines, to read
+    Table,
+    /// Comma-separated values with a header
+    Csv,
+    /// One array of objects
+    Json,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The pipeline's folder
+    #[arg(value_name = "FOLDER")]
+    pub pipeline: PathBuf,
+    /// Where to work
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Arguments of `sql`.
+#[derive(Debug, Args)]
+pub struct SqlArguments {
+    /// The statements; read from standard input if neither -c nor -f is given
+    #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
+    pub command: Option<String>,
+    /// A file of statements
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Where to work
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct UpArguments {
+    /// Number of executors
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub executors: u16,
+    /// Port of the scheduler
+    #[arg(long, default_value_t = 50050)]
+    pub port: u16,
+    /// Tasks that an executor runs at the same time [default: the machine's cores, divided]
+    #[arg(long)]
+    pub cores: Option<usize>,
+}
+
+/// Arguments of `scheduler`.
+#[derive(Debug, Args)]
+pub struct SchedulerArguments {
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes any that is free
+    #[arg(long, default_value_t = 50050)]
+    pub port: u16,
+    /// Seconds without a sign of life after which an executor counts as lost
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..))]
+    pub executor_timeout: u64,
+    /// Listen beyond this machine although connections are neither encrypted nor authenticated
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Arguments of `executor`.
+#[derive(Debug, Args)]
+pub struct ExecutorArguments {
+    /// The scheduler
+    #[arg(long, value_name = "URL", default_value = "grpc://127.0.0.1:50050")]
+    pub scheduler: String,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port for results; 0 takes any that is free
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Port for tasks; 0 takes any that is free
+    #[arg(long, default_value_t = 0)]
+    pub task_port: u16,
+    /// Tasks that run at the same time; 0 means one for each core
+    #[arg(long, default_value_t = 0)]
+    pub cores: usize,
+    /// Folder for intermediate results [default: a temporary one]
+    #[arg(long)]
+    pub work_dir: Option<PathBuf>,
+    /// Megabytes that queries may use [default: 70 % of the machine's memory]
+    #[arg(long, value_name = "MB")]
+    pub memory: Option<u64>,
+    /// Megabytes of training data that are kept between supersteps
+    #[arg(long, value_name = "MB", default_value_t = 2048)]
+    pub resident_memory: u64,
+    /// Listen beyond this machine although connections are neither encrypted nor authenticated
+    #[arg(long)]
+    pub insecure: bool,
+}

@@ -1,0 +1,180 @@
+//! Clusters on this machine: one embedded in this process, one of several processes, and the
+//! processes themselves.
+
+use crate::Failure;
+use crate::arguments::{ExecutorArguments, SchedulerArguments, UpArguments};
+use datafusion::execution::SessionState;
+use nightshift_executor::ExecutorOptions;
+use nightshift_scheduler::{Scheduler, SchedulerOptions, connect};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+use url::Url;
+
+/// Megabytes of training data that an embedded executor keeps.
+const RESIDENT: u64 = 2048;
+
+/// A cluster in this process, which ends with it.
+pub struct Embedded {
+    /// The session that runs plans on it.
+    pub state: SessionState,
+    /// Where its executor keeps intermediate results.
+    _work_dir: TempDir,
+}
+
+/// Starts a scheduler and an executor in this process.
+pub async fn embedded() -> Result<Embedded, Failure> {
+    let listen = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
+    let scheduler = Scheduler::bind(&SchedulerOptions { listen, executor_timeout: 60 }).await?;
+    let address = scheduler.address();
+    let ready = scheduler.executors_ready(1);
+    tokio::spawn(scheduler.serve());
+    let work_dir = tempfile::Builder::new().prefix("nightshift-").tempdir()?;
+    let executor = tokio::spawn(nightshift_executor::run(ExecutorOptions {
+        host: listen.ip().to_string(),
+        port: free_port(listen.ip())?,
+        task_port: free_port(listen.ip())?,
+        scheduler_host: address.ip().to_string(),
+        scheduler_port: address.port(),
+        cores: 0,
+        work_dir: work_dir.path().to_path_buf(),
+        memory: None,
+        resident: RESIDENT << 20,
+        connect_seconds: 10,
+    }));
+    tokio::select! {
+        () = ready => {}
+        ended = executor => {
+            ended??;
+            return Err("the embedded executor has stopped".into());
+        }
+    }
+    let state = connect(&format!("grpc://{address}")).await?;
+    Ok(Embedded { state, _work_dir: work_dir })
+}
+
+/// A port that nobody listens on now.
+fn free_port(host: IpAddr) -> Result<u16, Failure> {
+    Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
+}
+
+/// Connections are neither encrypted nor authenticated yet, so listening beyond this machine must be
+/// asked for.
+fn check_host(host: &str, insecure: bool) -> Result<IpAddr, Failure> {
+    let address: IpAddr = host.parse().map_err(|_| format!("--host {host}: not an IP address"))?;
+    if address.is_loopback() || insecure {
+        return Ok(address);
+    }
+    Err(format!(
+        "--host {host}: connections are neither encrypted nor authenticated, so only this machine may \
+         connect; on a network that is private otherwise, add --insecure"
+    )
+    .into())
+}
+
+/// Runs a scheduler.
+pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
+    let host = check_host(&arguments.host, arguments.insecure)?;
+    let listen = SocketAddr::new(host, arguments.port);
+    let executor_timeout = arguments.executor_timeout;
+    let scheduler = Scheduler::bind(&SchedulerOptions { listen, executor_timeout }).await?;
+    println!("scheduler grpc://{}", scheduler.address());
+    Ok(scheduler.serve().await?)
+}
+
+/// Runs an executor.
+pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
+    let host = check_host(&arguments.host, arguments.insecure)?;
+    let wrong = || format!("--scheduler {}: not like grpc://127.0.0.1:50050", arguments.scheduler);
+    let url = Url::parse(&arguments.scheduler).map_err(|_| wrong())?;
+    let scheduler_host = url.host_str().ok_or_else(wrong)?.to_string();
+    let port = |port: u16| if port == 0 { free_port(host) } else { Ok(port) };
+    let (results, tasks) = (port(arguments.port)?, port(arguments.task_port)?);
+    let temporary = match arguments.work_dir {
+        Some(_) => None,
+        None => Some(tempfile::Builder::new().prefix("nightshift-").tempdir()?),
+    };
+    let work_dir: Option<PathBuf> =
+        arguments.work_dir.or_else(|| temporary.as_ref().map(|folder| folder.path().to_path_buf()));
+    println!("executor {host}:{results}");
+    nightshift_executor::run(ExecutorOptions {
+        host: host.to_string(),
+        port: results,
+        task_port: tasks,
+        scheduler_host,
+        scheduler_port: url.port().unwrap_or(50050),
+        cores: arguments.cores,
+        work_dir: work_dir.unwrap_or_default(),
+        memory: arguments.memory.map(|megabytes| megabytes << 20),
+        resident: arguments.resident_memory << 20,
+        connect_seconds: 30,
+    })
+    .await?;
+    Ok(())
+}
+
+/// Child processes that end with this one.
+struct Processes(Vec<(String, Child)>);
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.0 {
+            // One that has ended already needs no ending.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs a cluster of several processes until it is interrupted or one of them ends.
+pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
+    let program = std::env::current_exe()?;
+    let mut processes = Processes(Vec::new());
+    let mut start = |name: String, arguments: Vec<String>| -> Result<(), Failure> {
+        let child = Command::new(&program).args(&arguments).stdout(Stdio::null()).spawn()?;
+        processes.0.push((name, child));
+        Ok(())
+    };
+    let port = arguments.port.to_string();
+    start("the scheduler".into(), vec!["scheduler".into(), "--port".into(), port])?;
+    let address = format!("grpc://127.0.0.1:{}", arguments.port);
+    let machine = std::thread::available_parallelism()?.get();
+    let executors = usize::from(arguments.executors);
+    let cores = arguments.cores.unwrap_or((machine / executors).max(1)).to_string();
+    for number in 1..=executors {
+        let arguments = ["executor", "--scheduler", &address, "--cores", &cores];
+        start(format!("executor {number}"), arguments.map(String::from).to_vec())?;
+    }
+    println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");
+    println!("run something on it:  nightshift run FOLDER --cluster {address}");
+    let mut check = tokio::time::interval(std::time::Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            () = interrupted() => return Ok(()),
+            _ = check.tick() => {
+                for (name, child) in &mut processes.0 {
+                    if let Some(status) = child.try_wait()? {
+                        return Err(format!("{name} has ended: {status}").into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits for Ctrl-C or a request to terminate.
+pub async fn interrupted() {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}

@@ -1,0 +1,83 @@
+//! Progress: bars on a terminal, plain lines in a pipe.
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use nightshift_jobs::progress::Progress;
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What fits standard error.
+pub fn to_standard_error() -> Arc<dyn Progress> {
+    if std::io::stderr().is_terminal() { Arc::new(Bars::new()) } else { Arc::new(Lines) }
+}
+
+/// One line for each thing that happens.
+struct Lines;
+
+impl Progress for Lines {
+    fn step(&self, number: usize, total: usize, name: &str) {
+        eprintln!("[{number}/{total}] {name}");
+    }
+
+    fn iteration(&self, model: &str, iteration: usize, total: usize, measure: &str, value: f64) {
+        eprintln!("  {model}: iteration {iteration}/{total}, {measure} {value:.6e}");
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("note: {text}");
+    }
+}
+
+/// A bar for the steps, and one for the iterations of the training that is under way.
+struct Bars {
+    all: MultiProgress,
+    steps: ProgressBar,
+    training: Mutex<Option<ProgressBar>>,
+}
+
+impl Bars {
+    fn new() -> Self {
+        let all = MultiProgress::new();
+        let steps = all.add(ProgressBar::new(0));
+        steps.set_style(style("{spinner} [{bar:30}] {pos}/{len} {msg} {elapsed}"));
+        steps.enable_steady_tick(Duration::from_millis(100));
+        Self { all, steps, training: Mutex::new(None) }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+impl Progress for Bars {
+    fn step(&self, number: usize, total: usize, name: &str) {
+        let mut training = self.training.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = training.take() {
+            bar.finish_and_clear();
+        }
+        self.steps.set_length(total as u64);
+        self.steps.set_position(number as u64 - 1);
+        self.steps.set_message(name.to_string());
+    }
+
+    fn iteration(&self, _: &str, iteration: usize, total: usize, measure: &str, value: f64) {
+        let mut training = self.training.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = training.get_or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::new(total as u64));
+            bar.set_style(style("  [{bar:30}] superstep {pos}/{len} {msg}"));
+            bar
+        });
+        bar.set_position(iteration as u64);
+        bar.set_message(format!("{measure} {value:.6e}"));
+    }
+
+    fn note(&self, text: &str) {
+        self.all.suspend(|| eprintln!("note: {text}"));
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.steps.finish_and_clear();
+    }
+}

@@ -1,0 +1,70 @@
+//! `nightshift.toml`, and which setting wins: the flag, then the environment, then the file.
+
+use crate::Failure;
+use nightshift_catalog::storage::parse_url;
+use serde::Deserialize;
+use std::path::Path;
+use url::Url;
+
+/// The file, looked for in the current folder.
+const FILE: &str = "nightshift.toml";
+
+/// What is used when nothing is said.
+const WAREHOUSE: &str = "warehouse";
+
+/// What `nightshift.toml` can say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The warehouse.
+    warehouse: Option<String>,
+    /// The cluster.
+    pub cluster: Option<String>,
+    /// Folders and URLs, besides the warehouse and a pipeline's own folder, that external tables may
+    /// be in.
+    #[serde(default)]
+    locations: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the file, if there is one.
+    pub fn read() -> Result<Self, Failure> {
+        match std::fs::read_to_string(FILE) {
+            Ok(text) => toml::from_str(&text).map_err(|error| format!("{FILE}: {error}").into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(format!("{FILE}: {error}").into()),
+        }
+    }
+
+    /// The warehouse. `given` is what the flag or the environment says.
+    pub fn warehouse(&self, given: Option<&str>) -> Result<Url, Failure> {
+        Ok(parse_url(given.or(self.warehouse.as_deref()).unwrap_or(WAREHOUSE))?)
+    }
+
+    /// Where external tables may be.
+    pub fn locations(&self, pipeline: Option<&Path>) -> Result<Vec<Url>, Failure> {
+        let mut locations: Vec<Url> =
+            self.locations.iter().map(|text| parse_url(text)).collect::<Result<_, _>>()?;
+        if let Some(folder) = pipeline {
+            locations.push(parse_url(&folder.to_string_lossy())?);
+        }
+        Ok(locations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_wins_over_the_file() {
+        let settings: Settings =
+            toml::from_str("warehouse = 's3://b/w'\nlocations = ['/data']").unwrap();
+        assert_eq!(settings.warehouse(Some("s3://x/y")).unwrap().as_str(), "s3://x/y");
+        assert_eq!(settings.warehouse(None).unwrap().as_str(), "s3://b/w");
+        let default = Settings::default().warehouse(None).unwrap();
+        assert!(default.as_str().ends_with("/warehouse"));
+        assert_eq!(settings.locations(Some(Path::new("/p"))).unwrap().len(), 2);
+        assert!(toml::from_str::<Settings>("warehose = 'x'").is_err());
+    }
+}
