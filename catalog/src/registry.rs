@@ -110,7 +110,9 @@ impl Registry {
                 entries.extend(decode(&folder, &batch?)?);
             }
         }
-        entries.sort_by(|a, b| (a.publication, a.kind, &a.name).cmp(&(b.publication, b.kind, &b.name)));
+        entries.sort_by(|a, b| {
+            (a.publication, a.kind, &a.name).cmp(&(b.publication, b.kind, &b.name))
+        });
         Ok(Self { version: Some(snapshot.version), entries })
     }
 
@@ -125,7 +127,11 @@ impl Registry {
     }
 
     /// Publishes all of `entries` in one commit and returns their rows.
-    pub async fn publish(warehouse: &Storage, run: &str, entries: &[NewEntry]) -> Result<Vec<Entry>> {
+    pub async fn publish(
+        warehouse: &Storage,
+        run: &str,
+        entries: &[NewEntry],
+    ) -> Result<Vec<Entry>> {
         let folder = warehouse.folder(FOLDER);
         for _ in 0..ATTEMPTS {
             let registry = Self::load(warehouse).await?;
@@ -160,11 +166,14 @@ impl Registry {
         let publication = self.entries.last().map_or(1, |entry| entry.publication + 1);
         let published_at = chrono::Utc::now().timestamp_micros();
         let row = |entry: &NewEntry| {
-            let versions = self.entries.iter().filter(|e| e.kind == Kind::Model && e.name == entry.name);
+            let versions =
+                self.entries.iter().filter(|e| e.kind == Kind::Model && e.name == entry.name);
             let latest = versions.map(|entry| entry.version).max();
             let (version, tables) = match entry.kind {
                 Kind::Model => (latest.unwrap_or(0) + 1, entry.versions.clone()),
-                Kind::Table => (entry.versions.values().copied().max().unwrap_or(0), BTreeMap::new()),
+                Kind::Table => {
+                    (entry.versions.values().copied().max().unwrap_or(0), BTreeMap::new())
+                }
             };
             Entry {
                 publication,

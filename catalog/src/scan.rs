@@ -79,7 +79,6 @@ impl WarehouseTable {
     pub fn new(spec: TableScanSpec, schema: SchemaRef) -> Self {
         Self { spec, schema }
     }
-
 }
 
 /// The folder that an object is in, and its name there.
@@ -130,7 +129,8 @@ impl TableProvider for WarehouseTable {
                 let predicate = PruningPredicateBuilder::new()
                     .with_file_schema(Arc::clone(&self.schema))
                     .try_build(filter)?;
-                predicate.prune(&PrunableStatistics::new(known.clone(), Arc::clone(&self.schema)))?
+                predicate
+                    .prune(&PrunableStatistics::new(known.clone(), Arc::clone(&self.schema)))?
             }
         };
         let storage = Storage::of_session(state.runtime_env(), &self.spec.table)?;

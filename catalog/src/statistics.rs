@@ -33,7 +33,8 @@ pub fn from_footer(schema: &Schema, footer: &ParquetMetaData) -> Result<String> 
         let maxima = converter.row_group_maxes(footer.row_groups())?;
         let low = extreme(minima.as_ref(), std::cmp::Ordering::Less);
         let high = extreme(maxima.as_ref(), std::cmp::Ordering::Greater);
-        if let (Some(low), Some(high)) = (low.as_ref().and_then(bound), high.as_ref().and_then(bound))
+        if let (Some(low), Some(high)) =
+            (low.as_ref().and_then(bound), high.as_ref().and_then(bound))
         {
             smallest.insert(name.clone(), low);
             largest.insert(name.clone(), high);
@@ -83,7 +84,8 @@ fn bound(value: &ScalarValue) -> Option<Value> {
 
 /// The statistics of a file for the planner. What is missing or unreadable is unknown.
 pub fn for_planner(schema: &SchemaRef, rows: u64, bytes: u64, stats: Option<&str>) -> Statistics {
-    let parsed = stats.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let parsed =
+        stats.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
     let column = |name: &str, data_type: &DataType| {
         let scalar = |kind: &str| {
             let text = match &parsed[kind][name] {
@@ -91,7 +93,8 @@ pub fn for_planner(schema: &SchemaRef, rows: u64, bytes: u64, stats: Option<&str
                 Value::Number(number) => number.to_string(),
                 _ => return Precision::Absent,
             };
-            ScalarValue::try_from_string(text, data_type).map_or(Precision::Absent, Precision::Exact)
+            ScalarValue::try_from_string(text, data_type)
+                .map_or(Precision::Absent, Precision::Exact)
         };
         let nulls = parsed["nullCount"][name].as_u64();
         ColumnStatistics {

@@ -31,10 +31,8 @@ impl Storage {
 
     /// Opens the folder that `url` names, on the store that a session has for it.
     pub fn of_session(runtime: &RuntimeEnv, url: &Url) -> Result<Self> {
-        let store = runtime
-            .object_store_registry
-            .get_store(url)
-            .map_err(|error| location(url, error))?;
+        let store =
+            runtime.object_store_registry.get_store(url).map_err(|error| location(url, error))?;
         Self::on(store, url)
     }
 
@@ -173,8 +171,8 @@ fn store_of(url: &Url) -> Result<Arc<dyn ObjectStore>> {
         return Ok(Arc::new(object_store::local::LocalFileSystem::new()));
     }
     let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    let (store, _) = object_store::parse_url_opts(url, environment)
-        .map_err(|error| location(url, error))?;
+    let (store, _) =
+        object_store::parse_url_opts(url, environment).map_err(|error| location(url, error))?;
     Ok(Arc::from(store))
 }
 
@@ -192,7 +190,11 @@ impl Stores {
 }
 
 impl ObjectStoreRegistry for Stores {
-    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+    fn register_store(
+        &self,
+        url: &Url,
+        store: Arc<dyn ObjectStore>,
+    ) -> Option<Arc<dyn ObjectStore>> {
         let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
         stores.insert(Self::key(url), store)
     }

@@ -39,7 +39,9 @@ impl Name {
             return Err(wrong("the schema is reserved, use another"));
         }
         if !plain(schema) || !plain(name) {
-            return Err(wrong("names are made of letters, digits, - and _, and don't start with _"));
+            return Err(wrong(
+                "names are made of letters, digits, - and _, and don't start with _",
+            ));
         }
         Ok(Self { schema: schema.to_string(), name: name.to_string() })
     }
@@ -136,7 +138,12 @@ impl Warehouse {
     }
 
     /// The published table of a name.
-    pub async fn table(&self, registry: &Registry, schema: &str, name: &str) -> Result<Option<WarehouseTable>> {
+    pub async fn table(
+        &self,
+        registry: &Registry,
+        schema: &str,
+        name: &str,
+    ) -> Result<Option<WarehouseTable>> {
         let whole = format!("{schema}.{name}");
         match registry.current(Kind::Table, &whole) {
             Some(entry) => self.pinned(&format!("{schema}/{name}"), entry.version).await.map(Some),
@@ -224,7 +231,8 @@ impl Warehouse {
     async fn commit(&self, table: &StagedTable, note: &CommitNote) -> Result<u64> {
         let folder = self.storage.folder(&table.folder);
         let committed =
-            delta::commit(&folder, Mode::Overwrite, &table.schema, &table.files, note, None).await?;
+            delta::commit(&folder, Mode::Overwrite, &table.schema, &table.files, note, None)
+                .await?;
         committed.ok_or(CatalogError::Contention { url: folder.url().to_string(), attempts: 1 })
     }
 
@@ -261,7 +269,8 @@ mod tests {
     #[test]
     fn names_are_checked() {
         assert_eq!(Name::new("recs", "als").unwrap().to_string(), "recs.als");
-        for (schema, name) in [("system", "x"), ("a", "_x"), ("a", "../x"), ("", "x"), ("a", "b.c")] {
+        for (schema, name) in [("system", "x"), ("a", "_x"), ("a", "../x"), ("", "x"), ("a", "b.c")]
+        {
             assert!(Name::new(schema, name).is_err(), "{schema}.{name}");
         }
     }

@@ -20,8 +20,8 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 use futures::StreamExt;
-use parquet::arrow::AsyncArrowWriter;
 use object_store::buffered::BufWriter;
+use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use std::sync::{Arc, LazyLock};
@@ -254,8 +254,15 @@ mod tests {
         let table = WarehouseTable::new(spec, Arc::new(schema));
         context.register_table("t", Arc::new(table)).unwrap();
         let all = context.sql("SELECT * FROM t").await.unwrap().collect().await.unwrap();
-        let expected =
-            ["+----+------+", "| id | name |", "+----+------+", "| 1  | a    |", "| 2  |      |", "| 30 | c    |", "+----+------+"];
+        let expected = [
+            "+----+------+",
+            "| id | name |",
+            "+----+------+",
+            "| 1  | a    |",
+            "| 2  |      |",
+            "| 30 | c    |",
+            "+----+------+",
+        ];
         assert_batches_sorted_eq!(expected, &all);
 
         // Files are skipped by their statistics.

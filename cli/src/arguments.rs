@@ -6,9 +6,12 @@ use std::path::PathBuf;
 /// Retrains recommenders while their users sleep: SQL pipelines, matrix factorization and PageRank on
 /// a cluster, published as versioned tables.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 a check found \
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 a check found \
 wrong rows.\nLogs go to standard error; NIGHTSHIFT_LOG sets what is logged, such as \
-NIGHTSHIFT_LOG=nightshift=debug.")]
+NIGHTSHIFT_LOG=nightshift=debug."
+)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]

@@ -53,7 +53,8 @@ async fn run(arguments: RunArguments) -> Result<(), Failure> {
         eprintln!("fetching the inputs of {}: {}", pipeline.name(), fetch.display());
         let fetch = std::path::absolute(fetch)?;
         // What it prints is for people; standard output is for results.
-        let status = Process::new(&fetch).current_dir(pipeline.folder()).stdout(Stdio::null()).status();
+        let status =
+            Process::new(&fetch).current_dir(pipeline.folder()).stdout(Stdio::null()).status();
         let status = status.map_err(|error| format!("{}: {error}", fetch.display()))?;
         if !status.success() {
             return Err(format!("{} failed: {status}", fetch.display()).into());
@@ -118,10 +119,8 @@ async fn statement_alone(
     if matches!(statement.statement, Statement::Query(_)) {
         let stream = nightshift_jobs::run::query(session, statement).await?;
         let schema = stream.schema();
-        let batches: Vec<RecordBatch> = stream
-            .try_collect()
-            .await
-            .map_err(|error| statement.locate(error.into()))?;
+        let batches: Vec<RecordBatch> =
+            stream.try_collect().await.map_err(|error| statement.locate(error.into()))?;
         return output::print(schema, &batches, arguments.place.format);
     }
     let progress = progress::to_standard_error();

@@ -124,7 +124,14 @@ impl From<JobError> for datafusion::error::DataFusionError {
 fn engine_message(error: &datafusion::error::DataFusionError) -> String {
     let text = error.to_string();
     let mut text = text.as_str();
-    for wrapping in ["DataFusion error: ", "Execution error: ", "External error: ", "Error during planning: ", "Schema error: ", "SQL error: "] {
+    for wrapping in [
+        "DataFusion error: ",
+        "Execution error: ",
+        "External error: ",
+        "Error during planning: ",
+        "Schema error: ",
+        "SQL error: ",
+    ] {
         text = text.strip_prefix(wrapping).unwrap_or(text);
     }
     text.trim().to_string()

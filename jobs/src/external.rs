@@ -60,9 +60,12 @@ impl ExternalTable {
             return Err(JobError::Statement("not an external table".to_string()));
         };
         let csv = command.file_type.eq_ignore_ascii_case("csv").then(|| {
-            let option = |name: &str| command.options.get(name).or_else(|| command.options.get(&format!("format.{name}")));
+            let option = |name: &str| {
+                command.options.get(name).or_else(|| command.options.get(&format!("format.{name}")))
+            };
             let delimiter = option("delimiter").and_then(|text| text.bytes().next());
-            let has_header = option("has_header").is_none_or(|text| text.eq_ignore_ascii_case("true"));
+            let has_header =
+                option("has_header").is_none_or(|text| text.eq_ignore_ascii_case("true"));
             Csv { delimiter: delimiter.unwrap_or(b','), has_header }
         });
         let provider = ListingTableFactory::new().create(state, &command).await?;

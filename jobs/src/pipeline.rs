@@ -46,13 +46,16 @@ impl Pipeline {
     /// Reads a folder. Nothing is run: all files are parsed, and what they create and read is put in
     /// order.
     pub fn read(folder: &Path) -> Result<Self> {
-        let error = |reason: String| JobError::Pipeline { folder: folder.display().to_string(), reason };
+        let error =
+            |reason: String| JobError::Pipeline { folder: folder.display().to_string(), reason };
         if !folder.is_dir() {
             return Err(error("there is no such folder".to_string()));
         }
         let settings = folder.join("pipeline.toml");
         let settings = match std::fs::read_to_string(&settings) {
-            Ok(text) => toml::from_str(&text).map_err(|wrong| error(format!("pipeline.toml: {wrong}")))?,
+            Ok(text) => {
+                toml::from_str(&text).map_err(|wrong| error(format!("pipeline.toml: {wrong}")))?
+            }
             Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Settings::default(),
             Err(wrong) => return Err(error(format!("pipeline.toml: {wrong}"))),
         };
@@ -154,7 +157,8 @@ fn read_files(folder: &Path, within: &str) -> Result<Vec<(String, String)>, Stri
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
-    let entries = std::fs::read_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let entries =
+        std::fs::read_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     for entry in entries {
         let path = entry.map_err(|error| error.to_string())?.path();
         if path.extension().is_some_and(|extension| extension == "sql") {
@@ -228,7 +232,10 @@ fn cycle(files: &[File], needs: &[BTreeMap<usize, String>], done: &BTreeSet<usiz
     let mut steps: Vec<String> = Vec::new();
     for (position, index) in path[start..].iter().enumerate() {
         let next = path[start..].get(position + 1).unwrap_or(&at);
-        steps.push(format!("{} reads {} of {}", files[*index].name, needs[*index][next], files[*next].name));
+        steps.push(format!(
+            "{} reads {} of {}",
+            files[*index].name, needs[*index][next], files[*next].name
+        ));
     }
     format!("its files wait for each other: {}", steps.join(", "))
 }

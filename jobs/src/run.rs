@@ -78,7 +78,15 @@ impl Run {
         let view = View::now(&session).await?;
         let id = Uuid::now_v7().to_string();
         tracing::info!(run = %id, operation, "run started");
-        Ok(Self { id, operation, session, view, staged: Staged::default(), steps: Vec::new(), progress })
+        Ok(Self {
+            id,
+            operation,
+            session,
+            view,
+            staged: Staged::default(),
+            steps: Vec::new(),
+            progress,
+        })
     }
 
     /// The run's id.
@@ -129,13 +137,14 @@ impl Run {
 
     /// Runs a check: a query that returns the rows that are wrong.
     pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
-        let batches: Vec<RecordBatch> = match query_in(&self.session, &self.view, located).await?.try_collect().await {
-            Ok(batches) => batches,
-            Err(error) => {
-                let error = self.explain(located, error.into()).await;
-                return Err(located.locate(error));
-            }
-        };
+        let batches: Vec<RecordBatch> =
+            match query_in(&self.session, &self.view, located).await?.try_collect().await {
+                Ok(batches) => batches,
+                Err(error) => {
+                    let error = self.explain(located, error.into()).await;
+                    return Err(located.locate(error));
+                }
+            };
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         if rows == 0 {
             return Ok(());
@@ -207,7 +216,9 @@ impl Run {
             Kind::Model => (Kind::Table, "MODEL", "table"),
         };
         if exists(other) {
-            return Err(JobError::Statement(format!("{whole} is a {other_word}: use another name")));
+            return Err(JobError::Statement(format!(
+                "{whole} is a {other_word}: use another name"
+            )));
         }
         if exists(kind) && !or_replace {
             return Err(JobError::Statement(format!(

@@ -4,24 +4,24 @@
 //! planner sends plans to a cluster, embedded or remote, or runs them in this process. Everything
 //! else in this crate is written against this type.
 
+use crate::Result;
 use crate::external::ExternalTable;
 use crate::operator::{Operator, OperatorNode, Recommend};
 use crate::statement::References;
-use crate::Result;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider, TableFunctionArgs, TableFunctionImpl, TableProvider,
 };
+use datafusion::common::TableReference;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast};
-use datafusion::common::{Column, ScalarValue};
-use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement as EngineStatement;
 use nightshift_catalog::registry::{Kind, Registry};
 use nightshift_catalog::scan::WarehouseTable;
@@ -37,6 +37,24 @@ const CATALOG: &str = "nightshift";
 
 /// The schema that names of one part are in.
 const SCHEMA: &str = "default";
+
+/// How often a plan is run whose results were lost with an executor.
+const ATTEMPTS: usize = 4;
+
+/// Whether an error says that an executor could not be reached. Ballista runs tasks again by itself,
+/// but a result that is ready and not yet fetched is lost with its executor.
+fn is_lost_executor(error: &DataFusionError) -> bool {
+    let text = error.to_string();
+    [
+        "Failed to fetch",
+        "FetchFailed",
+        "GrpcConnectionError",
+        "transport error",
+        "tcp connect error",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
+}
 
 /// Runs plans against a warehouse.
 #[derive(Debug, Clone)]
@@ -78,9 +96,19 @@ impl Session {
         Ok(DataFrame::new(self.state.clone(), plan).execute_stream().await?)
     }
 
-    /// Runs a plan and gathers its rows.
+    /// Runs a plan and gathers its rows. A plan whose result was on an executor that has gone is run
+    /// again: what our operators write a second time is the same, or unreferenced.
     pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
-        Ok(DataFrame::new(self.state.clone(), plan).collect().await?)
+        let mut attempt = 1;
+        loop {
+            match DataFrame::new(self.state.clone(), plan.clone()).collect().await {
+                Err(error) if attempt < ATTEMPTS && is_lost_executor(&error) => {
+                    tracing::warn!(%error, attempt, "an executor was lost, the job is run again");
+                    attempt += 1;
+                }
+                done => return Ok(done?),
+            }
+        }
     }
 
     /// Plans SQL over the tables given, whose names have one part.
@@ -93,8 +121,7 @@ impl Session {
         for (name, table) in tables {
             names.tables.insert(TableReference::bare(*name), Arc::clone(table));
         }
-        let statement =
-            self.state.sql_to_statement(sql, &datafusion::config::Dialect::Generic)?;
+        let statement = self.state.sql_to_statement(sql, &datafusion::config::Dialect::Generic)?;
         self.plan(statement, names).await
     }
 
@@ -237,7 +264,11 @@ impl View {
             let published = |kind| self.registry.current(kind, name).map(|entry| entry.version);
             if self.external.contains_key(name) {
                 "external".to_string()
-            } else if self.staged.keys().any(|key| key == name || key.starts_with(&format!("{name}."))) {
+            } else if self
+                .staged
+                .keys()
+                .any(|key| key == name || key.starts_with(&format!("{name}.")))
+            {
                 "this run".to_string()
             } else {
                 published(Kind::Table)
@@ -293,11 +324,18 @@ struct RecommendFunction {
 }
 
 impl TableFunctionImpl for RecommendFunction {
-    fn call_with_args(&self, args: TableFunctionArgs<'_, '_>) -> PlanResult<Arc<dyn TableProvider>> {
+    fn call_with_args(
+        &self,
+        args: TableFunctionArgs<'_, '_>,
+    ) -> PlanResult<Arc<dyn TableProvider>> {
         let usage = || {
-            DataFusionError::Plan("usage: ml_recommend('schema.model', number of items)".to_string())
+            DataFusionError::Plan(
+                "usage: ml_recommend('schema.model', number of items)".to_string(),
+            )
         };
-        let [Expr::Literal(model, _), Expr::Literal(k, _)] = args.exprs() else { return Err(usage()) };
+        let [Expr::Literal(model, _), Expr::Literal(k, _)] = args.exprs() else {
+            return Err(usage());
+        };
         let Some(Some(model)) = model.try_as_str() else { return Err(usage()) };
         let k = match k {
             ScalarValue::Int64(Some(k)) if *k > 0 => *k as usize,
@@ -320,7 +358,9 @@ impl ModelTables {
         let item = self.items.schema().field(0).name().clone();
         let column = |table: &str, name: &str| Expr::Column(Column::new(Some(table), name));
         let users = scan("users", &self.users)?
-            .project([user.as_str(), "factors", "bias", "seen_items"].map(|name| column("users", name)))?
+            .project(
+                [user.as_str(), "factors", "bias", "seen_items"].map(|name| column("users", name)),
+            )?
             .build()?;
         let recommend = Recommend { items: self.items.spec.clone(), k };
         let best = OperatorNode::plan(&Operator::Recommend(recommend), Some(users))?;

@@ -42,7 +42,8 @@ pub struct Scheduler {
 impl Scheduler {
     /// Binds the address and makes the scheduler.
     pub async fn bind(options: &SchedulerOptions) -> Result<Self, SchedulerError> {
-        let listen = |source| SchedulerError::Listen { address: options.listen.to_string(), source };
+        let listen =
+            |source| SchedulerError::Listen { address: options.listen.to_string(), source };
         let listener = listener(options.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let start = |source: BallistaError| SchedulerError::Start {

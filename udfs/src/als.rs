@@ -315,7 +315,8 @@ mod tests {
     fn feedback() -> impl Strategy<Value = Feedback> {
         prop_oneof![
             (0.1f64..20.0).prop_map(|alpha| Feedback::Implicit { alpha }),
-            (any::<bool>(), -1.0f64..4.0).prop_map(|(bias, mean)| Feedback::Explicit { bias, mean }),
+            (any::<bool>(), -1.0f64..4.0)
+                .prop_map(|(bias, mean)| Feedback::Explicit { bias, mean }),
         ]
     }
 
@@ -332,10 +333,13 @@ mod tests {
         for user in 0..USERS {
             for item in 0..ITEMS {
                 let entry = entries.iter().find(|e| (e.0, e.1) == (user as u32, item as u32));
-                let score = score(feedback, factors, &users[user * width..], &items[item * width..]);
+                let score =
+                    score(feedback, factors, &users[user * width..], &items[item * width..]);
                 loss += match (feedback, entry) {
                     (Feedback::Explicit { .. }, None) => 0.0,
-                    (Feedback::Explicit { .. }, Some(entry)) => (f64::from(entry.2) - score).powi(2),
+                    (Feedback::Explicit { .. }, Some(entry)) => {
+                        (f64::from(entry.2) - score).powi(2)
+                    }
                     (Feedback::Implicit { .. }, None) => score.powi(2),
                     (Feedback::Implicit { alpha }, Some(entry)) => {
                         let preference = if entry.2 > 0.0 { 1.0 } else { 0.0 };
@@ -357,7 +361,8 @@ mod tests {
         let width = feedback.width(factors);
         (0..block.rows())
             .map(|row| {
-                let norm: f64 = rows[row * width..][..width].iter().map(|v| f64::from(*v).powi(2)).sum();
+                let norm: f64 =
+                    rows[row * width..][..width].iter().map(|v| f64::from(*v).powi(2)).sum();
                 regularization.of_row(block.row(row).0.len()) * norm
             })
             .sum()

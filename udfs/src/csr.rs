@@ -93,9 +93,8 @@ impl<V: Value> Csr<V> {
         mut entries: Vec<(u32, u32, V)>,
         duplicates: Duplicates,
     ) -> Self {
-        entries.sort_unstable_by(|a, b| {
-            (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| a.2.total_cmp(&b.2))
-        });
+        entries
+            .sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| a.2.total_cmp(&b.2)));
         if duplicates == Duplicates::Add {
             entries.dedup_by(|next, kept| {
                 let same = (next.0, next.1) == (kept.0, kept.1);

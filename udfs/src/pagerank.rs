@@ -115,7 +115,8 @@ mod tests {
                 .zip(&out_weights)
                 .map(|(rank, weight)| contribution(*rank, *weight))
                 .collect();
-            let dangling_mass = (0..nodes).filter(|n| out_weights[*n] == 0.0).map(|n| current[n]).sum();
+            let dangling_mass =
+                (0..nodes).filter(|n| out_weights[*n] == 0.0).map(|n| current[n]).sum();
             let step = Step { damping, dangling_mass, contributions: &contributions };
             let mut next = vec![0.0; nodes];
             let mut next_contributions = vec![0.0; nodes];
@@ -149,7 +150,8 @@ mod tests {
         for source in 0..n {
             let total: f64 = weight[source].iter().sum();
             for target in 0..n {
-                let share = if total == 0.0 { 1.0 / n as f64 } else { weight[source][target] / total };
+                let share =
+                    if total == 0.0 { 1.0 / n as f64 } else { weight[source][target] / total };
                 matrix[target][source] = -damping * share;
             }
         }

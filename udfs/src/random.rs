@@ -19,10 +19,7 @@ fn mix(mut z: u64) -> u64 {
 /// The value is `mix(mix(seed + γ) + γ·(row·width + column + 1))`, its top 24 bits scaled: exact in
 /// `f32`, and easy to reproduce in another language.
 pub fn uniform(seed: u64, row: u64, column: u64, width: u64) -> f32 {
-    let position = row
-        .wrapping_mul(width)
-        .wrapping_add(column)
-        .wrapping_add(1);
+    let position = row.wrapping_mul(width).wrapping_add(column).wrapping_add(1);
     let stream = mix(seed.wrapping_add(GOLDEN_GAMMA));
     let bits = mix(stream.wrapping_add(GOLDEN_GAMMA.wrapping_mul(position))) >> 40;
     (bits as f32) / (1u64 << 23) as f32 - 1.0

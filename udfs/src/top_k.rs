@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn items_beyond_the_first_tile_count() {
         let count = 2 * ITEM_TILE + 5;
-        let items = Items { factors: (0..count).map(|i| i as f32).collect(), biases: vec![], width: 1 };
+        let items =
+            Items { factors: (0..count).map(|i| i as f32).collect(), biases: vec![], width: 1 };
         let last = count as u32 - 1;
         let best = best_unseen(&items, &[1.0], &[&[last]], 2);
         assert_eq!(best[0].iter().map(|s| s.item).collect::<Vec<_>>(), [last - 1, last - 2]);

@@ -50,7 +50,12 @@ impl LogicalCodec {
 }
 
 impl LogicalExtensionCodec for LogicalCodec {
-    fn try_decode(&self, bytes: &[u8], inputs: &[LogicalPlan], context: &TaskContext) -> Result<Extension> {
+    fn try_decode(
+        &self,
+        bytes: &[u8],
+        inputs: &[LogicalPlan],
+        context: &TaskContext,
+    ) -> Result<Extension> {
         match decode::<Operator>(bytes) {
             None => self.inner.try_decode(bytes, inputs, context),
             Some(operator) => {
@@ -138,7 +143,7 @@ impl LogicalExtensionCodec for LogicalCodec {
 enum Message {
     WriteTable { table: Url },
     WriteBlocks(BlockWrite),
-    Superstep(Superstep),
+    Superstep(Box<Superstep>),
     Recommend(Recommend, Vec<String>),
 }
 
@@ -175,7 +180,7 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         Ok(match message? {
             Message::WriteTable { table } => Arc::new(TableWriteExec::new(table, input)),
             Message::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
-            Message::Superstep(step) => Arc::new(SuperstepExec::new(step, resident, input)),
+            Message::Superstep(step) => Arc::new(SuperstepExec::new(*step, resident, input)),
             Message::Recommend(recommend, files) => {
                 Arc::new(RecommendExec::new(recommend, files, resident, input))
             }
@@ -193,7 +198,7 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         } else if let Some(write) = node.downcast_ref::<BlockWriteExec>() {
             Message::WriteBlocks(write.write().clone())
         } else if let Some(step) = node.downcast_ref::<SuperstepExec>() {
-            Message::Superstep(step.step().clone())
+            Message::Superstep(Box::new(step.step().clone()))
         } else if let Some(exec) = node.downcast_ref::<RecommendExec>() {
             Message::Recommend(exec.recommend().clone(), exec.files().to_vec())
         } else {

@@ -26,7 +26,7 @@ pub enum Operator {
     /// Writes its input as blocks.
     WriteBlocks(BlockWrite),
     /// Runs one step on all blocks. It has no input.
-    Superstep(Superstep),
+    Superstep(Box<Superstep>),
     /// Finds the best unseen items for the users in its input.
     Recommend(Recommend),
 }
@@ -40,7 +40,10 @@ impl Operator {
             (Operator::Recommend(recommend), Some(input)) => {
                 Ok(recommend.schema(input.schema().field(0)))
             }
-            _ => Err(DataFusionError::Internal(format!("{} inputs for {self:?}", input.iter().len()))),
+            _ => Err(DataFusionError::Internal(format!(
+                "{} inputs for {self:?}",
+                input.iter().len()
+            ))),
         }
     }
 

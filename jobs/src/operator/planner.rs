@@ -51,7 +51,7 @@ impl ExtensionPlanner for Operators {
         let Some(node) = OperatorNode::of(node) else { return Ok(None) };
         let operator = node.operator()?;
         if let Operator::Superstep(step) = operator {
-            let plan = SuperstepExec::over_all_blocks(step, self.resident.clone())?;
+            let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone())?;
             return Ok(Some(Arc::new(plan)));
         }
         let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));

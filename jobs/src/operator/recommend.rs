@@ -3,8 +3,7 @@
 use crate::superstep::Resident;
 use crate::{JobError, Result};
 use arrow::array::{
-    ArrayRef, AsArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch,
-    UInt32Array,
+    ArrayRef, AsArray, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, UInt32Array,
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema, SchemaRef};
@@ -155,7 +154,9 @@ impl ExecutionPlan for RecommendExec {
             Ok::<_, DataFusionError>(users.and_then(move |users| {
                 let (items, schema) = (Arc::clone(&items), Arc::clone(&schema));
                 async move {
-                    let batch = tokio::task::spawn_blocking(move || recommend_to(&items, &users, k, schema));
+                    let batch = tokio::task::spawn_blocking(move || {
+                        recommend_to(&items, &users, k, schema)
+                    });
                     batch.await.map_err(JobError::from)?.map_err(DataFusionError::from)
                 }
             }))
@@ -209,7 +210,12 @@ async fn load_items(
     resident.get(name, read).await
 }
 
-fn recommend_to(items: &Items, users: &RecordBatch, k: usize, schema: SchemaRef) -> Result<RecordBatch> {
+fn recommend_to(
+    items: &Items,
+    users: &RecordBatch,
+    k: usize,
+    schema: SchemaRef,
+) -> Result<RecordBatch> {
     let factors = users.column(1).as_list::<i32>();
     let biases = users.column(2).as_primitive::<Float32Type>();
     let seen = users.column(3).as_list::<i32>();

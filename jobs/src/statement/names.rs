@@ -5,7 +5,9 @@ use crate::Result;
 use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::ast::{self, Expr, FunctionArg, FunctionArgExpr, TableFactor, Value};
+use datafusion::sql::sqlparser::ast::{
+    self, Expr, FunctionArg, FunctionArgExpr, TableFactor, Value,
+};
 use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -29,7 +31,9 @@ pub fn reads(statement: &Statement) -> Result<References> {
         Statement::CreateModel(model) => {
             let mut found = References::of_query(&model.query)?;
             for option in &model.options {
-                if let ("teleport_table", OptionValue::Text(table)) = (option.name.as_str(), &option.value) {
+                if let ("teleport_table", OptionValue::Text(table)) =
+                    (option.name.as_str(), &option.value)
+                {
                     found.tables.push(TableReference::parse_str(table));
                 }
             }
@@ -63,7 +67,8 @@ impl References {
         let mut functions = Functions::default();
         visit(statement, &mut functions);
         // The name of a table function looks like that of a table.
-        let tables = tables.into_iter().filter(|table| !functions.names.contains(table.table())).collect();
+        let tables =
+            tables.into_iter().filter(|table| !functions.names.contains(table.table())).collect();
         Ok(Self { tables, models: functions.models })
     }
 
@@ -99,7 +104,8 @@ impl Visitor for Functions {
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         if let TableFactor::Table { name, args: Some(args), .. } = factor {
             let name = name.to_string().to_ascii_lowercase();
-            if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = args.args.first()
+            if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) =
+                args.args.first()
                 && let Value::SingleQuotedString(model) = &value.value
                 && name.starts_with("ml_")
             {
@@ -125,7 +131,6 @@ impl Located {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::statement::parse;
 
     fn names(text: &str) -> Vec<String> {

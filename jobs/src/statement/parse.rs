@@ -6,7 +6,9 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{
     CreateExternalTable, DFParser, DFParserBuilder, Statement as EngineStatement,
 };
-use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, ObjectNamePart, Query, UnaryOperator, Value};
+use datafusion::sql::sqlparser::ast::{
+    self, Ident, ObjectName, ObjectNamePart, Query, UnaryOperator, Value,
+};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -28,12 +30,12 @@ impl Located {
     /// Says where an error happened, unless it says so itself.
     pub fn locate(&self, error: JobError) -> JobError {
         match error {
-            located @ (JobError::Syntax { .. } | JobError::At { .. } | JobError::Check { .. }) => located,
-            error => JobError::At {
-                file: self.file.clone(),
-                line: self.line,
-                source: Box::new(error),
-            },
+            located @ (JobError::Syntax { .. } | JobError::At { .. } | JobError::Check { .. }) => {
+                located
+            }
+            error => {
+                JobError::At { file: self.file.clone(), line: self.line, source: Box::new(error) }
+            }
         }
     }
 }
@@ -137,9 +139,10 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
         let next = parser.parser.peek_token();
         if !matches!(next.token, Token::SemiColon | Token::EOF) {
             let expected = parser.parser.expected::<()>("end of statement", next);
-            return Err(expected.map_or_else(|error| syntax(error.into()), |()| {
-                JobError::Statement("a statement does not end".to_string())
-            }));
+            return Err(expected.map_or_else(
+                |error| syntax(error.into()),
+                |()| JobError::Statement("a statement does not end".to_string()),
+            ));
         }
     }
 }
@@ -199,7 +202,9 @@ fn create_model(parser: &mut DFParser<'_>) -> Result<CreateModel, DataFusionErro
             _ => None,
         };
         let Some(value) = value else {
-            return parser.expected("a text, a number, true or false", position).map_err(Into::into);
+            return parser
+                .expected("a text, a number, true or false", position)
+                .map_err(Into::into);
         };
         options.push(ModelOption { name: option.value.to_ascii_lowercase(), value });
         if !parser.consume_token(&Token::Comma) {

@@ -100,9 +100,9 @@ impl Kernel for AlsStep {
         let fixed =
             task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
         let squares = self.factors * self.factors;
-        let gram =
-            task.resident.numbers::<f64>(task.runtime, &self.fixed, GRAM, squares).await?;
-        let (feedback, regularization, factors) = (self.feedback, self.regularization, self.factors);
+        let gram = task.resident.numbers::<f64>(task.runtime, &self.fixed, GRAM, squares).await?;
+        let (feedback, regularization, factors) =
+            (self.feedback, self.regularization, self.factors);
         let solve = move || {
             let mut part = vec![0.0; block.rows() * width];
             let fixed = Fixed { rows: &fixed, gram: &gram };

@@ -49,7 +49,12 @@ impl Content {
     ///
     /// Everything is added up in the order of rows, columns and values, so the same entries give the
     /// same bits in whatever order they come.
-    pub fn encode(self, first_row: u32, rows: usize, entries: Vec<(u32, u32, f64)>) -> (Bytes, usize, f64) {
+    pub fn encode(
+        self,
+        first_row: u32,
+        rows: usize,
+        entries: Vec<(u32, u32, f64)>,
+    ) -> (Bytes, usize, f64) {
         fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
             values.into_iter().sum()
         }

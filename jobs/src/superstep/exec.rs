@@ -5,9 +5,9 @@ use super::export::{FactorsExport, RanksExport};
 use super::pagerank::{PageRankInitialize, PageRankStep};
 use super::resident::Resident;
 use crate::Result;
+use arrow::array::AsArray;
 use arrow::array::{ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
-use arrow::array::AsArray;
 use async_trait::async_trait;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -208,7 +208,8 @@ impl ExecutionPlan for SuperstepExec {
         let (step, resident) = (Arc::new(self.step.clone()), self.resident.clone());
         let runtime = context.runtime_env();
         let batches = blocks.and_then(move |batch| {
-            let (step, resident, runtime) = (Arc::clone(&step), resident.clone(), Arc::clone(&runtime));
+            let (step, resident, runtime) =
+                (Arc::clone(&step), resident.clone(), Arc::clone(&runtime));
             async move {
                 let mut results = Vec::new();
                 for block in batch.column(0).as_primitive::<UInt32Type>().values() {

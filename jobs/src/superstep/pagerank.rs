@@ -131,14 +131,12 @@ impl Kernel for PageRankStep {
             resident.state::<f64>(runtime, &self.from.contributions, cut, 1).await?;
         let rows = cut.rows(task.block);
         let name = Folder::part(task.block);
-        let previous =
-            resident.numbers::<f64>(runtime, &self.from.ranks, &name, rows).await?;
+        let previous = resident.numbers::<f64>(runtime, &self.from.ranks, &name, rows).await?;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass);
         let compute = move || {
             let (mut ranks, mut next) = (vec![0.0; rows], vec![0.0; rows]);
             let step = Step { damping, dangling_mass, contributions: &contributions };
-            let nodes =
-                Nodes { out_weights: &out_weights, teleport: &teleport, ranks: &previous };
+            let nodes = Nodes { out_weights: &out_weights, teleport: &teleport, ranks: &previous };
             let measures = pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut next);
             (ranks, next, measures)
         };

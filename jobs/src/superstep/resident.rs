@@ -140,7 +140,8 @@ mod tests {
     async fn reads_once_and_again_after_a_failure() {
         let resident = Resident::default();
         let reads = AtomicUsize::new(0);
-        let read = |good: bool| async {
+        let reads = &reads;
+        let read = |good: bool| async move {
             reads.fetch_add(1, Ordering::SeqCst);
             if good {
                 Ok((7u32, 4))
@@ -150,7 +151,8 @@ mod tests {
         };
         let name = || "x".to_string();
         assert!(resident.get(name(), read(false)).await.is_err());
-        let both = futures::join!(resident.get(name(), read(true)), resident.get(name(), read(true)));
+        let both =
+            futures::join!(resident.get(name(), read(true)), resident.get(name(), read(true)));
         assert_eq!((*both.0.unwrap(), *both.1.unwrap()), (7, 7));
         assert_eq!(reads.load(Ordering::SeqCst), 2);
         assert!(resident.get::<u64>(name(), async { Ok((1, 8)) }).await.is_err());

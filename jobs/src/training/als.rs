@@ -60,10 +60,12 @@ impl Training<'_> {
         };
         let sql = entries("row", "column");
         let by_user = tables(&users.table, &items.table);
-        let user_blocks = self.write_blocks("user-blocks", &sql, &by_user, user_cut, content).await?;
+        let user_blocks =
+            self.write_blocks("user-blocks", &sql, &by_user, user_cut, content).await?;
         let sql = entries("column", "row");
         let by_item = tables(&items.table, &users.table);
-        let item_blocks = self.write_blocks("item-blocks", &sql, &by_item, item_cut, content).await?;
+        let item_blocks =
+            self.write_blocks("item-blocks", &sql, &by_item, item_cut, content).await?;
 
         let feedback = if spec.implicit {
             Feedback::Implicit { alpha: spec.alpha }
@@ -154,7 +156,8 @@ impl Training<'_> {
             self.progress.iteration(&name, iteration, spec.max_iterations, "loss", loss);
             let before = losses.last().copied();
             losses.push(loss);
-            let slow = before.is_some_and(|before| before - loss < spec.min_rel_progress * before.abs());
+            let slow =
+                before.is_some_and(|before| before - loss < spec.min_rel_progress * before.abs());
             if iteration == spec.max_iterations || spec.early_stop && slow {
                 return Ok((user_state, item_state, losses));
             }

@@ -10,11 +10,11 @@ mod prepare;
 
 pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
 
+use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
 use crate::session::{Session, View};
 use crate::statement::{CreateModel, References};
-use crate::superstep::{Superstep, Folder};
-use crate::operator::{Operator, OperatorNode};
+use crate::superstep::{Folder, Superstep};
 use crate::{JobError, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, UInt32Type};
@@ -101,7 +101,7 @@ impl Training<'_> {
     /// Runs one superstep and returns the measures of each block, in the order of the blocks.
     async fn superstep(&self, step: Superstep) -> Result<Vec<Vec<f64>>> {
         let blocks = step.kernel().blocks();
-        let plan = OperatorNode::plan(&Operator::Superstep(step), None)?;
+        let plan = OperatorNode::plan(&Operator::Superstep(Box::new(step)), None)?;
         let mut measures = vec![None; blocks as usize];
         for batch in self.session.collect(plan).await? {
             let numbers = batch.column(0).as_primitive::<UInt32Type>();
@@ -126,7 +126,7 @@ impl Training<'_> {
         sql: &str,
         tables: &[(&str, Arc<dyn TableProvider>)],
     ) -> Result<LogicalPlan> {
-        let export = OperatorNode::plan(&Operator::Superstep(export), None)?;
+        let export = OperatorNode::plan(&Operator::Superstep(Box::new(export)), None)?;
         let mut tables = tables.to_vec();
         tables.push(("export", Arc::new(ViewTable::new(export, None))));
         self.session.plan_over(sql, &tables).await
@@ -139,16 +139,19 @@ impl Training<'_> {
     }
 
     /// Writes the model's table `training_info`: the iterations and what was measured in each.
-    async fn write_training_info(&self, columns: &[&str], rows: &[Vec<f64>]) -> Result<StagedTable> {
+    async fn write_training_info(
+        &self,
+        columns: &[&str],
+        rows: &[Vec<f64>],
+    ) -> Result<StagedTable> {
         let rows = rows.iter().enumerate().map(|(index, values)| {
-            let values: Vec<_> = values.iter().map(|value| format!("CAST({value:e} AS DOUBLE)")).collect();
+            let values: Vec<_> =
+                values.iter().map(|value| format!("CAST({value:e} AS DOUBLE)")).collect();
             format!("({}, {})", index + 1, values.join(", "))
         });
         let rows = rows.collect::<Vec<_>>().join(", ");
-        let sql = format!(
-            "SELECT * FROM (VALUES {rows}) AS info(iteration, {})",
-            columns.join(", ")
-        );
+        let sql =
+            format!("SELECT * FROM (VALUES {rows}) AS info(iteration, {})", columns.join(", "));
         let plan = self.session.plan_over(&sql, &[]).await?;
         self.write("training_info", plan).await
     }

@@ -75,12 +75,30 @@ pub struct PageRank {
 }
 
 const MATRIX_FACTORIZATION: &[&str] = &[
-    "model_type", "feedback_type", "num_factors", "user_col", "item_col", "rating_col", "l2_reg",
-    "l2_reg_exponent", "wals_alpha", "bias", "max_iterations", "early_stop", "min_rel_progress", "seed",
+    "model_type",
+    "feedback_type",
+    "num_factors",
+    "user_col",
+    "item_col",
+    "rating_col",
+    "l2_reg",
+    "l2_reg_exponent",
+    "wals_alpha",
+    "bias",
+    "max_iterations",
+    "early_stop",
+    "min_rel_progress",
+    "seed",
 ];
 
 const PAGERANK: &[&str] = &[
-    "model_type", "source_col", "target_col", "weight_col", "damping", "tolerance", "max_iterations",
+    "model_type",
+    "source_col",
+    "target_col",
+    "weight_col",
+    "damping",
+    "tolerance",
+    "max_iterations",
     "teleport_table",
 ];
 
@@ -93,7 +111,9 @@ pub fn model_spec(statement: &CreateModel) -> Result<ModelSpec> {
         }
     }
     let kinds = "use 'matrix_factorization' or 'pagerank'";
-    let kind = given.text("model_type")?.ok_or_else(|| given.error("model_type", &format!("it is missing: {kinds}")))?;
+    let kind = given
+        .text("model_type")?
+        .ok_or_else(|| given.error("model_type", &format!("it is missing: {kinds}")))?;
     match kind.as_str() {
         "matrix_factorization" => {
             given.only(MATRIX_FACTORIZATION)?;
@@ -168,9 +188,8 @@ impl Given<'_> {
     fn only(&self, known: &[&str]) -> Result<()> {
         match self.values.keys().find(|name| !known.contains(name)) {
             None => Ok(()),
-            Some(unknown) => {
-                Err(self.error(unknown, &format!("there is none of that name, only {}", known.join(", "))))
-            }
+            Some(unknown) => Err(self
+                .error(unknown, &format!("there is none of that name, only {}", known.join(", ")))),
         }
     }
 
@@ -196,7 +215,12 @@ impl Given<'_> {
         }
     }
 
-    fn integer(&self, option: &str, default: i64, range: std::ops::RangeInclusive<i64>) -> Result<i64> {
+    fn integer(
+        &self,
+        option: &str,
+        default: i64,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<i64> {
         let Some(value) = self.values.get(option) else { return Ok(default) };
         let number = match value {
             OptionValue::Number(text) => text.parse::<i64>().ok(),
@@ -204,7 +228,10 @@ impl Given<'_> {
         };
         number.filter(|number| range.contains(number)).ok_or_else(|| {
             let (low, high) = (range.start(), range.end());
-            self.error(option, &format!("{} is not a whole number from {low} to {high}", value.to_json()))
+            self.error(
+                option,
+                &format!("{} is not a whole number from {low} to {high}", value.to_json()),
+            )
         })
     }
 
@@ -215,7 +242,8 @@ impl Given<'_> {
             _ => None,
         };
         number.filter(|number| (low..=high).contains(number)).ok_or_else(|| {
-            let low = if low == f64::MIN_POSITIVE { "more than 0".to_string() } else { format!("{low}") };
+            let low =
+                if low == f64::MIN_POSITIVE { "more than 0".to_string() } else { format!("{low}") };
             self.error(option, &format!("{} is not a number from {low} to {high}", value.to_json()))
         })
     }
@@ -237,7 +265,8 @@ mod tests {
     #[test]
     fn options_have_defaults() {
         let ModelSpec::MatrixFactorization(spec) =
-            spec("model_type = 'matrix_factorization', feedback_type = 'implicit', wals_alpha = 2").unwrap()
+            spec("model_type = 'matrix_factorization', feedback_type = 'implicit', wals_alpha = 2")
+                .unwrap()
         else {
             panic!()
         };
@@ -252,9 +281,18 @@ mod tests {
             ("model_type = 'kmeans'", "'kmeans' is not a model type"),
             ("model_type = 'pagerank', num_factors = 3", "option num_factors: there is none"),
             ("model_type = 'pagerank', damping = 1", "option damping: 1 is not a number from 0"),
-            ("model_type = 'matrix_factorization', num_factors = 0", "option num_factors: 0 is not"),
-            ("model_type = 'matrix_factorization', num_factors = 2.5", "option num_factors: 2.5 is not"),
-            ("model_type = 'matrix_factorization', wals_alpha = 3", "only has a meaning for implicit"),
+            (
+                "model_type = 'matrix_factorization', num_factors = 0",
+                "option num_factors: 0 is not",
+            ),
+            (
+                "model_type = 'matrix_factorization', num_factors = 2.5",
+                "option num_factors: 2.5 is not",
+            ),
+            (
+                "model_type = 'matrix_factorization', wals_alpha = 3",
+                "only has a meaning for implicit",
+            ),
             ("model_type = 'matrix_factorization', seed = 'x'", "option seed: \"x\" is not"),
             ("model_type = 'pagerank', damping = 0.5, damping = 0.6", "given twice"),
         ] {

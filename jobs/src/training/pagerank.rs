@@ -8,8 +8,8 @@ use crate::superstep::{
     RanksExport, Superstep,
 };
 use crate::{JobError, Result};
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::common::TableReference;
+use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::csr::Duplicates;
 use nightshift_udfs::pagerank::error_bound;
 use std::collections::BTreeMap;
@@ -36,7 +36,8 @@ impl Training<'_> {
                 spec.source, spec.target
             )));
         }
-        let both = r#"SELECT "row" AS id FROM training UNION ALL SELECT "column" AS id FROM training"#;
+        let both =
+            r#"SELECT "row" AS id FROM training UNION ALL SELECT "column" AS id FROM training"#;
         let ids = self.number(&data, both, "nodes").await?;
         let graph = self.graph(spec, &data, &ids).await?;
         let (state, history) = self.iterate(spec, &graph).await?;
@@ -60,10 +61,16 @@ impl Training<'_> {
         Ok(Trained { tables: made, metrics })
     }
 
-    async fn graph(&self, spec: &PageRank, data: &TrainingData, ids: &Ids) -> Result<PageRankGraph> {
+    async fn graph(
+        &self,
+        spec: &PageRank,
+        data: &TrainingData,
+        ids: &Ids,
+    ) -> Result<PageRankGraph> {
         let cut = Partitioned::new(ids.count, data.rows);
         let tables = [("training", Arc::clone(&data.table)), ("ids", Arc::clone(&ids.table))];
-        let edges = |row: &str, column: &str| EDGES.replace("{row}", row).replace("{column}", column);
+        let edges =
+            |row: &str, column: &str| EDGES.replace("{row}", row).replace("{column}", column);
         let incoming = edges("column", "row");
         let content = Content::Double(Duplicates::Add);
         let incoming = self.write_blocks("incoming", &incoming, &tables, cut, content).await?;
@@ -74,7 +81,12 @@ impl Training<'_> {
             None => None,
             Some(table) => Some(self.teleport(table, ids, cut).await?),
         };
-        Ok(PageRankGraph { cut, incoming: incoming.folder, out_weights: out_weights.folder, teleport })
+        Ok(PageRankGraph {
+            cut,
+            incoming: incoming.folder,
+            out_weights: out_weights.folder,
+            teleport,
+        })
     }
 
     /// Teleport weights by node, and their sum. Nodes that the graph doesn't have don't count.
@@ -91,7 +103,11 @@ impl Training<'_> {
             return Err(option(format!("{name} needs two columns, node and weight")));
         };
         if !weight.data_type().is_numeric() {
-            let reason = format!("column {} of {name} is a {}, not a number", weight.name(), weight.data_type());
+            let reason = format!(
+                "column {} of {name} is a {}, not a number",
+                weight.name(),
+                weight.data_type()
+            );
             return Err(option(reason));
         }
         let (node, weight) = (super::quoted(node.name()), super::quoted(weight.name()));
@@ -103,7 +119,9 @@ impl Training<'_> {
         let wrong = self.session.collect(self.session.plan_over(&sql, &tables).await?).await?;
         if wrong.iter().any(|batch| batch.num_rows() > 0) {
             let row = arrow::util::pretty::pretty_format_batches(&wrong)?;
-            return Err(option(format!("{name} has a weight that is no finite number from 0:\n{row}")));
+            return Err(option(format!(
+                "{name} has a weight that is no finite number from 0:\n{row}"
+            )));
         }
         let sql = format!(
             r#"SELECT ids.index AS "row", CAST(0 AS BIGINT) AS "column", CAST(t.{weight} AS DOUBLE) AS weight

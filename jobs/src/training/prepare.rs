@@ -132,7 +132,11 @@ impl Training<'_> {
     }
 
     /// Refuses what has no defined meaning, naming the column and an example.
-    async fn check(&self, table: &(Arc<dyn TableProvider>, u64), columns: &Columns<'_>) -> Result<()> {
+    async fn check(
+        &self,
+        table: &(Arc<dyn TableProvider>, u64),
+        columns: &Columns<'_>,
+    ) -> Result<()> {
         let (table, rows) = table;
         if *rows == 0 {
             return Err(self.data_error("the training query returns no rows".to_string()));
@@ -159,7 +163,9 @@ impl Training<'_> {
             if matches!(count, ScalarValue::Int64(Some(0))) {
                 continue;
             }
-            let sql = format!(r#"SELECT "row", "column", weight FROM training WHERE {condition} LIMIT 1"#);
+            let sql = format!(
+                r#"SELECT "row", "column", weight FROM training WHERE {condition} LIMIT 1"#
+            );
             let plan = self.session.plan_over(&sql, &tables).await?;
             let example = self.session.collect(plan).await?;
             return Err(self.data_error(format!(

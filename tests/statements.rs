@@ -1,0 +1,73 @@
+//! Statements as text: each file of `tests/statements` on a warehouse of its own.
+
+mod support;
+
+use sqllogictest::{DBOutput, DefaultColumnType, Runner};
+use std::io;
+use std::path::{Path, PathBuf};
+use support::*;
+
+/// Sends every statement to the binary, on the cluster of the test.
+struct Shell {
+    folder: PathBuf,
+    cluster: String,
+}
+
+impl sqllogictest::DB for Shell {
+    type Error = io::Error;
+    type ColumnType = DefaultColumnType;
+
+    fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, io::Error> {
+        let mut command = nightshift(&self.folder);
+        let command =
+            command.args(["sql", "--cluster", &self.cluster, "--format", "csv", "-c", sql]);
+        let output = command.output()?;
+        if !output.status.success() {
+            return Err(io::Error::other(text(&output)));
+        }
+        let first = sql.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        if first == "create" {
+            return Ok(DBOutput::StatementComplete(0));
+        }
+        let value =
+            |text: &str| if text.is_empty() { "NULL".to_string() } else { text.to_string() };
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let rows: Vec<Vec<String>> =
+            printed.lines().skip(1).map(|line| line.split(',').map(value).collect()).collect();
+        let types = vec![DefaultColumnType::Any; rows.first().map_or(0, Vec::len)];
+        Ok(DBOutput::Rows { types, rows })
+    }
+
+    fn engine_name(&self) -> &str {
+        "nightshift"
+    }
+}
+
+fn file(name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), &[1, 1]);
+    let (path, address) = (folder.path().to_path_buf(), cluster.address.clone());
+    let mut runner = Runner::new(|| {
+        let shell = Shell { folder: path.clone(), cluster: address.clone() };
+        async move { Ok(shell) }
+    });
+    let file: &Path = &repository().join("tests/statements").join(name);
+    if let Err(error) = runner.run_file(file) {
+        panic!("{}", error.display(false));
+    }
+}
+
+#[test]
+fn tables() {
+    file("tables.slt");
+}
+
+#[test]
+fn matrix_factorization() {
+    file("matrix_factorization.slt");
+}
+
+#[test]
+fn pagerank() {
+    file("pagerank.slt");
+}

@@ -1,0 +1,149 @@
+//! What the end-to-end tests share: the binary, clusters of real processes, folders, Python.
+
+#![allow(dead_code)]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The binary under test, with nothing of the caller's configuration.
+pub fn nightshift(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
+    command.current_dir(folder);
+    for name in ["NIGHTSHIFT_WAREHOUSE", "NIGHTSHIFT_CLUSTER", "NIGHTSHIFT_LOG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Runs a command that must succeed and returns its standard output.
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}\n{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Everything that a command has printed.
+pub fn text(output: &Output) -> String {
+    let (out, error) = (&output.stdout, &output.stderr);
+    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(error))
+}
+
+/// The rows of a query.
+pub fn query(folder: &Path, sql: &str) -> Vec<Value> {
+    let out = succeed(nightshift(folder).args(["sql", "--format", "json", "-c", sql]));
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Runs a Python script of `tests/python` with the packages of `requirements.txt`.
+pub fn python(script: &str, arguments: &[&Path]) -> String {
+    let python = std::env::var("NIGHTSHIFT_TEST_PYTHON").unwrap_or_else(|_| "python3".to_string());
+    let script = repository().join("tests/python").join(script);
+    succeed(Command::new(python).arg(script).args(arguments))
+}
+
+/// The MovieLens pipeline of the repository, with its data.
+pub fn movielens() -> PathBuf {
+    let folder = repository().join("sql/movielens");
+    if !folder.join("data/users.tsv").exists() {
+        succeed(&mut Command::new(folder.join("fetch")));
+    }
+    folder
+}
+
+/// Writes a pipeline's files into `folder/name`.
+pub fn pipeline(folder: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
+    let pipeline = folder.join(name);
+    std::fs::create_dir_all(pipeline.join("checks")).unwrap();
+    for (file, text) in files {
+        std::fs::write(pipeline.join(file), text).unwrap();
+    }
+    pipeline
+}
+
+/// All files of a folder with their contents, apart from what `ignored` names.
+pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.push((path.clone(), std::fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A process that is killed at the end of the test.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts a command and waits for the line that says that it is ready, which it returns.
+    pub fn start(command: &mut Command) -> (Self, String) {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (Self(child), line.trim().to_string())
+    }
+
+    /// Kills it without warning.
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A scheduler and executors, each a process.
+pub struct Cluster {
+    /// Where the scheduler listens.
+    pub address: String,
+    /// The executors.
+    pub executors: Vec<Process>,
+    _scheduler: Process,
+}
+
+impl Cluster {
+    /// Starts a cluster whose executors run `cores` tasks at a time each.
+    pub fn start(folder: &Path, cores: &[usize]) -> Self {
+        let mut command = nightshift(folder);
+        command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]);
+        let (scheduler, line) = Process::start(&mut command);
+        let address = line.strip_prefix("scheduler ").unwrap().to_string();
+        let executors = cores.iter().map(|cores| {
+            let mut command = nightshift(folder);
+            command.args(["executor", "--scheduler", &address, "--cores", &cores.to_string()]);
+            Process::start(&mut command).0
+        });
+        Self { executors: executors.collect(), address, _scheduler: scheduler }
+    }
+}
+
+/// Runs a pipeline, calls `watch` with each line of its progress, and returns everything it printed.
+pub fn run_watched(command: &mut Command, mut watch: impl FnMut(&str)) -> (bool, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut printed = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        watch(&line);
+        printed.push_str(&line);
+        printed.push('\n');
+    }
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    (child.wait().unwrap().success(), printed)
+}
