@@ -43,9 +43,14 @@ fn files_and_values() {
     assert_says(&[("raw.sql", RATINGS)], &["raw.sql:1:", "r.csv", "no such file"]);
     let data = GOOD.replace("11,4", "11,four");
     let said = with_data(&data, MODEL);
-    for part in ["m.sql:1:", "r.csv", "'four'", "column rating", "line 3"] {
+    for part in ["m.sql:1:", "r.csv", "'four'", "column rating in line 3"] {
         assert!(said.contains(part), "{said}\n--- does not say: {part}");
     }
+    // The line is that of the file, with or without a header.
+    let bare = RATINGS.replace("'true'", "'false'");
+    let data = "1,10,3\n1,eleven,4\n";
+    let said = failure(&[("r.csv", data), ("raw.sql", &bare), ("m.sql", MODEL)]);
+    assert!(said.contains("'eleven'") && said.contains("column item_id in line 2"), "{said}");
     let elsewhere = RATINGS.replace("r.csv", "/etc/hostname");
     assert_says(&[("raw.sql", &elsewhere)], &["/etc/hostname", "declared location"]);
 }

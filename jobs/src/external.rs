@@ -112,7 +112,7 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
     Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Arrow counts columns; people name them.
+/// Arrow counts columns, and lines from 0; people name columns, and count lines from 1.
 fn name_column(error: &ArrowError, schema: &SchemaRef) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("Parser error: ").unwrap_or(&text);
@@ -120,7 +120,11 @@ fn name_column(error: &ArrowError, schema: &SchemaRef) -> String {
     let Some((before, after)) = text.split_once(" for column ") else { return text.to_string() };
     let (number, rest) = after.split_once(' ').unwrap_or((after, ""));
     match number.parse::<usize>().ok().and_then(|number| schema.fields().get(number)) {
-        Some(field) => format!("{before} for column {} {rest}", field.name()),
+        Some(field) => {
+            let line = rest.strip_prefix("at line ").and_then(|line| line.parse::<u64>().ok());
+            let line = line.map_or_else(String::new, |line| format!(" in line {}", line + 1));
+            format!("{before} for column {}{line}", field.name())
+        }
         None => text.to_string(),
     }
 }

@@ -281,7 +281,7 @@ mod tests {
             ("b.sql", "CREATE TABLE x.a AS SELECT 2 AS y"),
         ]);
         assert!(twice.contains("both a.sql and b.sql create x.a"), "{twice}");
-        let syntax = message(&[("a.sql", "CREATE TABLE x.a AS\nSELECT FROM FROM")]);
+        let syntax = message(&[("a.sql", "CREATE TABLE x.a AS\nSELECT (1 + )")]);
         assert!(syntax.contains("a.sql:2:13: "), "{syntax}");
         let check = message(&[
             ("a.sql", "CREATE TABLE x.a AS SELECT 1 AS y"),

@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn syntax_errors_say_line_and_column() {
         for (text, line, column) in [
-            ("SELECT 1;\nSELECT FROM FROM t", 2, 13),
+            ("SELECT 1;\nSELECT (1 + ) FROM t", 2, 13),
             ("CREATE MODEL a.b\nOPTION (x = 1) AS SELECT 1", 2, 1),
             ("CREATE MODEL a.b OPTIONS (x = y) AS SELECT 1", 1, 31),
             ("SELECT 1 SELECT 2", 1, 17),

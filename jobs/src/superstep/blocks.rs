@@ -56,7 +56,8 @@ impl Content {
         entries: Vec<(u32, u32, f64)>,
     ) -> (Bytes, usize, f64) {
         fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
-            values.into_iter().sum()
+            // `Iterator::sum` of nothing is -0.
+            values.into_iter().fold(0.0, |total, value| total + value)
         }
         match self {
             Content::Single(duplicates) => {
