@@ -56,7 +56,9 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 async fn main() -> Result<(), Failure> {
     let work_dir = tempfile::tempdir()?;
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let scheduler = Scheduler::bind(&SchedulerOptions { listen, executor_timeout: 60 }).await?;
+    let scheduler =
+        Scheduler::bind(&SchedulerOptions { listen, advertise: None, executor_timeout: 60 })
+            .await?;
     let (ours, ready) = (scheduler.address(), scheduler.executors_ready(1));
     tokio::spawn(scheduler.serve());
     start_executor(ours, &work_dir)?;

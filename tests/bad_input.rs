@@ -1,5 +1,7 @@
 //! Bad input: a message that names the file, the column and the value; an exit code; no change.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::path::Path;
@@ -150,6 +152,17 @@ fn places_that_can_not_be_used() {
     fails(&["run", "p", "--cluster", "127.0.0.1:1"], "an address looks like grpc://");
     fails(&["run", "nowhere"], "there is no such folder");
     fails(&["scheduler", "--host", "0.0.0.0"], "--insecure");
+    fails(&["scheduler", "--host", "0.0.0.0", "--insecure"], "--advertise");
+    // Somebody listens and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("grpc://{}", silent.local_addr().unwrap());
+    fails(&["run", "p", "--cluster", &address], &format!("cluster {address} can't be reached"));
+    // Statements that would write elsewhere.
+    let target = folder.path().join("x.csv");
+    let copy =
+        format!("EXPLAIN ANALYZE COPY (SELECT 1 AS a) TO '{}' STORED AS CSV", target.display());
+    fails(&["sql", "-c", &copy], "is not supported");
+    assert!(!target.exists());
     std::fs::write(folder.path().join("nightshift.toml"), "warehose = 'x'").unwrap();
     fails(&["sql", "-c", "SELECT 1"], "warehose");
     assert!(!Path::new("/proc/nightshift").exists());

@@ -1,5 +1,7 @@
 //! The same job on separate processes: equal to the last bit, whatever the cluster, whoever dies.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::path::Path;
@@ -85,7 +87,7 @@ fn up_starts_a_cluster_that_runs_queries() {
     let folder = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut command = nightshift(folder.path());
-    let (_up, line) = Process::start(command.args(["up", "--port", &port.to_string()]));
+    let (mut up, line) = Process::start(command.args(["up", "--port", &port.to_string()]));
     assert!(line.contains("1 scheduler, 2 executors"), "{line}");
     let address = format!("grpc://127.0.0.1:{port}");
     // `up` says where the cluster will be as soon as its processes are started.
@@ -96,4 +98,12 @@ fn up_starts_a_cluster_that_runs_queries() {
         output.status.success() && text(&output).contains("answer\n42")
     });
     assert!(answered);
+    // However `up` ends, its processes end with it: the port becomes free.
+    up.kill();
+    let free = || std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !free() {
+        assert!(std::time::Instant::now() < deadline, "the scheduler outlives `up`");
+        std::thread::yield_now();
+    }
 }

@@ -1,5 +1,7 @@
 //! The main job on an embedded cluster: what it makes, what others read of it, what is published.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::process::Stdio;
@@ -33,13 +35,96 @@ fn retrains_a_recommender_and_another_program_reads_the_tables() {
     let first = query(folder.path(), factors);
     run();
     assert_eq!(query(folder.path(), factors), first);
-    let registry = folder.path().join("warehouse/system/registry");
-    let versions = python("model_versions.py", &[&registry]);
-    for model in ["graph.movie_rank", "recs.als", "recs.als_explicit"] {
-        assert!(versions.contains(&format!("{model} [1, 2]")), "{versions}");
+    let published = "SELECT name, array_agg(version ORDER BY version) AS versions, count(DISTINCT run) AS runs \
+                     FROM system.registry WHERE kind = 'model' GROUP BY name ORDER BY name";
+    let models = query(folder.path(), published);
+    let names: Vec<_> = models.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["graph.movie_rank", "recs.als", "recs.als_explicit"]);
+    for model in models {
+        assert_eq!((&model["versions"], &model["runs"]), (&[1, 2].into(), &2.into()), "{model}");
     }
     // Nothing is left of the runs but what they have published.
     let left = contents(&folder.path().join("warehouse/_nightshift"));
+    assert!(left.is_empty(), "{:?}", left.iter().map(|file| &file.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn ratings_in_grouplens_own_layout_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let theirs = folder.path().join("ml-100k");
+    std::fs::create_dir(&theirs).unwrap();
+    let write = |name: &str, text: &[u8]| std::fs::write(theirs.join(name), text).unwrap();
+    write("u.data", b"196\t242\t3\t881250949\n");
+    // Latin-1, and a title whose year is missing.
+    write("u.item", b"1|Caf\xe9 (1995)|01-Jan-1995||http://x|0|0|0|1|0|1|0|0|0|0|0|0|0|0|0|0|0|0|0\n2|unknown||||1|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0\n");
+    write("u.user", b"1|24|M|technician|85711\n");
+    std::fs::copy(movielens().join("fetch"), folder.path().join("fetch")).unwrap();
+    succeed(std::process::Command::new(folder.path().join("fetch")).arg(&theirs));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("data").join(name)).unwrap();
+    let header = |text: &str| text.lines().next().unwrap().to_string();
+    assert_eq!(read("ratings.tsv").lines().nth(1), Some("196\t242\t3\t881250949"));
+    assert_eq!(
+        read("movies.tsv"),
+        "movie_id\ttitle\tyear\tgenres\n1\tCaf\u{e9}\t1995\tAnimation Comedy\n2\tunknown\t\tunknown\n"
+    );
+    // The other source has the same columns.
+    for name in ["ratings.tsv", "movies.tsv", "users.tsv"] {
+        let ours = std::fs::read_to_string(movielens().join("data").join(name)).unwrap();
+        assert_eq!(header(&read(name)), header(&ours));
+    }
+}
+
+#[test]
+fn files_are_read_in_place_and_folders_are_named_as_people_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("inner dir");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(folder.path().join("n.csv"), "n\n1\n2\n").unwrap();
+    std::fs::write(inner.join("nightshift.toml"), "locations = ['..']").unwrap();
+    let statements = "CREATE EXTERNAL TABLE raw.n (n BIGINT) STORED AS CSV LOCATION '../n.csv' \
+                      OPTIONS ('format.has_header' 'true'); CREATE TABLE x.n AS SELECT n FROM raw.n; \
+                      SELECT sum(a.n) AS sum FROM raw.n AS a JOIN x.n AS b ON a.n = b.n";
+    let mut command = nightshift(&inner);
+    command.args(["sql", "--warehouse", "../ware house", "--format", "csv", "-c", statements]);
+    assert!(succeed(&mut command).ends_with("sum\n3\n"));
+    assert!(folder.path().join("ware house/x/n/_delta_log").exists());
+    // The environment wins over the file, and the flag over both.
+    std::fs::write(inner.join("nightshift.toml"), "warehouse = 'empty'").unwrap();
+    let read = |flag: Option<&str>| {
+        let mut command = nightshift(&inner);
+        command.env("NIGHTSHIFT_WAREHOUSE", "../ware house").args([
+            "sql",
+            "-c",
+            "SELECT * FROM x.n",
+        ]);
+        command.args(flag.map(|flag| ["--warehouse", flag]).iter().flatten());
+        command.output().unwrap().status.success()
+    };
+    assert!(read(None) && !read(Some("empty")));
+}
+
+#[test]
+fn a_failed_write_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let good: String = (0..200).map(|row| format!("{row}\n")).collect();
+    let raw = "CREATE EXTERNAL TABLE raw.n (n BIGINT) STORED AS CSV LOCATION 'n' \
+               OPTIONS ('format.has_header' 'false')";
+    let table = "CREATE TABLE x.n AS SELECT n FROM raw.n";
+    pipeline(folder.path(), "p", &[("raw.sql", raw), ("n.sql", table)]);
+    std::fs::create_dir(folder.path().join("p/n")).unwrap();
+    // Each file is a partition; all but one of them are written.
+    for file in 0..8 {
+        let text = if file == 5 { "1\ntwo\n".to_string() } else { good.clone() };
+        std::fs::write(folder.path().join(format!("p/n/{file}.csv")), text).unwrap();
+    }
+    let output = nightshift(folder.path()).args(["run", "p"]).output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("5.csv: ") && said.contains("'two'") && said.contains("column n"),
+        "{said}"
+    );
+    let left = contents(&folder.path().join("warehouse"));
     assert!(left.is_empty(), "{:?}", left.iter().map(|file| &file.0).collect::<Vec<_>>());
 }
 

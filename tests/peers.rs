@@ -1,5 +1,7 @@
 //! The same training by Nightshift and by a peer, on the same data.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Statements as text: each file of `tests/statements` on a warehouse of its own.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use sqllogictest::{DBOutput, DefaultColumnType, Runner};

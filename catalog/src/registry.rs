@@ -116,14 +116,18 @@ impl Registry {
         Ok(Self { version: Some(snapshot.version), entries })
     }
 
+    /// The version of the registry's own table; `None` if nothing was ever published.
+    pub fn version(&self) -> Option<u64> {
+        self.version
+    }
+
     /// What is published under a name now.
     pub fn current(&self, kind: Kind, name: &str) -> Option<&Entry> {
         self.entries.iter().rev().find(|entry| entry.kind == kind && entry.name == name)
     }
 
-    /// All publications, oldest first.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    fn is_other_kind(&self, new: &NewEntry) -> bool {
+        self.entries.iter().any(|entry| entry.name == new.name && entry.kind != new.kind)
     }
 
     /// Publishes all of `entries` in one commit and returns their rows.
@@ -135,6 +139,10 @@ impl Registry {
         let folder = warehouse.folder(FOLDER);
         for _ in 0..ATTEMPTS {
             let registry = Self::load(warehouse).await?;
+            if let Some(taken) = entries.iter().find(|entry| registry.is_other_kind(entry)) {
+                let reason = "another run has published something of another kind under it";
+                return Err(CatalogError::Name { name: taken.name.clone(), reason: reason.into() });
+            }
             let rows = registry.next(run, entries);
             let batch = encode(&rows)?;
             let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
@@ -273,7 +281,7 @@ mod tests {
         let warehouse = Storage::open(&url).unwrap();
         let table = NewEntry {
             kind: Kind::Table,
-            name: "a.m".to_string(),
+            name: "a.t".to_string(),
             versions: BTreeMap::from([(String::new(), 7)]),
             details: None,
         };
@@ -282,7 +290,9 @@ mod tests {
         let second = Registry::publish(&warehouse, "r2", &[model("a.m", 4)]).await.unwrap();
         let registry = Registry::load(&warehouse).await.unwrap();
         assert_eq!(registry.current(Kind::Model, "a.m"), Some(&second[0]));
-        assert_eq!(registry.current(Kind::Table, "a.m"), Some(&first[1]));
+        assert_eq!(registry.current(Kind::Table, "a.t"), Some(&first[1]));
+        let taken = Registry::publish(&warehouse, "r3", &[model("a.t", 0)]).await;
+        assert!(matches!(taken, Err(CatalogError::Name { .. })));
         assert_eq!((second[0].version, second[0].publication), (2, 2));
         assert_eq!(second[0].tables["factors"], 4);
         assert_eq!(registry.current(Kind::Table, "a.other"), None);

@@ -162,7 +162,22 @@ pub fn parse_url(text: &str) -> Result<Url> {
     }
     let wrong = |reason: String| CatalogError::Location { url: text.to_string(), reason };
     let path = std::path::absolute(text).map_err(|error| wrong(error.to_string()))?;
+    let path = without_parents(&path);
     Url::from_file_path(&path).map_err(|()| wrong("not a path".to_string()))
+}
+
+/// Resolves `..` in an absolute path, which stores don't.
+fn without_parents(path: &std::path::Path) -> std::path::PathBuf {
+    let mut resolved = std::path::PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                resolved.pop();
+            }
+            part => resolved.push(part),
+        }
+    }
+    resolved
 }
 
 /// A new store for a URL, configured by the provider's environment variables.
@@ -251,5 +266,7 @@ mod tests {
     fn paths_and_urls_both_name_locations() {
         assert_eq!(parse_url("s3://bucket/x").unwrap().scheme(), "s3");
         assert!(parse_url("some/folder").unwrap().as_str().ends_with("/some/folder"));
+        assert!(parse_url("some/../other").unwrap().as_str().ends_with("/other"));
+        assert_eq!(parse_url("/a/b/../../../c").unwrap().path(), "/c");
     }
 }

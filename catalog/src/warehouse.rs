@@ -7,9 +7,10 @@ use crate::delta::{self, CommitNote, DataFile, Mode};
 use crate::registry::{Entry, Kind, ModelDetails, NewEntry, Registry};
 use crate::scan::{FileList, TableScanSpec, WarehouseTable};
 use crate::storage::Storage;
+use crate::write::file_prefix;
 use crate::{CatalogError, Result};
 use arrow::datatypes::SchemaRef;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use url::Url;
@@ -32,7 +33,7 @@ impl Name {
         let whole = || format!("{schema}.{name}");
         let wrong = |reason: &str| CatalogError::Name { name: whole(), reason: reason.to_string() };
         let plain = |part: &str| {
-            let allowed = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+            let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             !part.is_empty() && part.chars().all(allowed) && !part.starts_with('_')
         };
         if RESERVED.contains(&schema) {
@@ -40,7 +41,7 @@ impl Name {
         }
         if !plain(schema) || !plain(name) {
             return Err(wrong(
-                "names are made of letters, digits, - and _, and don't start with _",
+                "names are made of the letters a to z, digits, - and _, and don't start with _",
             ));
         }
         Ok(Self { schema: schema.to_string(), name: name.to_string() })
@@ -95,13 +96,16 @@ pub struct Staged {
 }
 
 impl Staged {
+    /// The names of all files.
+    pub fn files(&self) -> BTreeSet<String> {
+        let of_models = self.models.values().flat_map(|model| model.tables.values());
+        let tables = self.tables.values().chain(of_models);
+        tables.flat_map(|table| &table.files).map(|file| file.path.clone()).collect()
+    }
+
     /// Whether there is nothing to publish.
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty() && self.models.is_empty()
-    }
-
-    fn all_tables(&self) -> impl Iterator<Item = &StagedTable> {
-        self.tables.values().chain(self.models.values().flat_map(|model| model.tables.values()))
     }
 }
 
@@ -163,6 +167,14 @@ impl Warehouse {
             Some(version) => {
                 self.pinned(&Self::model_table_folder(model, table), *version).await.map(Some)
             }
+            None => Ok(None),
+        }
+    }
+
+    /// The registry itself as a table.
+    pub async fn registry_table(&self, registry: &Registry) -> Result<Option<WarehouseTable>> {
+        match registry.version() {
+            Some(version) => self.pinned(crate::registry::FOLDER, version).await.map(Some),
             None => Ok(None),
         }
     }
@@ -236,14 +248,34 @@ impl Warehouse {
         committed.ok_or(CatalogError::Contention { url: folder.url().to_string(), attempts: 1 })
     }
 
-    /// Deletes the files of a run that is not going to be published.
-    pub async fn discard(&self, staged: &Staged) -> Result<()> {
-        for table in staged.all_tables() {
-            let folder = self.storage.folder(&table.folder);
-            for file in &table.files {
-                folder.delete(&file.path).await?;
+    /// Deletes whatever a run has written into tables' folders, apart from the files in `kept`: all of
+    /// it when the run has failed, and what was written twice when a job was run again.
+    pub async fn discard(
+        &self,
+        run: &str,
+        folders: &BTreeSet<String>,
+        kept: &BTreeSet<String>,
+    ) -> Result<()> {
+        let prefix = file_prefix(run);
+        for name in folders {
+            let folder = self.storage.folder(name);
+            for object in folder.list().await? {
+                let file = object.location.filename().unwrap_or_default();
+                let own = file.starts_with(&prefix) && object.location == folder.path(file);
+                if own && !kept.contains(file) {
+                    folder.delete(file).await?;
+                }
             }
-            self.remove_empty(&table.folder);
+            self.remove_empty(name);
+        }
+        Ok(())
+    }
+
+    /// Deletes a folder of intermediate data, and the folders above it if nothing else is in them.
+    pub async fn forget(&self, folder: &str) -> Result<()> {
+        self.storage.folder(folder).delete_all().await?;
+        if let Some((above, _)) = folder.rsplit_once('/') {
+            self.remove_empty(above);
         }
         Ok(())
     }
@@ -264,12 +296,12 @@ impl Warehouse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::datatypes::{DataType, Field, Schema};
 
     #[test]
     fn names_are_checked() {
         assert_eq!(Name::new("recs", "als").unwrap().to_string(), "recs.als");
-        for (schema, name) in [("system", "x"), ("a", "_x"), ("a", "../x"), ("", "x"), ("a", "b.c")]
+        for (schema, name) in
+            [("system", "x"), ("a", "_x"), ("a", "../x"), ("", "x"), ("a", "b.c"), ("a", "größe")]
         {
             assert!(Name::new(schema, name).is_err(), "{schema}.{name}");
         }
@@ -279,21 +311,19 @@ mod tests {
     async fn what_is_discarded_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let warehouse = Warehouse::open(&Url::from_file_path(folder.path()).unwrap()).unwrap();
-        let table = StagedTable {
-            folder: "a/t".to_string(),
-            schema: Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)])),
-            files: vec![DataFile {
-                path: "part".to_string(),
-                bytes: 1,
-                rows: 1,
-                stats: None,
-                written_at: 0,
-            }],
-        };
-        warehouse.storage().put("a/t/part", "x").await.unwrap();
-        let tables = BTreeMap::from([(Name::new("a", "t").unwrap(), table)]);
-        let staged = Staged { tables, models: BTreeMap::new() };
-        warehouse.discard(&staged).await.unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let written = ["a/t/part-r1-x.parquet", "a/m/factors/part-r1-y.parquet"];
+        let others = ["b/t/part-r1-z.parquet", "b/t/part-r1-kept.parquet", "b/t/part-r0-z.parquet"];
+        for name in written.iter().chain(&others) {
+            warehouse.storage().put(name, "x").await.unwrap();
+        }
+        let folders = ["a/t", "a/m/factors", "b/t", "c/never"].map(String::from);
+        let kept = BTreeSet::from(["part-r1-kept.parquet".to_string()]);
+        warehouse.discard("r1", &BTreeSet::from(folders), &kept).await.unwrap();
+        let left = warehouse.storage().list().await.unwrap();
+        let mut left: Vec<_> =
+            left.iter().filter_map(|object| object.location.filename()).collect();
+        left.sort();
+        assert_eq!(left, ["part-r0-z.parquet", "part-r1-kept.parquet"]);
+        assert!(!folder.path().join("a").exists());
     }
 }

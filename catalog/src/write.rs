@@ -24,6 +24,7 @@ use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, LazyLock};
 use url::Url;
 use uuid::Uuid;
@@ -42,17 +43,32 @@ pub static FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// Where files go, and how they are recognised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WriteTarget {
+    /// The table's folder.
+    pub table: Url,
+    /// The run that writes. It is part of the files' names, so that all that a run has written can be
+    /// found when it fails, even what nobody was told of.
+    pub run: String,
+}
+
+/// How the names of the files begin that a run writes.
+pub fn file_prefix(run: &str) -> String {
+    format!("part-{run}-")
+}
+
 /// Writes its input into a table's folder, as [`crate::schema::stored`] has typed it.
 #[derive(Debug)]
 pub struct TableWriteExec {
-    table: Url,
+    target: WriteTarget,
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
 }
 
 impl TableWriteExec {
-    /// Writes the rows of `input` to the folder `table`.
-    pub fn new(table: Url, input: Arc<dyn ExecutionPlan>) -> Self {
+    /// Writes the rows of `input`.
+    pub fn new(target: WriteTarget, input: Arc<dyn ExecutionPlan>) -> Self {
         let partitions = input.output_partitioning().partition_count();
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&FILES_SCHEMA)),
@@ -60,18 +76,18 @@ impl TableWriteExec {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Self { table, input, properties }
+        Self { target, input, properties }
     }
 
-    /// The folder that is written to.
-    pub fn table(&self) -> &Url {
-        &self.table
+    /// Where files go.
+    pub fn target(&self) -> &WriteTarget {
+        &self.target
     }
 }
 
 impl DisplayAs for TableWriteExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TableWriteExec: table={}", self.table)
+        write!(f, "TableWriteExec: table={}", self.target.table)
     }
 }
 
@@ -107,7 +123,7 @@ impl ExecutionPlan for TableWriteExec {
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(self.table.clone(), children.swap_remove(0))))
+        Ok(Arc::new(Self::new(self.target.clone(), children.swap_remove(0))))
     }
 
     fn execute(
@@ -116,8 +132,9 @@ impl ExecutionPlan for TableWriteExec {
         context: Arc<TaskContext>,
     ) -> PlanResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
-        let table = Storage::of_session(&context.runtime_env(), &self.table)?;
-        let write = async move { Ok(files_batch(&write_files(&table, input).await?)?) };
+        let table = Storage::of_session(&context.runtime_env(), &self.target.table)?;
+        let prefix = file_prefix(&self.target.run);
+        let write = async move { Ok(files_batch(&write_files(&table, &prefix, input).await?)?) };
         let stream = futures::stream::once(write);
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&FILES_SCHEMA), stream)))
     }
@@ -126,6 +143,7 @@ impl ExecutionPlan for TableWriteExec {
 /// Writes a stream into as many files as its size asks for; none if it is empty.
 async fn write_files(
     table: &Storage,
+    prefix: &str,
     mut input: SendableRecordBatchStream,
 ) -> PlanResult<Vec<DataFile>> {
     let schema = input.schema();
@@ -138,7 +156,7 @@ async fn write_files(
         }
         let (_, writer) = match &mut open {
             Some(writer) => writer,
-            None => open.insert(start_file(table, &schema)?),
+            None => open.insert(start_file(table, prefix, &schema)?),
         };
         writer.write(&batch).await?;
         if writer.bytes_written() + writer.in_progress_size() >= FILE_BYTES
@@ -155,9 +173,10 @@ async fn write_files(
 
 fn start_file(
     table: &Storage,
+    prefix: &str,
     schema: &SchemaRef,
 ) -> Result<(String, AsyncArrowWriter<BufWriter>)> {
-    let path = format!("part-{}.parquet", Uuid::now_v7());
+    let path = format!("{prefix}{}.parquet", Uuid::now_v7());
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_statistics_truncate_length(None)
@@ -243,9 +262,11 @@ mod tests {
         let schema = crate::schema::stored(&input.schema()).unwrap();
         let partitions = input.output_partitioning().partition_count();
         assert!(partitions > 1);
-        let write = Arc::new(TableWriteExec::new(url.clone(), input));
+        let target = WriteTarget { table: url.clone(), run: "r1".to_string() };
+        let write = Arc::new(TableWriteExec::new(target, input));
         let files = files_of(&collect(write, context.task_ctx()).await.unwrap()).unwrap();
         assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 3);
+        assert!(files.iter().all(|file| file.path.starts_with("part-r1-")));
 
         let storage = Storage::open(&url).unwrap();
         let note = CommitNote::default();

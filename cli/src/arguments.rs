@@ -106,12 +106,18 @@ pub struct SchedulerArguments {
     /// Port to listen on; 0 takes any that is free
     #[arg(long, default_value_t = 50050)]
     pub port: u16,
+    /// The host under which executors reach it [default: that of --host]
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
     /// Seconds without a sign of life after which an executor counts as lost
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..))]
     pub executor_timeout: u64,
     /// Listen beyond this machine although connections are neither encrypted nor authenticated
     #[arg(long)]
     pub insecure: bool,
+    /// Stop when standard input is closed, as it is when the parent process ends
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
 }
 
 /// Arguments of `executor`.
@@ -144,4 +150,7 @@ pub struct ExecutorArguments {
     /// Listen beyond this machine although connections are neither encrypted nor authenticated
     #[arg(long)]
     pub insecure: bool,
+    /// Stop when standard input is closed, as it is when the parent process ends
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
 }

@@ -9,8 +9,12 @@ use nightshift_scheduler::{Scheduler, SchedulerOptions, connect};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use url::Url;
+
+/// How long child processes may take to end by themselves.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Megabytes of training data that an embedded executor keeps.
 const RESIDENT: u64 = 2048;
@@ -26,7 +30,9 @@ pub struct Embedded {
 /// Starts a scheduler and an executor in this process.
 pub async fn embedded() -> Result<Embedded, Failure> {
     let listen = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
-    let scheduler = Scheduler::bind(&SchedulerOptions { listen, executor_timeout: 60 }).await?;
+    let scheduler =
+        Scheduler::bind(&SchedulerOptions { listen, advertise: None, executor_timeout: 60 })
+            .await?;
     let address = scheduler.address();
     let ready = scheduler.executors_ready(1);
     tokio::spawn(scheduler.serve());
@@ -78,9 +84,16 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
     let host = check_host(&arguments.host, arguments.insecure)?;
     let listen = SocketAddr::new(host, arguments.port);
     let executor_timeout = arguments.executor_timeout;
-    let scheduler = Scheduler::bind(&SchedulerOptions { listen, executor_timeout }).await?;
+    if listen.ip().is_unspecified() && arguments.advertise.is_none() {
+        return Err(format!("--host {host}: say with --advertise where executors reach it").into());
+    }
+    let options = SchedulerOptions { listen, advertise: arguments.advertise, executor_timeout };
+    let scheduler = Scheduler::bind(&options).await?;
     println!("scheduler grpc://{}", scheduler.address());
-    Ok(scheduler.serve().await?)
+    tokio::select! {
+        served = scheduler.serve() => Ok(served?),
+        () = parent_gone(arguments.with_parent) => Ok(()),
+    }
 }
 
 /// Runs an executor.
@@ -98,7 +111,7 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
     let work_dir: Option<PathBuf> =
         arguments.work_dir.or_else(|| temporary.as_ref().map(|folder| folder.path().to_path_buf()));
     println!("executor {host}:{results}");
-    nightshift_executor::run(ExecutorOptions {
+    let run = nightshift_executor::run(ExecutorOptions {
         host: host.to_string(),
         port: results,
         task_port: tasks,
@@ -109,9 +122,26 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         memory: arguments.memory.map(|megabytes| megabytes << 20),
         resident: arguments.resident_memory << 20,
         connect_seconds: 30,
-    })
-    .await?;
-    Ok(())
+    });
+    tokio::select! {
+        ended = run => Ok(ended?),
+        () = parent_gone(arguments.with_parent) => Ok(()),
+    }
+}
+
+/// Waits until standard input is closed, if that is how this process learns that its parent has
+/// ended; for ever if not.
+async fn parent_gone(with_parent: bool) {
+    if !with_parent {
+        std::future::pending::<()>().await;
+    }
+    let (gone, told) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        // Whatever ends the reading, nobody is there any more.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        drop(gone);
+    });
+    let _ = told.await;
 }
 
 /// Child processes that end with this one.
@@ -120,6 +150,13 @@ struct Processes(Vec<(String, Child)>);
 impl Drop for Processes {
     fn drop(&mut self) {
         for (_, child) in &mut self.0 {
+            drop(child.stdin.take());
+        }
+        let deadline = Instant::now() + GRACE;
+        for (_, child) in &mut self.0 {
+            while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             // One that has ended already needs no ending.
             let _ = child.kill();
             let _ = child.wait();
@@ -132,7 +169,10 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let program = std::env::current_exe()?;
     let mut processes = Processes(Vec::new());
     let mut start = |name: String, arguments: Vec<String>| -> Result<(), Failure> {
-        let child = Command::new(&program).args(&arguments).stdout(Stdio::null()).spawn()?;
+        let mut command = Command::new(&program);
+        // The child sees its standard input closed when this process ends, however it ends.
+        command.args(&arguments).arg("--with-parent").stdin(Stdio::piped()).stdout(Stdio::null());
+        let child = command.spawn()?;
         processes.0.push((name, child));
         Ok(())
     };
@@ -148,7 +188,7 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     }
     println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");
     println!("run something on it:  nightshift run FOLDER --cluster {address}");
-    let mut check = tokio::time::interval(std::time::Duration::from_millis(200));
+    let mut check = tokio::time::interval(Duration::from_millis(200));
     loop {
         tokio::select! {
             () = interrupted() => return Ok(()),

@@ -8,6 +8,8 @@ use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
+use nightshift_jobs::JobError;
+use nightshift_jobs::external::Externals;
 use nightshift_jobs::pipeline::Pipeline;
 use nightshift_jobs::run::Run;
 use nightshift_jobs::session::Session;
@@ -104,34 +106,45 @@ async fn sql(arguments: SqlArguments) -> Result<(), Failure> {
     };
     let statements = parse(&name, &text)?;
     let opened = open(&arguments.place, None).await?;
+    let mut externals = Externals::new();
     for statement in &statements {
-        statement_alone(&opened.session, statement, &arguments).await?;
+        statement_alone(&opened.session, &mut externals, statement, &arguments).await?;
     }
     Ok(())
 }
 
-/// Executes a statement as a run of its own.
+/// Executes a statement as a run of its own. External tables live as long as the command.
 async fn statement_alone(
     session: &Session,
+    externals: &mut Externals,
     statement: &Located,
     arguments: &SqlArguments,
 ) -> Result<(), Failure> {
     if matches!(statement.statement, Statement::Query(_)) {
-        let stream = nightshift_jobs::run::query(session, statement).await?;
-        let schema = stream.schema();
-        let batches: Vec<RecordBatch> =
-            stream.try_collect().await.map_err(|error| statement.locate(error.into()))?;
+        let collect = async {
+            let stream = nightshift_jobs::run::query(session, externals, statement).await?;
+            let schema = stream.schema();
+            let batches: Result<Vec<RecordBatch>, _> = stream.try_collect().await;
+            let batches = batches.map_err(|error| statement.locate(error.into()))?;
+            Ok::<_, JobError>((schema, batches))
+        };
+        let (schema, batches) = tokio::select! {
+            collected = collect => collected?,
+            () = cluster::interrupted() => return Err("interrupted".into()),
+        };
         return output::print(schema, &batches, arguments.place.format);
     }
     let progress = progress::to_standard_error();
-    let mut run = Run::start(session.clone(), "SQL".to_string(), progress).await?;
+    let mut run =
+        Run::start(session.clone(), "SQL".to_string(), externals.clone(), progress).await?;
     let folder = std::env::current_dir().ok();
     let executed = tokio::select! {
         executed = run.execute(statement, folder) => executed,
-        () = cluster::interrupted() => Err(nightshift_jobs::JobError::Interrupted),
+        () = cluster::interrupted() => Err(JobError::Interrupted),
     };
     match executed {
         Ok(()) => {
+            *externals = run.externals().clone();
             let (steps, published) = run.publish().await?;
             output::print_steps(&steps, arguments.place.format)?;
             tell_published(&published);

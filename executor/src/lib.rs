@@ -20,7 +20,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// Seconds between two signs of life that an executor sends to its scheduler.
-pub const HEARTBEAT_SECONDS: u64 = 1;
+const HEARTBEAT_SECONDS: u64 = 1;
 
 /// Why an executor could not start or go on.
 #[derive(Debug, Error)]

@@ -13,6 +13,7 @@ use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement}
 use futures::TryStreamExt;
 use nightshift_catalog::storage::{Storage, parse_url};
 use object_store::ObjectStoreExt;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use url::Url;
@@ -23,6 +24,9 @@ struct Csv {
     delimiter: u8,
     has_header: bool,
 }
+
+/// Files that are read in place, by the names `schema.table`.
+pub type Externals = BTreeMap<String, ExternalTable>;
 
 /// A table over files that nobody imported.
 #[derive(Debug, Clone)]
@@ -158,7 +162,7 @@ fn check_allowed(session: &Session, location: &Url) -> Result<()> {
 
 type Object = (Arc<dyn object_store::ObjectStore>, object_store::path::Path);
 
-/// The files of a location: itself, what is in the folder of that name, or what a pattern matches.
+/// The files of a location: itself, or what is in the folder of that name.
 async fn objects(session: &Session, location: &Url) -> Result<Vec<Object>> {
     let listing = datafusion::datasource::listing::ListingTableUrl::parse(location.as_str())?;
     let store = Storage::of_session(session.runtime(), location)?.store().clone();

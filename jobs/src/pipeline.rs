@@ -1,5 +1,6 @@
 //! A pipeline: a folder of SQL files whose order follows from what they read and create.
 
+use crate::external::Externals;
 use crate::progress::Progress;
 use crate::run::{Run, Step};
 use crate::session::Session;
@@ -115,7 +116,8 @@ impl Pipeline {
         interrupted: impl Future<Output = ()>,
     ) -> Result<(Vec<Step>, Vec<Entry>)> {
         let operation = format!("RUN {}", self.name());
-        let mut run = Run::start(session, operation, Arc::clone(&progress)).await?;
+        let mut run =
+            Run::start(session, operation, Externals::new(), Arc::clone(&progress)).await?;
         let executed = tokio::select! {
             executed = self.steps(&mut run, progress.as_ref()) => executed,
             () = interrupted => Err(JobError::Interrupted),

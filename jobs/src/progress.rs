@@ -11,15 +11,3 @@ pub trait Progress: Send + Sync {
     /// Something that the user should know and that is no error.
     fn note(&self, text: &str);
 }
-
-/// Nobody listens.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn step(&self, _: usize, _: usize, _: &str) {}
-
-    fn iteration(&self, _: &str, _: usize, _: usize, _: &str, _: f64) {}
-
-    fn note(&self, _: &str) {}
-}

@@ -3,7 +3,7 @@
 //! What a run writes is seen by its own statements only, until [`Run::publish`] makes all of it what
 //! everybody sees, in one commit. A run that fails is abandoned: its files are deleted.
 
-use crate::external::ExternalTable;
+use crate::external::{ExternalTable, Externals};
 use crate::progress::Progress;
 use crate::session::{Session, View};
 use crate::statement::{CreateModel, CreateTable, Located, Statement};
@@ -11,11 +11,12 @@ use crate::{JobError, Result, training};
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast;
-use futures::TryStreamExt;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::{Name, Staged, StagedTable, Warehouse};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,20 +26,23 @@ use uuid::Uuid;
 const SAMPLE: usize = 5;
 
 /// Runs a query on what is published now.
-pub async fn query(session: &Session, located: &Located) -> Result<SendableRecordBatchStream> {
-    query_in(session, &View::now(session).await?, located).await
-}
-
-async fn query_in(
+pub async fn query(
     session: &Session,
-    view: &View,
+    externals: &Externals,
     located: &Located,
 ) -> Result<SendableRecordBatchStream> {
-    let Statement::Query(query) = &located.statement else {
-        return Err(located.locate(JobError::Statement("not a query".to_string())));
+    let run = async {
+        let view = View::now(session, externals.clone()).await?;
+        session.stream(plan(session, &view, located).await?).await
     };
-    let run = async { session.stream(view.plan(session, query.clone()).await?).await };
     run.await.map_err(|error| located.locate(error))
+}
+
+async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
+    match &located.statement {
+        Statement::Query(query) => view.plan(session, query.clone()).await,
+        _ => Err(JobError::Statement("not a query".to_string())),
+    }
 }
 
 /// What a statement of a run has made.
@@ -63,19 +67,23 @@ pub struct Run {
     session: Session,
     view: View,
     staged: Staged,
+    /// Tables' folders that the run has begun to write to.
+    touched: BTreeSet<String>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
 }
 
 impl Run {
-    /// Begins a run. `operation` says what it is, for the record.
+    /// Begins a run. `operation` says what it is, for the record; `externals` are files that it can
+    /// read in place from the start.
     pub async fn start(
         session: Session,
         operation: String,
+        externals: Externals,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
         session.warehouse().storage().probe().await?;
-        let view = View::now(&session).await?;
+        let view = View::now(&session, externals).await?;
         let id = Uuid::now_v7().to_string();
         tracing::info!(run = %id, operation, "run started");
         Ok(Self {
@@ -84,19 +92,15 @@ impl Run {
             session,
             view,
             staged: Staged::default(),
+            touched: BTreeSet::new(),
             steps: Vec::new(),
             progress,
         })
     }
 
-    /// The run's id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// What has been made so far.
-    pub fn steps(&self) -> &[Step] {
-        &self.steps
+    /// The files that the run reads in place.
+    pub fn externals(&self) -> &Externals {
+        self.view.externals()
     }
 
     /// The folder of the run's intermediate data within the warehouse.
@@ -137,14 +141,12 @@ impl Run {
 
     /// Runs a check: a query that returns the rows that are wrong.
     pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
-        let batches: Vec<RecordBatch> =
-            match query_in(&self.session, &self.view, located).await?.try_collect().await {
-                Ok(batches) => batches,
-                Err(error) => {
-                    let error = self.explain(located, error.into()).await;
-                    return Err(located.locate(error));
-                }
-            };
+        let collected =
+            async { self.session.collect(plan(&self.session, &self.view, located).await?).await };
+        let batches = match collected.await {
+            Ok(batches) => batches,
+            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+        };
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         if rows == 0 {
             return Ok(());
@@ -166,7 +168,8 @@ impl Run {
         let query = EngineStatement::Statement(Box::new(query));
         let plan = self.view.plan(&self.session, query).await?;
         let folder = Warehouse::table_folder(&table.name);
-        let staged = self.session.write_table(plan, &folder).await?;
+        self.touched.insert(folder.clone());
+        let staged = self.session.write_table(&self.id, plan, &folder).await?;
         let list = format!("{}/staged/{}.json", self.folder(), table.name);
         self.staged.tables.insert(table.name.clone(), staged.clone());
         let provider = self.session.warehouse().stage(&staged, &list).await?;
@@ -187,9 +190,13 @@ impl Run {
 
     async fn create_model(&mut self, model: &CreateModel) -> Result<(String, Vec<StagedTable>)> {
         self.check_free(&model.name, Kind::Model, model.or_replace)?;
+        for table in training::table_names(&training::model_spec(model)?) {
+            self.touched.insert(Warehouse::model_table_folder(&model.name, table));
+        }
         let folder = format!("{}/training/{}", self.folder(), model.name);
         let progress = self.progress.as_ref();
-        let staged = training::train(&self.session, &self.view, model, folder, progress).await?;
+        let staged =
+            training::train(&self.session, &self.view, model, &self.id, folder, progress).await?;
         let tables: Vec<_> = staged.tables.values().cloned().collect();
         self.staged.models.insert(model.name.clone(), staged.clone());
         for (name, table) in &staged.tables {
@@ -204,13 +211,10 @@ impl Run {
     /// A name stands for one thing, and what exists is only replaced when asked for.
     fn check_free(&self, name: &Name, kind: Kind, or_replace: bool) -> Result<()> {
         let whole = name.to_string();
-        let exists = |kind| {
-            self.view.registry().current(kind, &whole).is_some()
-                || match kind {
-                    Kind::Table => self.staged.tables.contains_key(name),
-                    Kind::Model => self.staged.models.contains_key(name),
-                }
-        };
+        if self.staged.tables.contains_key(name) || self.staged.models.contains_key(name) {
+            return Err(JobError::Statement(format!("{whole} is created twice in this run")));
+        }
+        let exists = |kind| self.view.registry().current(kind, &whole).is_some();
         let (other, word, other_word) = match kind {
             Kind::Table => (Kind::Model, "TABLE", "model"),
             Kind::Model => (Kind::Table, "MODEL", "table"),
@@ -256,15 +260,23 @@ impl Run {
             tracing::info!(run = %self.id, publication = entry.publication, name = entry.name,
                 version = entry.version, "published");
         }
-        warehouse.storage().folder(&self.folder()).delete_all().await?;
+        // What is published stands, whether or not the rest can be tidied up.
+        let kept = self.staged.files();
+        let tidied = async {
+            warehouse.discard(&self.id, &self.touched, &kept).await?;
+            warehouse.forget(&self.folder()).await
+        };
+        if let Err(error) = tidied.await {
+            self.progress.note(&format!("some intermediate files could not be deleted: {error}"));
+        }
         Ok((self.steps, published))
     }
 
     /// Deletes everything that the run has written.
     pub async fn abandon(self) -> Result<()> {
         let warehouse = self.session.warehouse();
-        warehouse.discard(&self.staged).await?;
-        warehouse.storage().folder(&self.folder()).delete_all().await?;
+        warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
+        warehouse.forget(&self.folder()).await?;
         tracing::info!(run = %self.id, "run abandoned, nothing is published");
         Ok(())
     }

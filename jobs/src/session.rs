@@ -5,7 +5,7 @@
 //! else in this crate is written against this type.
 
 use crate::Result;
-use crate::external::ExternalTable;
+use crate::external::{ExternalTable, Externals};
 use crate::operator::{Operator, OperatorNode, Recommend};
 use crate::statement::References;
 use arrow::array::RecordBatch;
@@ -19,6 +19,7 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast};
@@ -27,7 +28,7 @@ use nightshift_catalog::registry::{Kind, Registry};
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::schema::stored;
 use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
-use nightshift_catalog::write::files_of;
+use nightshift_catalog::write::{WriteTarget, files_of};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use url::Url;
@@ -37,6 +38,9 @@ const CATALOG: &str = "nightshift";
 
 /// The schema that names of one part are in.
 const SCHEMA: &str = "default";
+
+/// The name under which everybody can read what was published, when and by which run.
+const REGISTRY: &str = "system.registry";
 
 /// How often a plan is run whose results were lost with an executor.
 const ATTEMPTS: usize = 4;
@@ -138,11 +142,23 @@ impl Session {
             )
             .build();
         state.register_udtf("ml_recommend", Arc::new(RecommendFunction { models: names.models }));
-        Ok(state.statement_to_plan(statement).await?)
+        let plan = state.statement_to_plan(statement).await?;
+        // Only queries get here; nothing that an EXPLAIN or a subquery could hide writes or sets.
+        let only_queries = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        only_queries.verify_plan(&plan)?;
+        Ok(plan)
     }
 
-    /// Writes the rows of a plan as the files of a table, uncommitted.
-    pub async fn write_table(&self, plan: LogicalPlan, folder: &str) -> Result<StagedTable> {
+    /// Writes the rows of a plan as the files of a table, uncommitted, for a run.
+    pub async fn write_table(
+        &self,
+        run: &str,
+        plan: LogicalPlan,
+        folder: &str,
+    ) -> Result<StagedTable> {
         let schema: SchemaRef = Arc::new(stored(plan.schema().as_arrow())?);
         let columns: Vec<Expr> = plan
             .schema()
@@ -155,7 +171,8 @@ impl Session {
             .collect();
         let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
         let table = self.warehouse.storage().folder(folder).url().clone();
-        let plan = OperatorNode::plan(&Operator::WriteTable { table }, Some(plan))?;
+        let target = WriteTarget { table, run: run.to_string() };
+        let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
         let files = files_of(&self.collect(plan).await?)?;
         Ok(StagedTable { folder: folder.to_string(), schema, files })
     }
@@ -197,14 +214,14 @@ impl Names {
 pub struct View {
     registry: Registry,
     staged: BTreeMap<String, WarehouseTable>,
-    external: BTreeMap<String, ExternalTable>,
+    external: Externals,
 }
 
 impl View {
-    /// What is published now.
-    pub async fn now(session: &Session) -> Result<Self> {
+    /// What is published now, and files that are read in place.
+    pub async fn now(session: &Session, external: Externals) -> Result<Self> {
         let registry = session.warehouse.registry().await?;
-        Ok(Self { registry, staged: BTreeMap::new(), external: BTreeMap::new() })
+        Ok(Self { registry, staged: BTreeMap::new(), external })
     }
 
     /// What was published when the view was made.
@@ -220,6 +237,11 @@ impl View {
     /// Adds files that are read in place.
     pub fn add_external(&mut self, name: String, table: ExternalTable) {
         self.external.insert(name, table);
+    }
+
+    /// All files that are read in place.
+    pub fn externals(&self) -> &Externals {
+        &self.external
     }
 
     /// The files that are read in place under a name.
@@ -245,6 +267,10 @@ impl View {
         }
         if let Some(table) = self.staged.get(&key) {
             return Ok(Some(Arc::new(table.clone())));
+        }
+        if key == REGISTRY {
+            let table = session.warehouse.registry_table(&self.registry).await?;
+            return Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>));
         }
         let parts: Vec<&str> = key.split('.').collect();
         let found = match parts.as_slice() {
@@ -337,6 +363,9 @@ impl TableFunctionImpl for RecommendFunction {
             return Err(usage());
         };
         let Some(Some(model)) = model.try_as_str() else { return Err(usage()) };
+        if model.split('.').count() != 2 {
+            return Err(usage());
+        }
         let k = match k {
             ScalarValue::Int64(Some(k)) if *k > 0 => *k as usize,
             ScalarValue::UInt64(Some(k)) if *k > 0 => *k as usize,

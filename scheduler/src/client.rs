@@ -1,4 +1,4 @@
-//! Sessions: the client side of a cluster, and one without a cluster.
+//! The client side of a cluster.
 
 use crate::SchedulerError;
 use ballista_core::extension::{SessionConfigExt, SessionStateExt};
@@ -7,9 +7,11 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use nightshift_catalog::storage::Stores;
-use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner};
+use nightshift_jobs::operator::LogicalCodec;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use url::Url;
 
 /// How long a scheduler may take to accept a connection.
@@ -32,6 +34,21 @@ fn builder(config: SessionConfig) -> Result<SessionStateBuilder, SchedulerError>
         .with_runtime_env(runtime))
 }
 
+/// Asks whether a scheduler is there: its port answers the same request that probes send.
+async fn greet(host: &str, port: u16) -> std::io::Result<()> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let mut stream = TcpStream::connect((host, port)).await?;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: scheduler\r\nConnection: close\r\n\r\n")
+        .await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await?;
+    if &answer == b"HTTP/1.1 200" {
+        return Ok(());
+    }
+    Err(std::io::Error::other("what answers there is not a scheduler"))
+}
+
 /// A session whose plans run on the cluster at `address`, such as `grpc://127.0.0.1:50050`. Fails
 /// within seconds if nobody listens there.
 pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
@@ -44,9 +61,8 @@ pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
     let port = url.port().unwrap_or(PORT);
     let unreachable =
         |reason: String| SchedulerError::Unreachable { address: address.to_string(), reason };
-    let attempt = tokio::net::TcpStream::connect((host, port));
-    match tokio::time::timeout(CONNECT, attempt).await {
-        Ok(Ok(_)) => {}
+    match tokio::time::timeout(CONNECT, greet(host, port)).await {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
         Err(_) => return Err(unreachable(format!("no answer within {} s", CONNECT.as_secs()))),
     }
@@ -58,10 +74,4 @@ pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
         .with_ballista_adaptive_query_planner(false);
     let state = builder(config)?.build();
     Ok(state.upgrade_for_ballista(format!("http://{host}:{port}"))?)
-}
-
-/// A session whose plans run in this process, without a cluster: for tests.
-pub fn local() -> Result<SessionState, SchedulerError> {
-    let planner = Arc::new(OperatorPlanner::default());
-    Ok(builder(SessionConfig::new())?.with_query_planner(planner).build())
 }

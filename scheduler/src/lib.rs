@@ -4,7 +4,7 @@
 mod client;
 mod server;
 
-pub use client::{connect, local};
+pub use client::connect;
 pub use server::{Scheduler, SchedulerOptions};
 
 use ballista_core::error::BallistaError;

@@ -28,6 +28,8 @@ const BACKLOG: u32 = 1024;
 pub struct SchedulerOptions {
     /// Address and port to listen on; port 0 takes any that is free.
     pub listen: SocketAddr,
+    /// The host under which executors reach it; that of `listen` if it is not given.
+    pub advertise: Option<String>,
     /// Seconds without a sign of life after which an executor counts as lost.
     pub executor_timeout: u64,
 }
@@ -56,7 +58,7 @@ impl Scheduler {
             Resident::default(),
         );
         let config = SchedulerConfig {
-            external_host: address.ip().to_string(),
+            external_host: options.advertise.clone().unwrap_or_else(|| address.ip().to_string()),
             bind_host: address.ip().to_string(),
             bind_port: address.port(),
             scheduling_policy: TaskSchedulingPolicy::PushStaged,

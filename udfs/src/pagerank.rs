@@ -35,8 +35,6 @@ pub struct Measures {
     pub change: f64,
     /// Rank now held by the block's dangling nodes.
     pub dangling_mass: f64,
-    /// Sum of the block's ranks.
-    pub rank_sum: f64,
 }
 
 /// Computes the next ranks of a block's nodes.
@@ -50,7 +48,7 @@ pub fn superstep(
     ranks: &mut [f64],
     contributions: &mut [f64],
 ) -> Measures {
-    let mut measures = Measures { change: 0.0, dangling_mass: 0.0, rank_sum: 0.0 };
+    let mut measures = Measures { change: 0.0, dangling_mass: 0.0 };
     let everywhere = step.damping * step.dangling_mass + (1.0 - step.damping);
     for row in 0..incoming.rows() {
         let (sources, weights) = incoming.row(row);
@@ -63,7 +61,6 @@ pub fn superstep(
         ranks[row] = rank;
         contributions[row] = contribution(rank, nodes.out_weights[row]);
         measures.change += (rank - nodes.ranks[row]).abs();
-        measures.rank_sum += rank;
         if nodes.out_weights[row] == 0.0 {
             measures.dangling_mass += rank;
         }

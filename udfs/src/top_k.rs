@@ -38,6 +38,7 @@ fn better(a: &Scored, b: &Scored) -> Ordering {
 pub fn best_unseen(items: &Items, users: &[f32], seen: &[&[u32]], k: usize) -> Vec<Vec<Scored>> {
     let width = items.width;
     let count = items.factors.len() / width;
+    let k = k.min(count);
     let mut best: Vec<Vec<Scored>> = vec![Vec::with_capacity(2 * k); seen.len()];
     let mut scores = vec![0.0f32; ITEM_TILE * seen.len()];
     let users = MatRef::from_column_major_slice(users, width, seen.len());
@@ -101,7 +102,7 @@ mod tests {
             biases in prop::option::of(prop::collection::vec(-2i8..3, 40)),
             users in prop::collection::vec((-3i8..4, -3i8..4), 1..5),
             seen in prop::collection::btree_set(0u32..40, 0..40),
-            k in 1usize..12,
+            k in 1usize..60,
         ) {
             let factors: Vec<f32> = factors.into_iter().map(f32::from).collect();
             let biases: Vec<f32> = biases.unwrap_or_default().into_iter().map(f32::from).collect();

@@ -15,11 +15,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use nightshift_catalog::scan::{TableScanSpec, WarehouseTable};
-use nightshift_catalog::write::TableWriteExec;
+use nightshift_catalog::write::{TableWriteExec, WriteTarget};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use url::Url;
 
 /// Starts every message of ours. Protocol buffers can't: it would be the field number 15 of a wire
 /// type that doesn't exist.
@@ -141,7 +140,7 @@ impl LogicalExtensionCodec for LogicalCodec {
 /// A physical operator on its way to an executor.
 #[derive(Serialize, Deserialize)]
 enum Message {
-    WriteTable { table: Url },
+    WriteTable(WriteTarget),
     WriteBlocks(BlockWrite),
     Superstep(Box<Superstep>),
     Recommend(Recommend, Vec<String>),
@@ -178,7 +177,7 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         };
         let (input, resident) = (Arc::clone(input), self.resident.clone());
         Ok(match message? {
-            Message::WriteTable { table } => Arc::new(TableWriteExec::new(table, input)),
+            Message::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
             Message::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
             Message::Superstep(step) => Arc::new(SuperstepExec::new(*step, resident, input)),
             Message::Recommend(recommend, files) => {
@@ -194,7 +193,7 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         let message = if let Some(write) = node.downcast_ref::<TableWriteExec>() {
-            Message::WriteTable { table: write.table().clone() }
+            Message::WriteTable(write.target().clone())
         } else if let Some(write) = node.downcast_ref::<BlockWriteExec>() {
             Message::WriteBlocks(write.write().clone())
         } else if let Some(step) = node.downcast_ref::<SuperstepExec>() {

@@ -8,21 +8,17 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{
     Expr, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
 };
-use nightshift_catalog::write::FILES_SCHEMA;
+use nightshift_catalog::write::{FILES_SCHEMA, WriteTarget};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
-use url::Url;
 
 /// What an operator does, as plain data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Operator {
     /// Writes its input as the files of a table.
-    WriteTable {
-        /// The table's folder.
-        table: Url,
-    },
+    WriteTable(WriteTarget),
     /// Writes its input as blocks.
     WriteBlocks(BlockWrite),
     /// Runs one step on all blocks. It has no input.
@@ -34,7 +30,7 @@ pub enum Operator {
 impl Operator {
     fn schema(&self, input: Option<&LogicalPlan>) -> Result<SchemaRef> {
         match (self, input) {
-            (Operator::WriteTable { .. }, Some(_)) => Ok(Arc::clone(&FILES_SCHEMA)),
+            (Operator::WriteTable(_), Some(_)) => Ok(Arc::clone(&FILES_SCHEMA)),
             (Operator::WriteBlocks(_), Some(_)) => Ok(Arc::clone(&BLOCKS_SCHEMA)),
             (Operator::Superstep(step), None) => Ok(step.kernel().schema()),
             (Operator::Recommend(recommend), Some(input)) => {

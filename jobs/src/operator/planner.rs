@@ -57,7 +57,7 @@ impl ExtensionPlanner for Operators {
         let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));
         let input = Arc::clone(inputs.first().ok_or_else(missing)?);
         Ok(Some(match operator {
-            Operator::WriteTable { table } => Arc::new(TableWriteExec::new(table, input)),
+            Operator::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
             Operator::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
             Operator::Recommend(recommend) => {
                 let files = recommend.item_files(session.runtime_env()).await?;

@@ -126,7 +126,13 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
         let line = first.span.start.line;
         let located = |statement| Located { file: file.to_string(), line, statement };
         let statement = if at_create_model(&parser) {
-            Statement::CreateModel(create_model(&mut parser).map_err(syntax)?)
+            let (object, model) = create_model(&mut parser).map_err(syntax)?;
+            let name = name_of(&object).map_err(|reason| JobError::At {
+                file: file.to_string(),
+                line,
+                source: Box::new(reason),
+            })?;
+            Statement::CreateModel(CreateModel { name, ..model })
         } else {
             let statement = parser.parse_statement().map_err(syntax)?;
             classify(statement).map_err(|reason| JobError::At {
@@ -176,13 +182,14 @@ fn at_create_model(parser: &DFParser<'_>) -> bool {
         && (word(1, "model") || word(1, "or") && word(2, "replace") && word(3, "model"))
 }
 
-fn create_model(parser: &mut DFParser<'_>) -> Result<CreateModel, DataFusionError> {
+/// A model under a name that is still to be checked.
+fn create_model(parser: &mut DFParser<'_>) -> Result<(ObjectName, CreateModel), DataFusionError> {
     let parser = &mut parser.parser;
     parser.expect_keyword(Keyword::CREATE)?;
     let or_replace = parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]);
     parser.next_token();
     let object = parser.parse_object_name(false)?;
-    let name = name_of(&object).map_err(DataFusionError::from)?;
+    let name = Name { schema: String::new(), name: String::new() };
     let mut options = Vec::new();
     if !parser.parse_keyword(Keyword::OPTIONS) {
         let found = parser.peek_token();
@@ -214,7 +221,7 @@ fn create_model(parser: &mut DFParser<'_>) -> Result<CreateModel, DataFusionErro
     parser.expect_token(&Token::RParen)?;
     parser.expect_keyword(Keyword::AS)?;
     let query = parser.parse_query()?;
-    Ok(CreateModel { name, or_replace, options, query })
+    Ok((object, CreateModel { name, or_replace, options, query }))
 }
 
 fn option_value(value: &Value, sign: &str) -> Option<OptionValue> {
@@ -233,7 +240,10 @@ fn classify(statement: EngineStatement) -> Result<Statement> {
         )))
     };
     match statement {
-        EngineStatement::Explain(_) => Ok(Statement::Query(statement)),
+        EngineStatement::Explain(explain) => match classify(*explain.statement.clone())? {
+            Statement::Query(_) => Ok(Statement::Query(EngineStatement::Explain(explain))),
+            _ => unsupported("EXPLAIN of anything but a query"),
+        },
         EngineStatement::CreateExternalTable(table) => Ok(Statement::CreateExternalTable(table)),
         EngineStatement::Statement(inner) => match *inner {
             ast::Statement::Query(query) => {
@@ -242,7 +252,16 @@ fn classify(statement: EngineStatement) -> Result<Statement> {
             }
             ast::Statement::CreateTable(table) => {
                 let name = name_of(&table.name)?;
+                let plain = table.columns.is_empty()
+                    && table.constraints.is_empty()
+                    && !table.if_not_exists
+                    && !table.temporary
+                    && !table.external
+                    && table.partition_by.is_none();
                 match table.query {
+                    Some(_) if !plain => unsupported(
+                        "CREATE TABLE with columns, IF NOT EXISTS, TEMPORARY or PARTITION BY",
+                    ),
                     Some(query) => Ok(Statement::CreateTable(CreateTable {
                         name,
                         or_replace: table.or_replace,
@@ -262,7 +281,7 @@ fn first_words(text: &str) -> String {
 }
 
 /// The part of a name as it is resolved: unquoted identifiers are in lower case.
-pub fn identifier(ident: &Ident) -> String {
+fn identifier(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_ascii_lowercase(),
@@ -328,7 +347,18 @@ mod tests {
     fn what_is_not_supported_is_named() {
         let message = parse("f.sql", "DROP TABLE a.b").unwrap_err().to_string();
         assert!(message.starts_with("f.sql:1: DROP TABLE is not supported"), "{message}");
-        assert!(parse("f.sql", "COPY t TO 'x.csv'").is_err());
+        for text in [
+            "COPY t TO 'x.csv'",
+            "EXPLAIN ANALYZE COPY (SELECT 1) TO 'x.csv'",
+            "CREATE TABLE a.b (x BIGINT) AS SELECT 1 AS x",
+            "CREATE TABLE IF NOT EXISTS a.b AS SELECT 1 AS x",
+            "CREATE TEMPORARY TABLE a.b AS SELECT 1 AS x",
+        ] {
+            let message = parse("f.sql", text).unwrap_err().to_string();
+            assert!(message.contains("is not supported"), "{text}: {message}");
+        }
+        let message = parse("f.sql", "\n\nCREATE MODEL system.x OPTIONS (a = 1) AS SELECT 1");
+        assert!(message.unwrap_err().to_string().starts_with("f.sql:3: system.x: "));
         assert!(parse("f.sql", "CREATE TABLE t AS SELECT 1").is_err());
     }
 }

@@ -5,6 +5,7 @@ use crate::{JobError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use nightshift_udfs::csr::{Csr, Value};
 use std::any::Any;
 use std::fmt;
@@ -47,6 +48,7 @@ impl Resident {
         let kilobytes = |held: &Held| (held.bytes / 1024 + 1).try_into().unwrap_or(u32::MAX);
         let cache = Cache::builder()
             .max_capacity(bytes / 1024)
+            .eviction_policy(EvictionPolicy::lru())
             .weigher(move |_, held: &Held| kilobytes(held))
             .build();
         Self { cache }

@@ -13,7 +13,7 @@ pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
 use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
 use crate::session::{Session, View};
-use crate::statement::{CreateModel, References};
+use crate::statement::{CreateModel, Statement, reads};
 use crate::superstep::{Folder, Superstep};
 use crate::{JobError, Result};
 use arrow::array::AsArray;
@@ -32,6 +32,7 @@ pub struct Training<'a> {
     session: &'a Session,
     view: &'a View,
     name: &'a Name,
+    run: &'a str,
     /// The folder of its intermediate data within the warehouse.
     folder: String,
     progress: &'a dyn Progress,
@@ -43,22 +44,31 @@ struct Trained {
     metrics: BTreeMap<String, f64>,
 }
 
-/// Trains a model. Intermediate data goes to `folder`, a name within the warehouse; the tables of the
+/// The names of the tables that a model of a type has.
+pub fn table_names(spec: &ModelSpec) -> &'static [&'static str] {
+    match spec {
+        ModelSpec::MatrixFactorization(_) => &["user_factors", "item_factors", "training_info"],
+        ModelSpec::PageRank(_) => &["ranks", "training_info"],
+    }
+}
+
+/// Trains a model for a run. Intermediate data goes to `folder`, a name within the warehouse; the tables of the
 /// result are written and not published.
 pub async fn train(
     session: &Session,
     view: &View,
     statement: &CreateModel,
+    run: &str,
     folder: String,
     progress: &dyn Progress,
 ) -> Result<StagedModel> {
     let spec = model_spec(statement)?;
     let started = Instant::now();
-    let references = References::of_query(&statement.query)?;
+    let references = reads(&Statement::CreateModel(statement.clone()))?;
     let query = datafusion::sql::sqlparser::ast::Statement::Query(statement.query.clone());
     let query = datafusion::sql::parser::Statement::Statement(Box::new(query));
     let plan = view.plan(session, query).await?;
-    let training = Training { session, view, name: &statement.name, folder, progress };
+    let training = Training { session, view, name: &statement.name, run, folder, progress };
     let trained = match &spec {
         ModelSpec::MatrixFactorization(spec) => training.matrix_factorization(spec, plan).await?,
         ModelSpec::PageRank(spec) => training.pagerank(spec, plan).await?,
@@ -135,7 +145,7 @@ impl Training<'_> {
     /// Writes one of the model's tables.
     async fn write(&self, table: &str, plan: LogicalPlan) -> Result<StagedTable> {
         let folder = Warehouse::model_table_folder(self.name, table);
-        self.session.write_table(plan, &folder).await
+        self.session.write_table(self.run, plan, &folder).await
     }
 
     /// Writes the model's table `training_info`: the iterations and what was measured in each.

@@ -91,6 +91,10 @@ const MATRIX_FACTORIZATION: &[&str] = &[
     "seed",
 ];
 
+/// Columns of the tables of a matrix factorization, and of `ml_recommend`.
+const RESULTS: &[&str] =
+    &["user_index", "item_index", "factors", "bias", "seen_items", "rank", "score"];
+
 const PAGERANK: &[&str] = &[
     "model_type",
     "source_col",
@@ -142,11 +146,21 @@ fn matrix_factorization(given: &Given<'_>) -> Result<MatrixFactorization> {
             return Err(given.error(option, &format!("it only has a meaning for {kind} feedback")));
         }
     }
+    let (user, item) = (given.column("user_col", "user_id")?, given.column("item_col", "item_id")?);
+    if user == item {
+        return Err(given.error("item_col", &format!("{item} is the user's column too")));
+    }
+    for (option, name) in [("user_col", &user), ("item_col", &item)] {
+        if RESULTS.contains(&name.as_str()) {
+            let reason = format!("the model has a column {name} of its own: use another with AS");
+            return Err(given.error(option, &reason));
+        }
+    }
     Ok(MatrixFactorization {
         implicit,
         factors: given.integer("num_factors", 16, 1..=1024)? as usize,
-        user: given.column("user_col", "user_id")?,
-        item: given.column("item_col", "item_id")?,
+        user,
+        item,
         rating: given.column("rating_col", "rating")?,
         l2: given.number("l2_reg", 1.0, 0.0, 1e12)?,
         l2_exponent: given.number("l2_reg_exponent", 0.0, 0.0, 1.0)?,
@@ -294,6 +308,14 @@ mod tests {
                 "only has a meaning for implicit",
             ),
             ("model_type = 'matrix_factorization', seed = 'x'", "option seed: \"x\" is not"),
+            (
+                "model_type = 'matrix_factorization', user_col = 'rank'",
+                "has a column rank of its own",
+            ),
+            (
+                "model_type = 'matrix_factorization', user_col = 'item_id'",
+                "is the user's column too",
+            ),
             ("model_type = 'pagerank', damping = 0.5, damping = 0.6", "given twice"),
         ] {
             let message = spec(options).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! The driver of PageRank.
 
 use super::options::PageRank;
-use super::prepare::{Columns, Ids, TrainingData};
+use super::prepare::{Columns, Ids, TrainingData, entries};
 use super::{Trained, Training, total};
 use crate::superstep::{
     Content, Folder, PageRankGraph, PageRankInitialize, PageRankState, PageRankStep, Partitioned,
@@ -14,10 +14,6 @@ use nightshift_udfs::csr::Duplicates;
 use nightshift_udfs::pagerank::error_bound;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The entries of the graph by one end of the edges, under dense numbers.
-const EDGES: &str = r#"SELECT r.index AS "row", c.index AS "column", t.weight FROM training AS t
-    JOIN ids AS r ON t."{row}" = r.id JOIN ids AS c ON t."{column}" = c.id"#;
 
 impl Training<'_> {
     pub(super) async fn pagerank(&self, spec: &PageRank, plan: LogicalPlan) -> Result<Trained> {
@@ -68,13 +64,15 @@ impl Training<'_> {
         ids: &Ids,
     ) -> Result<PageRankGraph> {
         let cut = Partitioned::new(ids.count, data.rows);
-        let tables = [("training", Arc::clone(&data.table)), ("ids", Arc::clone(&ids.table))];
-        let edges =
-            |row: &str, column: &str| EDGES.replace("{row}", row).replace("{column}", column);
-        let incoming = edges("column", "row");
+        let tables = [
+            ("training", Arc::clone(&data.table)),
+            ("row_ids", Arc::clone(&ids.table)),
+            ("column_ids", Arc::clone(&ids.table)),
+        ];
+        let incoming = entries("column", "row");
         let content = Content::Double(Duplicates::Add);
         let incoming = self.write_blocks("incoming", &incoming, &tables, cut, content).await?;
-        let outgoing = edges("row", "column");
+        let outgoing = entries("row", "column");
         let out_weights =
             self.write_blocks("out-weights", &outgoing, &tables, cut, Content::RowSums).await?;
         let teleport = match &spec.teleport_table {
@@ -129,6 +127,11 @@ impl Training<'_> {
         );
         let blocks = self.write_blocks("teleport", &sql, &tables, cut, Content::RowSums).await?;
         let sum = blocks.sum();
+        if !sum.is_finite() {
+            return Err(option(format!(
+                "the weights in {name} add up to more than a number can hold"
+            )));
+        }
         if sum == 0.0 {
             return Err(option(format!("no node of the graph has a weight in {name}")));
         }

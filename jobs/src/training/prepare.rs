@@ -5,11 +5,12 @@ use crate::operator::{Operator, OperatorNode};
 use crate::superstep::{BlockWrite, Content, Folder, Partitioned, WrittenBlock, written_blocks};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ExprSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use nightshift_catalog::scan::WarehouseTable;
+use nightshift_catalog::schema::stored;
 use std::sync::Arc;
 
 /// The columns of a training query: the option that names each, and its name.
@@ -77,7 +78,11 @@ impl Training<'_> {
                 nested if nested.is_nested() => {
                     Err(self.data_error(format!("column {} is a {nested} and can't be an id", option.1)))
                 }
-                _ => Ok(expr),
+                // Whatever a table can't hold is refused under the name that the user knows.
+                other => {
+                    stored(&Schema::new(vec![Field::new(option.1, other, true)]))?;
+                    Ok(expr)
+                }
             }
         };
         let weight = match columns.weight {
@@ -125,7 +130,7 @@ impl Training<'_> {
     /// Writes a plan's rows as intermediate data.
     async fn stage(&self, plan: LogicalPlan, name: &str) -> Result<(Arc<dyn TableProvider>, u64)> {
         let folder = format!("{}/{name}", self.folder);
-        let staged = self.session.write_table(plan, &folder).await?;
+        let staged = self.session.write_table(self.run, plan, &folder).await?;
         let list = format!("{folder}/files.json");
         let table: WarehouseTable = self.session.warehouse().stage(&staged, &list).await?;
         Ok((Arc::new(table), staged.rows()))
