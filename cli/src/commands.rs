@@ -146,7 +146,9 @@ async fn statement_alone(
         Ok(()) => {
             *externals = run.externals().clone();
             let (steps, published) = run.publish().await?;
-            output::print_steps(&steps, arguments.place.format)?;
+            if !steps.is_empty() {
+                output::print_steps(&steps, arguments.place.format)?;
+            }
             tell_published(&published);
             Ok(())
         }

@@ -12,6 +12,7 @@ use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtens
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
@@ -61,7 +62,14 @@ pub struct ExecutorOptions {
 }
 
 /// Runs an executor until it is told to stop by a signal.
-pub async fn run(options: ExecutorOptions) -> Result<(), ExecutorError> {
+///
+/// The future is boxed so that Ballista's generic servers are compiled once, here, and not in every
+/// program that runs one.
+pub fn run(options: ExecutorOptions) -> BoxFuture<'static, Result<(), ExecutorError>> {
+    Box::pin(run_process(options))
+}
+
+async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
     let resident = Resident::new(options.resident);
     let work_dir = options.work_dir.clone();
     let runtime: RuntimeProducer = Arc::new(move |_| {

@@ -108,7 +108,7 @@ impl Run {
         format!("_nightshift/runs/{}", self.id)
     }
 
-    /// Executes a statement that makes something. `folder` is what relative locations are relative
+    /// Executes a statement that makes something. What is only read in place is no step. `folder` is what relative locations are relative
     /// to.
     pub async fn execute(&mut self, located: &Located, folder: Option<PathBuf>) -> Result<()> {
         let started = Instant::now();
@@ -135,7 +135,9 @@ impl Run {
             seconds: started.elapsed().as_secs_f64(),
         };
         tracing::info!(run = %self.id, step = step.name, rows = step.rows, seconds = step.seconds, "step done");
-        self.steps.push(step);
+        if !tables.is_empty() {
+            self.steps.push(step);
+        }
         Ok(())
     }
 

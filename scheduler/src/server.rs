@@ -12,6 +12,7 @@ use ballista_scheduler::scheduler_server::{SchedulerServer, SessionBuilder};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
@@ -43,7 +44,14 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Binds the address and makes the scheduler.
-    pub async fn bind(options: &SchedulerOptions) -> Result<Self, SchedulerError> {
+    ///
+    /// This future and the others are boxed so that Ballista's generic servers are compiled once,
+    /// here, and not in every program that runs one.
+    pub fn bind(options: &SchedulerOptions) -> BoxFuture<'_, Result<Self, SchedulerError>> {
+        Box::pin(Self::bind_address(options))
+    }
+
+    async fn bind_address(options: &SchedulerOptions) -> Result<Self, SchedulerError> {
         let listen =
             |source| SchedulerError::Listen { address: options.listen.to_string(), source };
         let listener = listener(options.listen).map_err(listen)?;
@@ -84,9 +92,9 @@ impl Scheduler {
     }
 
     /// Something that waits until this many executors have registered.
-    pub fn executors_ready(&self, count: usize) -> impl Future<Output = ()> + Send + use<> {
+    pub fn executors_ready(&self, count: usize) -> BoxFuture<'static, ()> {
         let server = self.server.clone();
-        async move {
+        Box::pin(async move {
             loop {
                 let known = server.state.executor_manager.get_executors_state().await;
                 if known.is_ok_and(|executors| executors.len() >= count) {
@@ -94,15 +102,17 @@ impl Scheduler {
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-        }
+        })
     }
 
     /// Serves until the process ends.
-    pub async fn serve(self) -> Result<(), SchedulerError> {
-        let address = self.address.to_string();
-        start_grpc_service_with_listener(self.listener, self.server)
-            .await
-            .map_err(|source| SchedulerError::Start { address, source: Box::new(source) })
+    pub fn serve(self) -> BoxFuture<'static, Result<(), SchedulerError>> {
+        Box::pin(async move {
+            let address = self.address.to_string();
+            start_grpc_service_with_listener(self.listener, self.server)
+                .await
+                .map_err(|source| SchedulerError::Start { address, source: Box::new(source) })
+        })
     }
 }
 

@@ -331,7 +331,7 @@ mod tests {
             ("SELECT 1;\nSELECT (1 + ) FROM t", 2, 13),
             ("CREATE MODEL a.b\nOPTION (x = 1) AS SELECT 1", 2, 1),
             ("CREATE MODEL a.b OPTIONS (x = y) AS SELECT 1", 1, 31),
-            ("SELECT 1 SELECT 2", 1, 17),
+            ("SELECT 1 SELECT 2", 1, 10),
             ("SELECT 'open", 1, 8),
         ] {
             match parse("f.sql", text) {
