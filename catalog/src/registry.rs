@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// Where the registry is within the warehouse.
 pub const FOLDER: &str = "system/registry";
 
+/// Publications are kept in one file each until there are this many; then in one file together, so that
+/// a reader of a registry that has grown for months has little to fetch.
+const MOST_FILES: usize = 32;
+
 /// How often a publication is tried against others.
 const ATTEMPTS: usize = 50;
 
@@ -82,6 +86,8 @@ pub struct Entry {
 pub struct Registry {
     /// Version of the registry's own table.
     version: Option<u64>,
+    /// Files that its rows are in.
+    files: usize,
     entries: Vec<Entry>,
 }
 
@@ -113,7 +119,7 @@ impl Registry {
         entries.sort_by(|a, b| {
             (a.publication, a.kind, &a.name).cmp(&(b.publication, b.kind, &b.name))
         });
-        Ok(Self { version: Some(snapshot.version), entries })
+        Ok(Self { version: Some(snapshot.version), files: snapshot.files.len(), entries })
     }
 
     /// The version of the registry's own table; `None` if nothing was ever published.
@@ -144,15 +150,19 @@ impl Registry {
                 return Err(CatalogError::Name { name: taken.name.clone(), reason: reason.into() });
             }
             let rows = registry.next(run, entries);
-            let batch = encode(&rows)?;
+            let (mode, batch) = if registry.files < MOST_FILES {
+                (Mode::Append, encode(&rows)?)
+            } else {
+                (Mode::Overwrite, encode(&[registry.entries.as_slice(), rows.as_slice()].concat())?)
+            };
             let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
             writer.write(&batch)?;
             let bytes = writer.into_inner()?;
             let file = DataFile {
                 path: format!("part-{}.parquet", uuid::Uuid::now_v7()),
                 bytes: bytes.len() as u64,
-                rows: rows.len() as u64,
-                stats: Some(format!(r#"{{"numRecords":{}}}"#, rows.len())),
+                rows: batch.num_rows() as u64,
+                stats: Some(format!(r#"{{"numRecords":{}}}"#, batch.num_rows())),
                 written_at: chrono::Utc::now().timestamp_millis(),
             };
             folder.put(&file.path, bytes).await?;
@@ -160,8 +170,7 @@ impl Registry {
             let files = [file];
             let expected = Some(registry.version);
             let schema = batch.schema();
-            let committed =
-                delta::commit(&folder, Mode::Append, &schema, &files, &note, expected).await?;
+            let committed = delta::commit(&folder, mode, &schema, &files, &note, expected).await?;
             if committed.is_some() {
                 return Ok(rows);
             }
@@ -296,6 +305,24 @@ mod tests {
         assert_eq!((second[0].version, second[0].publication), (2, 2));
         assert_eq!(second[0].tables["factors"], 4);
         assert_eq!(registry.current(Kind::Table, "a.other"), None);
+    }
+
+    #[tokio::test]
+    async fn a_registry_of_months_stays_in_few_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = url::Url::from_file_path(folder.path()).unwrap();
+        let warehouse = Storage::open(&url).unwrap();
+        let nights = 2 * MOST_FILES as u64 + 3;
+        for night in 1..=nights {
+            let published =
+                Registry::publish(&warehouse, "r", &[model("a.m", night)]).await.unwrap();
+            assert_eq!((published[0].version, published[0].publication), (night, night));
+        }
+        let registry = Registry::load(&warehouse).await.unwrap();
+        assert!(registry.files <= MOST_FILES);
+        let versions: Vec<_> = registry.entries.iter().map(|entry| entry.version).collect();
+        assert_eq!(versions, (1..=nights).collect::<Vec<_>>());
+        assert_eq!(registry.current(Kind::Model, "a.m").unwrap().tables["factors"], nights);
     }
 
     #[tokio::test]

@@ -50,11 +50,13 @@ const ATTEMPTS: usize = 4;
 fn is_lost_executor(error: &DataFusionError) -> bool {
     let text = error.to_string();
     [
-        "Failed to fetch",
-        "FetchFailed",
+        "fetch partition error",
         "GrpcConnectionError",
+        "Grpc connection error",
+        "GrpcActionError",
+        "Grpc Execute Action error",
         "transport error",
-        "tcp connect error",
+        "h2 protocol error",
     ]
     .iter()
     .any(|sign| text.contains(sign))

@@ -193,8 +193,10 @@ impl Training<'_> {
         );
         let plan = self.session.plan_over(&sql, &[("training", Arc::clone(&data.table))]).await?;
         let (table, count) = self.stage(plan, name).await?;
-        if count > u64::from(u32::MAX) {
-            return Err(self.data_error(format!("{count} different ids are more than 4294967295")));
+        if count > i32::MAX as u64 {
+            return Err(
+                self.data_error(format!("{count} different ids are more than {}", i32::MAX))
+            );
         }
         Ok(Ids { table, count })
     }
