@@ -1,6 +1,8 @@
 """What the comparisons share: tables, starting factors, matrices, ranking measures."""
 
+import os
 import pathlib
+import sys
 
 import numpy as np
 import scipy.sparse
@@ -10,6 +12,13 @@ from deltalake import DeltaTable
 def table(warehouse, name):
     """A table, or a model's table, as a list of rows."""
     return DeltaTable(str(pathlib.Path(warehouse, *name.split(".")))).to_pyarrow_table().to_pylist()
+
+
+def finish():
+    """Ends the process at once, when all comparisons are done: the threads of pyarrow sometimes abort an
+    interpreter that is shutting down."""
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def starting_factors(seed, rows, factors):

@@ -3,7 +3,7 @@
 import sys
 
 import numpy as np
-from common import factors, starting_factors, table
+from common import factors, finish, starting_factors, table
 
 FACTORS, REGULARIZATION, ITERATIONS, SEED = 3, 0.3, 6, 5
 
@@ -45,3 +45,5 @@ for name, bias in [("peer.plain", False), ("peer.biased", True)]:
     difference = np.abs(ours - dense(ratings, bias)).max()
     print(f"{name}: largest difference of a prediction {difference:.2e}")
     assert difference < 1e-4
+
+finish()

@@ -3,7 +3,7 @@
 import sys
 
 import networkx
-from common import table
+from common import finish, table
 
 warehouse = sys.argv[1]
 for name in ["movies", "dangling", "loops", "components", "single", "parallel", "personal"]:
@@ -20,3 +20,5 @@ for name in ["movies", "dangling", "loops", "components", "single", "parallel", 
     print(f"{name}: {len(expected)} nodes, L1 distance {distance:.1e}, sum - 1 {sum(actual.values()) - 1:.1e}")
     assert distance <= 1e-8
     assert abs(sum(actual.values()) - 1) <= 1e-12
+
+finish()

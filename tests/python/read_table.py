@@ -3,6 +3,7 @@
 import json
 import sys
 
+from common import finish
 from deltalake import DeltaTable
 
 table, rows = sys.argv[1:]
@@ -15,3 +16,4 @@ for left, right in zip(actual, expected):
     assert abs(left.pop("score") - right.pop("score")) < 1e-6, (left, right)
     assert left == right, (left, right)
 print(len(actual), "rows are the same")
+finish()
