@@ -47,23 +47,32 @@ const PAGERANK: &str = "CREATE OR REPLACE MODEL graph.movie_rank OPTIONS (model_
     source_col = 'user_id', target_col = 'movie_id', weight_col = 'rating', damping = 0.99, \
     tolerance = 1e-14, max_iterations = 60) AS SELECT user_id, movie_id, rating FROM raw.ratings";
 
-#[test]
-fn a_killed_executor_changes_nothing() {
-    let raw = std::fs::read_to_string(movielens().join("raw.sql")).unwrap();
+/// A query of several stages, the last of which takes most of its time: the films that a user has
+/// rated, in pairs.
+const PAIRS: &str = "CREATE OR REPLACE TABLE features.pairs AS \
+    SELECT a.movie_id AS first, b.movie_id AS second, count(*) AS users, sum(a.rating * b.rating) AS weight \
+    FROM raw.ratings a JOIN raw.ratings b ON a.user_id = b.user_id AND a.movie_id < b.movie_id \
+    GROUP BY 1, 2";
+
+/// Writes a pipeline `p` over the main job's ratings.
+fn prepare(folder: &Path, files: &[(&str, &str)]) {
     let data = movielens().join("data");
+    let raw = std::fs::read_to_string(movielens().join("raw.sql")).unwrap();
     let raw = raw.replace("'data/", &format!("'{}/", data.display()));
-    let files = [("raw.sql", raw.as_str()), ("als.sql", ALS), ("pagerank.sql", PAGERANK)];
-    let prepare = |folder: &Path| {
-        let settings = format!("locations = ['{}']", data.display());
-        std::fs::write(folder.join("nightshift.toml"), settings).unwrap();
-        pipeline(folder, "p", &files);
-    };
+    std::fs::write(folder.join("nightshift.toml"), format!("locations = ['{}']", data.display()))
+        .unwrap();
+    pipeline(folder, "p", &[&[("raw.sql", raw.as_str())], files].concat());
+}
+
+#[test]
+fn an_executor_killed_during_supersteps_changes_nothing() {
+    let files = [("als.sql", ALS), ("pagerank.sql", PAGERANK)];
     let quiet = tempfile::tempdir().unwrap();
-    prepare(quiet.path());
+    prepare(quiet.path(), &files);
     succeed(nightshift(quiet.path()).args(["run", "p"]));
 
     let folder = tempfile::tempdir().unwrap();
-    prepare(folder.path());
+    prepare(folder.path(), &files);
     let mut cluster = Cluster::start(folder.path(), &[1, 1, 1]);
     let mut command = nightshift(folder.path());
     command.args(["run", "p", "--cluster", &cluster.address]);
@@ -80,6 +89,34 @@ fn a_killed_executor_changes_nothing() {
     assert_eq!(killed, 2, "{printed}");
     let tables = [TABLES[0], TABLES[1], TABLES[2], TABLES[5], TABLES[6]];
     assert_same_models(quiet.path(), folder.path(), &tables);
+}
+
+/// A stage that reads what the lost executor had written is taken back while its tasks run elsewhere.
+#[test]
+fn an_executor_killed_during_sql_changes_nothing() {
+    let files = [("pairs.sql", PAIRS)];
+    let tables = ["SELECT * FROM features.pairs ORDER BY first, second"];
+    let quiet = tempfile::tempdir().unwrap();
+    prepare(quiet.path(), &files);
+    succeed(nightshift(quiet.path()).args(["run", "p"]));
+    // The moments of the fault, not a synchronisation: at each of them the run must end well.
+    for moment in [50, 150, 300, 600] {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path(), &files);
+        let mut cluster = Cluster::start(folder.path(), &[1, 1, 1]);
+        let mut command = nightshift(folder.path());
+        command.args(["run", "p", "--cluster", &cluster.address]);
+        let mut killed = false;
+        let (succeeded, printed) = run_watched(&mut command, |line| {
+            if line.contains("] features.pairs") && !killed {
+                std::thread::sleep(std::time::Duration::from_millis(moment));
+                cluster.executors.pop().unwrap().kill();
+                killed = true;
+            }
+        });
+        assert!(succeeded && killed, "killed after {moment} ms\n{printed}");
+        assert_same_models(quiet.path(), folder.path(), &tables);
+    }
 }
 
 #[test]

@@ -23,7 +23,9 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement as EngineStatement;
+use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::registry::{Kind, Registry};
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::schema::stored;
@@ -45,8 +47,9 @@ const REGISTRY: &str = "system.registry";
 /// How often a plan is run whose results were lost with an executor.
 const ATTEMPTS: usize = 4;
 
-/// Whether an error says that an executor could not be reached. Ballista runs tasks again by itself,
-/// but a result that is ready and not yet fetched is lost with its executor.
+/// Whether an error says that an executor could not be reached, or that the scheduler has cancelled
+/// the job because one was lost together with results. Ballista itself only runs tasks again that
+/// were lost before their end.
 fn is_lost_executor(error: &DataFusionError) -> bool {
     let text = error.to_string();
     [
@@ -57,6 +60,7 @@ fn is_lost_executor(error: &DataFusionError) -> bool {
         "Grpc Execute Action error",
         "transport error",
         "h2 protocol error",
+        "failed: Cancelled",
     ]
     .iter()
     .any(|sign| text.contains(sign))
@@ -97,17 +101,33 @@ impl Session {
         &self.state
     }
 
-    /// Runs a plan and hands on its rows as they come.
+    /// Runs a plan and hands on its rows as they come. A plan that loses an executor before its first
+    /// row is run again.
     pub async fn stream(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
-        Ok(DataFrame::new(self.state.clone(), plan).execute_stream().await?)
+        self.run_again_when_lost(async || {
+            let mut rows =
+                DataFrame::new(self.state.clone(), plan.clone()).execute_stream().await?;
+            let first = rows.try_next().await?;
+            let schema = rows.schema();
+            let rows = futures::stream::iter(first.map(Ok)).chain(rows);
+            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream)
+        })
+        .await
     }
 
-    /// Runs a plan and gathers its rows. A plan whose result was on an executor that has gone is run
-    /// again: what our operators write a second time is the same, or unreferenced.
+    /// Runs a plan and gathers its rows. A plan that loses an executor is run again: what our
+    /// operators write a second time is the same, or unreferenced.
     pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
+        self.run_again_when_lost(async || {
+            DataFrame::new(self.state.clone(), plan.clone()).collect().await
+        })
+        .await
+    }
+
+    async fn run_again_when_lost<T>(&self, run: impl AsyncFn() -> PlanResult<T>) -> Result<T> {
         let mut attempt = 1;
         loop {
-            match DataFrame::new(self.state.clone(), plan.clone()).collect().await {
+            match run().await {
                 Err(error) if attempt < ATTEMPTS && is_lost_executor(&error) => {
                     tracing::warn!(%error, attempt, "an executor was lost, the job is run again");
                     attempt += 1;

@@ -2,6 +2,7 @@
 //! session that sends plans to it.
 
 mod client;
+mod cluster_state;
 mod server;
 
 pub use client::connect;

@@ -1,11 +1,14 @@
 //! The scheduler itself.
 
 use crate::SchedulerError;
+use crate::cluster_state::StrictClusterState;
+use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
 use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
-use ballista_core::utils::default_session_builder;
+use ballista_core::utils::{default_config_producer, default_session_builder};
 use ballista_scheduler::cluster::BallistaCluster;
+use ballista_scheduler::cluster::memory::InMemoryJobState;
 use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
 use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
 use ballista_scheduler::scheduler_server::{SchedulerServer, SessionBuilder};
@@ -20,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -40,6 +44,7 @@ pub struct Scheduler {
     address: SocketAddr,
     listener: TcpListener,
     server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+    damaged: UnboundedReceiver<JobId>,
 }
 
 impl Scheduler {
@@ -74,16 +79,22 @@ impl Scheduler {
             executor_timeout_seconds: options.executor_timeout,
             expire_dead_executor_interval_seconds: 1,
             no_executors_grace_period_seconds: options.executor_timeout.max(30),
-            override_session_builder: Some(session_builder()),
             override_logical_codec: Some(Arc::new(logical)),
             override_physical_codec: Some(Arc::new(physical)),
             ..Default::default()
         };
         config.validate().map_err(start)?;
-        let cluster = BallistaCluster::new_from_config(&config).await.map_err(start)?;
+        let jobs = InMemoryJobState::new(
+            config.scheduler_id.clone(),
+            session_builder(),
+            Arc::new(default_config_producer),
+        );
+        let (damage, damaged) = unbounded_channel();
+        let executors = StrictClusterState::new(damage);
+        let cluster = BallistaCluster::new(Arc::new(executors), Arc::new(jobs));
         let server = create_scheduler(cluster, Arc::new(config)).await.map_err(start)?;
         tracing::info!(%address, "scheduler listens");
-        Ok(Self { address, listener, server })
+        Ok(Self { address, listener, server, damaged })
     }
 
     /// Where it listens.
@@ -108,12 +119,31 @@ impl Scheduler {
     /// Serves until the process ends.
     pub fn serve(self) -> BoxFuture<'static, Result<(), SchedulerError>> {
         Box::pin(async move {
+            let server = self.server.clone();
+            let served = tokio::select! {
+                served = start_grpc_service_with_listener(self.listener, self.server) => served,
+                failed = cancel_damaged(server, self.damaged) => failed,
+            };
             let address = self.address.to_string();
-            start_grpc_service_with_listener(self.listener, self.server)
-                .await
-                .map_err(|source| SchedulerError::Start { address, source: Box::new(source) })
+            served.map_err(|source| SchedulerError::Start { address, source: Box::new(source) })
         })
     }
+}
+
+/// Cancels the jobs that have lost results which Ballista would recover wrongly. Their sessions see
+/// the job fail as cancelled, and run it again.
+async fn cancel_damaged(
+    server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+    mut damaged: UnboundedReceiver<JobId>,
+) -> Result<(), BallistaError> {
+    while let Some(job) = damaged.recv().await {
+        // A job is reported each time that tasks are handed out, until it has ended.
+        if server.state.task_manager.get_running_job_cache().contains_key(&job) {
+            tracing::warn!(%job, "an executor was lost with results of this job, it is cancelled");
+            server.cancel_job(job).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A listener without Nagle's algorithm, which accepted connections inherit: with it, every small
