@@ -1,19 +1,18 @@
 //! What each command does.
 
-use crate::arguments::{Arguments, Command, Place, RunArguments, SqlArguments};
+use crate::arguments::{Arguments, Command, Format, Place, RunArguments, SqlArguments};
 use crate::cluster::{self, Embedded};
 use crate::settings::Settings;
 use crate::{Failure, output, progress};
 use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
 use futures::TryStreamExt;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
-use nightshift_jobs::JobError;
-use nightshift_jobs::external::Externals;
+use nightshift_jobs::connection::{Connection, Outcome};
 use nightshift_jobs::pipeline::Pipeline;
-use nightshift_jobs::run::Run;
 use nightshift_jobs::session::Session;
-use nightshift_jobs::statement::{Located, Statement, parse};
+use nightshift_jobs::statement::{Located, parse};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -106,55 +105,37 @@ async fn sql(arguments: SqlArguments) -> Result<(), Failure> {
     };
     let statements = parse(&name, &text)?;
     let opened = open(&arguments.place, None).await?;
-    let mut externals = Externals::new();
+    let folder = std::env::current_dir().ok();
+    let progress = progress::to_standard_error();
+    let mut connection = Connection::new(opened.session.clone(), folder, progress);
     for statement in &statements {
-        statement_alone(&opened.session, &mut externals, statement, &arguments).await?;
+        print_outcome(&mut connection, statement, arguments.place.format).await?;
     }
     Ok(())
 }
 
-/// Executes a statement as a run of its own. External tables live as long as the command.
-async fn statement_alone(
-    session: &Session,
-    externals: &mut Externals,
+async fn print_outcome(
+    connection: &mut Connection,
     statement: &Located,
-    arguments: &SqlArguments,
+    format: Format,
 ) -> Result<(), Failure> {
-    if matches!(statement.statement, Statement::Query(_)) {
-        let collect = async {
-            let stream = nightshift_jobs::run::query(session, externals, statement).await?;
-            let schema = stream.schema();
-            let batches: Result<Vec<RecordBatch>, _> = stream.try_collect().await;
-            let batches = batches.map_err(|error| statement.locate(error.into()))?;
-            Ok::<_, JobError>((schema, batches))
-        };
-        let (schema, batches) = tokio::select! {
-            collected = collect => collected?,
-            () = cluster::interrupted() => return Err("interrupted".into()),
-        };
-        return output::print(schema, &batches, arguments.place.format);
-    }
-    let progress = progress::to_standard_error();
-    let mut run =
-        Run::start(session.clone(), "SQL".to_string(), externals.clone(), progress).await?;
-    let folder = std::env::current_dir().ok();
-    let executed = tokio::select! {
-        executed = run.execute(statement, folder) => executed,
-        () = cluster::interrupted() => Err(JobError::Interrupted),
-    };
-    match executed {
-        Ok(()) => {
-            *externals = run.externals().clone();
-            let (steps, published) = run.publish().await?;
-            if !steps.is_empty() {
-                output::print_steps(&steps, arguments.place.format)?;
-            }
-            tell_published(&published);
-            Ok(())
+    match connection.execute(statement, cluster::interrupted()).await? {
+        Outcome::Rows(rows) => {
+            let schema = rows.schema();
+            let batches: Vec<RecordBatch> = tokio::select! {
+                batches = rows.try_collect() => {
+                    batches.map_err(|error: DataFusionError| statement.locate(error.into()))?
+                }
+                () = cluster::interrupted() => return Err("interrupted".into()),
+            };
+            output::print(schema, &batches, format)
         }
-        Err(error) => {
-            run.abandon().await?;
-            Err(error.into())
+        Outcome::Made(made) => {
+            if !made.steps.is_empty() {
+                output::print_steps(&made.steps, format)?;
+            }
+            tell_published(&made.published);
+            Ok(())
         }
     }
 }

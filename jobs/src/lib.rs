@@ -11,12 +11,14 @@
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
 //! | [`training`] | the drivers of `CREATE MODEL` |
+//! | [`connection`] | statements executed one by one, as clients do |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
 //! | [`progress`] | what a run tells while it works |
 
 mod error;
 
+pub mod connection;
 pub mod external;
 pub mod operator;
 pub mod pipeline;

@@ -1,0 +1,98 @@
+//! Statements executed one after another, each published by itself: what a shell, a Flight SQL client
+//! and an HTTP request do.
+
+use crate::external::Externals;
+use crate::progress::Progress;
+use crate::run::{self, Run, Step};
+use crate::session::Session;
+use crate::statement::{Located, Statement};
+use crate::{JobError, Result};
+use datafusion::execution::SendableRecordBatchStream;
+use nightshift_catalog::registry::Entry;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a statement has come to.
+pub enum Outcome {
+    /// The rows of a query, as they come. Dropping the stream cancels the query.
+    Rows(SendableRecordBatchStream),
+    /// What a statement has changed.
+    Made(Made),
+}
+
+/// What a statement has changed.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    /// The tables and models that it has written.
+    pub steps: Vec<Step>,
+    /// What was published.
+    pub published: Vec<Entry>,
+}
+
+impl Made {
+    /// Rows written.
+    pub fn rows(&self) -> u64 {
+        self.steps.iter().map(|step| step.rows).sum()
+    }
+}
+
+/// A session, and what one user's statements have in common besides the warehouse.
+pub struct Connection {
+    session: Session,
+    /// Files that are read in place, for as long as the connection is there.
+    externals: Externals,
+    /// What relative locations are relative to.
+    folder: Option<PathBuf>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Connection {
+    /// A connection without external tables.
+    pub fn new(session: Session, folder: Option<PathBuf>, progress: Arc<dyn Progress>) -> Self {
+        Self { session, externals: Externals::new(), folder, progress }
+    }
+
+    /// The session that runs its plans.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The files that it reads in place.
+    pub fn externals(&self) -> &Externals {
+        &self.externals
+    }
+
+    /// Executes one statement. What it changes is published at once, or not at all if it fails or
+    /// `interrupted` comes to its end first.
+    pub async fn execute(
+        &mut self,
+        statement: &Located,
+        interrupted: impl Future<Output = ()>,
+    ) -> Result<Outcome> {
+        if matches!(statement.statement, Statement::Query(_)) {
+            let rows = run::query(&self.session, &self.externals, statement);
+            return tokio::select! {
+                rows = rows => Ok(Outcome::Rows(rows?)),
+                () = interrupted => Err(JobError::Interrupted),
+            };
+        }
+        let (session, externals) = (self.session.clone(), self.externals.clone());
+        let progress = Arc::clone(&self.progress);
+        let mut run = Run::start(session, "SQL".to_string(), externals, progress).await?;
+        let executed = tokio::select! {
+            executed = run.execute(statement, self.folder.clone()) => executed,
+            () = interrupted => Err(JobError::Interrupted),
+        };
+        match executed {
+            Ok(()) => {
+                self.externals = run.externals().clone();
+                let (steps, published) = run.publish().await?;
+                Ok(Outcome::Made(Made { steps, published }))
+            }
+            Err(error) => {
+                run.abandon().await?;
+                Err(error)
+            }
+        }
+    }
+}
