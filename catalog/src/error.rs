@@ -83,6 +83,12 @@ pub enum CatalogError {
         /// How it shows.
         reason: String,
     },
+    /// A file that was finished when its run had ended.
+    #[error("{file}: its run has ended, the file is deleted")]
+    RunEnded {
+        /// The file.
+        file: String,
+    },
     /// Arrow refused.
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),

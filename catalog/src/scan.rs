@@ -58,8 +58,8 @@ impl TableScanSpec {
                 Ok(snapshot.ok_or_else(missing)?.files)
             }
             FileList::Staged(url) => {
-                let (folder, name) = split_object_url(url);
-                let bytes = Storage::of_session(runtime, &folder)?.get(&name).await?;
+                let (folder, name) = Storage::of_object(runtime, url)?;
+                let bytes = folder.get(&name).await?;
                 serde_json::from_slice(&bytes).map_err(|error| damaged(url, error.to_string()))
             }
         }
@@ -79,14 +79,6 @@ impl WarehouseTable {
     pub fn new(spec: TableScanSpec, schema: SchemaRef) -> Self {
         Self { spec, schema }
     }
-}
-
-/// The folder that an object is in, and its name there.
-fn split_object_url(url: &Url) -> (Url, String) {
-    let (folder, name) = url.path().rsplit_once('/').unwrap_or(("", url.path()));
-    let mut parent = url.clone();
-    parent.set_path(&format!("{folder}/"));
-    (parent, name.to_string())
 }
 
 #[async_trait]

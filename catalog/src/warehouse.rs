@@ -7,9 +7,10 @@ use crate::delta::{self, CommitNote, DataFile, Mode};
 use crate::registry::{Entry, Kind, ModelDetails, NewEntry, Registry};
 use crate::scan::{FileList, TableScanSpec, WarehouseTable};
 use crate::storage::Storage;
-use crate::write::file_prefix;
+use crate::write::{WriteTarget, file_prefix};
 use crate::{CatalogError, Result};
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,16 @@ use url::Url;
 
 /// Schemas that users can't create anything in.
 const RESERVED: &[&str] = &["system", "information_schema", "_nightshift"];
+
+/// The folder of a run's intermediate data within the warehouse.
+pub fn run_folder(run: &str) -> String {
+    format!("_nightshift/runs/{run}")
+}
+
+/// The object that says that a run is under way.
+fn run_mark(run: &str) -> String {
+    format!("{}/open", run_folder(run))
+}
 
 /// The name of a table or model: `schema.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +140,33 @@ impl Warehouse {
     /// What is published now.
     pub async fn registry(&self) -> Result<Registry> {
         Registry::load(&self.storage).await
+    }
+
+    /// Begins a run: puts a mark into the warehouse that stands until [`Self::close_run`]. A task that
+    /// finishes a file after that deletes it, so that closing a run and then listing what it has
+    /// written finds everything, however late a cancelled task comes to its end.
+    pub async fn open_run(&self, run: &str) -> Result<()> {
+        let marked = self.storage.put(&run_mark(run), Bytes::from_static(b"open")).await;
+        marked.map_err(|error| CatalogError::NotWritable {
+            url: self.storage.url().to_string(),
+            source: Box::new(error),
+        })
+    }
+
+    /// Ends a run: what its tasks finish from now on is deleted by them.
+    pub async fn close_run(&self, run: &str) -> Result<()> {
+        self.storage.delete(&run_mark(run)).await
+    }
+
+    /// Where a run writes files of the table in `folder`.
+    pub fn write_target(&self, run: &str, folder: &str) -> Result<WriteTarget> {
+        let mark = self.storage.url().join(&run_mark(run));
+        let mark = mark.map_err(|error| CatalogError::Location {
+            url: run.to_string(),
+            reason: error.to_string(),
+        })?;
+        let table = self.storage.folder(folder).url().clone();
+        Ok(WriteTarget { table, run: run.to_string(), mark })
     }
 
     /// The folder of a table within the warehouse.
@@ -305,6 +343,15 @@ mod tests {
         {
             assert!(Name::new(schema, name).is_err(), "{schema}.{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_unwritable_warehouse_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let url = Url::from_file_path(folder.path().join("file/warehouse")).unwrap();
+        let error = Warehouse::open(&url).unwrap().open_run("r").await.unwrap_err();
+        assert!(matches!(error, CatalogError::NotWritable { .. }), "{error}");
     }
 
     #[tokio::test]

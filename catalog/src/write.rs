@@ -10,7 +10,7 @@ use crate::{CatalogError, Result, statistics};
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result as PlanResult;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -51,6 +51,8 @@ pub struct WriteTarget {
     /// The run that writes. It is part of the files' names, so that all that a run has written can be
     /// found when it fails, even what nobody was told of.
     pub run: String,
+    /// An object that is there for as long as the run is.
+    pub mark: Url,
 }
 
 /// How the names of the files begin that a run writes.
@@ -132,18 +134,31 @@ impl ExecutionPlan for TableWriteExec {
         context: Arc<TaskContext>,
     ) -> PlanResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
-        let table = Storage::of_session(&context.runtime_env(), &self.target.table)?;
-        let prefix = file_prefix(&self.target.run);
-        let write = async move { Ok(files_batch(&write_files(&table, &prefix, input).await?)?) };
+        let runtime = context.runtime_env();
+        let folder = Folder {
+            table: Storage::of_session(&runtime, &self.target.table)?,
+            prefix: file_prefix(&self.target.run),
+            mark: Storage::of_object(&runtime, &self.target.mark)?,
+        };
+        let write = async move { Ok(files_batch(&write_files(&folder, input).await?)?) };
         let stream = futures::stream::once(write);
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&FILES_SCHEMA), stream)))
     }
 }
 
+/// A table's folder, as a run writes to it.
+#[derive(Clone)]
+struct Folder {
+    table: Storage,
+    /// How the names of files begin.
+    prefix: String,
+    /// The run's mark: its folder and name.
+    mark: (Storage, String),
+}
+
 /// Writes a stream into as many files as its size asks for; none if it is empty.
 async fn write_files(
-    table: &Storage,
-    prefix: &str,
+    folder: &Folder,
     mut input: SendableRecordBatchStream,
 ) -> PlanResult<Vec<DataFile>> {
     let schema = input.schema();
@@ -156,47 +171,66 @@ async fn write_files(
         }
         let (_, writer) = match &mut open {
             Some(writer) => writer,
-            None => open.insert(start_file(table, prefix, &schema)?),
+            None => open.insert(start_file(folder, &schema)?),
         };
         writer.write(&batch).await?;
         if writer.bytes_written() + writer.in_progress_size() >= FILE_BYTES
             && let Some((path, writer)) = open.take()
         {
-            files.push(close_file(&schema, path, writer).await?);
+            files.push(close_file(folder, &schema, path, writer).await?);
         }
     }
     if let Some((path, writer)) = open {
-        files.push(close_file(&schema, path, writer).await?);
+        files.push(close_file(folder, &schema, path, writer).await?);
     }
     Ok(files)
 }
 
 fn start_file(
-    table: &Storage,
-    prefix: &str,
+    folder: &Folder,
     schema: &SchemaRef,
 ) -> Result<(String, AsyncArrowWriter<BufWriter>)> {
-    let path = format!("{prefix}{}.parquet", Uuid::now_v7());
+    let path = format!("{}{}.parquet", folder.prefix, Uuid::now_v7());
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_statistics_truncate_length(None)
         .build();
-    let object = BufWriter::new(Arc::clone(table.store()), table.path(&path));
+    let object = BufWriter::new(Arc::clone(folder.table.store()), folder.table.path(&path));
     let writer = AsyncArrowWriter::try_new(object, Arc::clone(schema), Some(properties))?;
     Ok((path, writer))
 }
 
+/// Finishes a file. This is a task of its own because a cancelled query drops its futures anywhere:
+/// between the file's appearance and the look at the run's mark, for instance.
 async fn close_file(
-    schema: &Schema,
+    folder: &Folder,
+    schema: &SchemaRef,
+    path: String,
+    writer: AsyncArrowWriter<BufWriter>,
+) -> PlanResult<DataFile> {
+    let finish = finish_file(folder.clone(), Arc::clone(schema), path, writer);
+    let finished = tokio::spawn(finish).await;
+    Ok(finished.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??)
+}
+
+/// Finishes a file, and deletes it if its run has ended meanwhile: nobody else knows of it.
+async fn finish_file(
+    folder: Folder,
+    schema: SchemaRef,
     path: String,
     mut writer: AsyncArrowWriter<BufWriter>,
 ) -> Result<DataFile> {
     let footer = writer.finish().await?;
+    let (marks, mark) = &folder.mark;
+    if !marks.exists(mark).await? {
+        folder.table.delete(&path).await?;
+        return Err(CatalogError::RunEnded { file: path });
+    }
     Ok(DataFile {
         path,
         bytes: writer.bytes_written() as u64,
         rows: footer.file_metadata().num_rows() as u64,
-        stats: Some(statistics::from_footer(schema, &footer)?),
+        stats: Some(statistics::from_footer(&schema, &footer)?),
         written_at: chrono::Utc::now().timestamp_millis(),
     })
 }
@@ -262,8 +296,13 @@ mod tests {
         let schema = crate::schema::stored(&input.schema()).unwrap();
         let partitions = input.output_partitioning().partition_count();
         assert!(partitions > 1);
-        let target = WriteTarget { table: url.clone(), run: "r1".to_string() };
-        let write = Arc::new(TableWriteExec::new(target, input));
+        let mark = url.join("mark").unwrap();
+        let target = WriteTarget { table: url.clone(), run: "r1".to_string(), mark };
+        let write: Arc<dyn ExecutionPlan> = Arc::new(TableWriteExec::new(target, input));
+        let ended = collect(Arc::clone(&write), context.task_ctx()).await.unwrap_err();
+        assert!(ended.to_string().contains("has ended"), "{ended}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        std::fs::write(folder.path().join("mark"), "").unwrap();
         let files = files_of(&collect(write, context.task_ctx()).await.unwrap()).unwrap();
         assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 3);
         assert!(files.iter().all(|file| file.path.starts_with("part-r1-")));

@@ -15,7 +15,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast;
 use nightshift_catalog::registry::{Entry, Kind};
-use nightshift_catalog::warehouse::{Name, Staged, StagedTable, Warehouse};
+use nightshift_catalog::warehouse::{Name, Staged, StagedTable, Warehouse, run_folder};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,9 +82,9 @@ impl Run {
         externals: Externals,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
-        session.warehouse().storage().probe().await?;
         let view = View::now(&session, externals).await?;
         let id = Uuid::now_v7().to_string();
+        session.warehouse().open_run(&id).await?;
         tracing::info!(run = %id, operation, "run started");
         Ok(Self {
             id,
@@ -105,7 +105,7 @@ impl Run {
 
     /// The folder of the run's intermediate data within the warehouse.
     fn folder(&self) -> String {
-        format!("_nightshift/runs/{}", self.id)
+        run_folder(&self.id)
     }
 
     /// Executes a statement that makes something. What is only read in place is no step. `folder` is what relative locations are relative
@@ -265,6 +265,7 @@ impl Run {
         // What is published stands, whether or not the rest can be tidied up.
         let kept = self.staged.files();
         let tidied = async {
+            warehouse.close_run(&self.id).await?;
             warehouse.discard(&self.id, &self.touched, &kept).await?;
             warehouse.forget(&self.folder()).await
         };
@@ -277,6 +278,7 @@ impl Run {
     /// Deletes everything that the run has written.
     pub async fn abandon(self) -> Result<()> {
         let warehouse = self.session.warehouse();
+        warehouse.close_run(&self.id).await?;
         warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
         warehouse.forget(&self.folder()).await?;
         tracing::info!(run = %self.id, "run abandoned, nothing is published");

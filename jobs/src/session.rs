@@ -30,7 +30,7 @@ use nightshift_catalog::registry::{Kind, Registry};
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::schema::stored;
 use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
-use nightshift_catalog::write::{WriteTarget, files_of};
+use nightshift_catalog::write::files_of;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use url::Url;
@@ -192,8 +192,7 @@ impl Session {
             })
             .collect();
         let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
-        let table = self.warehouse.storage().folder(folder).url().clone();
-        let target = WriteTarget { table, run: run.to_string() };
+        let target = self.warehouse.write_target(run, folder)?;
         let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
         let files = files_of(&self.collect(plan).await?)?;
         Ok(StagedTable { folder: folder.to_string(), schema, files })
