@@ -296,7 +296,7 @@ mod tests {
         let schema = crate::schema::stored(&input.schema()).unwrap();
         let partitions = input.output_partitioning().partition_count();
         assert!(partitions > 1);
-        let mark = url.join("mark").unwrap();
+        let mark = Url::from_file_path(folder.path().join("mark")).unwrap();
         let target = WriteTarget { table: url.clone(), run: "r1".to_string(), mark };
         let write: Arc<dyn ExecutionPlan> = Arc::new(TableWriteExec::new(target, input));
         let ended = collect(Arc::clone(&write), context.task_ctx()).await.unwrap_err();
