@@ -28,7 +28,8 @@ impl sqllogictest::DB for Shell {
             return Err(io::Error::other(text(&output)));
         }
         let first = sql.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-        if first == "create" {
+        let rows = ["select", "with", "explain", "show", "describe"];
+        if !rows.contains(&first.as_str()) {
             return Ok(DBOutput::StatementComplete(0));
         }
         let value =
@@ -62,6 +63,16 @@ fn file(name: &str) {
 #[test]
 fn tables() {
     file("tables.slt");
+}
+
+#[test]
+fn changes() {
+    file("changes.slt");
+}
+
+#[test]
+fn names() {
+    file("names.slt");
 }
 
 #[test]
