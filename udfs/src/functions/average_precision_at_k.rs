@@ -35,9 +35,10 @@ impl Measure for AveragePrecisionAtK {
     }
 
     fn of(ranking: &Ranking) -> f64 {
-        let hits = ranking.hits.keys().zip(1..);
+        let hits = ranking.hits.iter().zip(1..);
         // The sum starts at 0, since `sum` makes -0 of nothing.
-        let precision = hits.fold(0.0, |sum, (rank, hits)| sum + f64::from(hits) / *rank as f64);
+        let precision =
+            hits.fold(0.0, |sum, ((rank, _), hits)| sum + f64::from(hits) / *rank as f64);
         precision / (ranking.relevant as f64).min(ranking.k as f64)
     }
 }

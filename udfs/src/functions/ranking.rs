@@ -1,18 +1,17 @@
 //! What the measures of a ranking share: the rows of one user, and the state that they are
 //! gathered in.
 
-use super::arguments::{agree, check_count, integer, list_of, list_value, number};
-use super::arguments::{positive_k, refuse_distinct};
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array};
+mod groups;
+
+use super::arguments::{check_count, integer, number, refuse_distinct};
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::cast::{as_float64_array, as_int64_array, as_list_array};
-use datafusion::common::{Result, ScalarValue, exec_err};
+use datafusion::common::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDFImpl, Documentation, Signature, Volatility,
+    Accumulator, AggregateUDFImpl, Documentation, GroupsAccumulator, Signature, Volatility,
 };
-use std::collections::BTreeMap;
+use groups::{Groups, OneGroup};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::marker::PhantomData;
@@ -54,12 +53,12 @@ pub(super) trait Measure:
 }
 
 /// What is known of one user's ranking.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Ranking {
-    /// The length to which it is looked at.
+    /// The length to which it is looked at; 0 before the first row.
     pub(super) k: usize,
-    /// Relevance of the relevant items among the first `k`, by rank.
-    pub(super) hits: BTreeMap<i64, f64>,
+    /// Ranks of the relevant items among the first `k`, ascending, with their relevance.
+    pub(super) hits: Vec<(i64, f64)>,
     /// The `k` largest relevances of all items, largest first.
     pub(super) ideal: Vec<f64>,
     /// Number of relevant items, recommended or not.
@@ -103,25 +102,26 @@ impl<M: Measure> AggregateUDFImpl for RankingMeasure<M> {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        let field = |name: &str, data_type: DataType| {
+        let field = |(name, data_type)| {
             Arc::new(Field::new(format_state_name(args.name, name), data_type, true))
         };
-        Ok(vec![
-            field("k", DataType::Int64),
-            field("relevant", DataType::Int64),
-            field("hit_ranks", list_of(DataType::Int64)),
-            field("hit_relevances", list_of(DataType::Float64)),
-            field("ideal", list_of(DataType::Float64)),
-        ])
+        Ok(groups::state().into_iter().map(field).collect())
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         refuse_distinct(M::NAME, &args)?;
-        Ok(Box::new(RankingAccumulator::<M> {
-            k: None,
-            ranking: Ranking::default(),
-            measure: PhantomData,
-        }))
+        Ok(Box::new(OneGroup::<M>::default()))
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        !args.is_distinct
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        _args: AccumulatorArgs,
+    ) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(Groups::<M>::default()))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -130,124 +130,6 @@ impl<M: Measure> AggregateUDFImpl for RankingMeasure<M> {
 
     fn documentation(&self) -> Option<&Documentation> {
         Some(M::documentation())
-    }
-}
-
-#[derive(Debug)]
-struct RankingAccumulator<M> {
-    k: Option<i64>,
-    ranking: Ranking,
-    measure: PhantomData<M>,
-}
-
-impl<M: Measure> RankingAccumulator<M> {
-    fn set_k(&mut self, k: i64) -> Result<()> {
-        agree(M::NAME, "k", &mut self.k, k)?;
-        self.ranking.k = usize::try_from(k).unwrap_or(usize::MAX);
-        Ok(())
-    }
-
-    fn add_hit(&mut self, rank: i64, relevance: f64) -> Result<()> {
-        if self.ranking.hits.insert(rank, relevance).is_some() {
-            return exec_err!(
-                "{}: two relevant items have the rank {rank}: ranks come from row_number(), and each \
-                 group is the ranking of one user",
-                M::NAME
-            );
-        }
-        Ok(())
-    }
-
-    fn add_ideal(&mut self, relevance: f64) {
-        let ideal = &mut self.ranking.ideal;
-        let place = ideal.partition_point(|other| *other >= relevance);
-        if place < self.ranking.k {
-            ideal.insert(place, relevance);
-            ideal.truncate(self.ranking.k);
-        }
-    }
-}
-
-impl<M: Measure> Accumulator for RankingAccumulator<M> {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let [ranks, relevances, ks] = values else {
-            return exec_err!("{} takes three arguments", M::NAME);
-        };
-        let (ranks, ks) = (as_int64_array(ranks)?, as_int64_array(ks)?);
-        let relevances = as_float64_array(relevances)?;
-        for row in 0..ranks.len() {
-            let k = positive_k(M::NAME, ks.is_valid(row).then(|| ks.value(row)))?;
-            self.set_k(k)?;
-            let rank = ranks.is_valid(row).then(|| ranks.value(row));
-            if let Some(rank) = rank
-                && rank < 1
-            {
-                return exec_err!("{}: rank is {rank}, ranks start at 1", M::NAME);
-            }
-            let relevance = if relevances.is_valid(row) { relevances.value(row) } else { 0.0 };
-            if !(relevance >= 0.0 && relevance.is_finite()) {
-                return exec_err!(
-                    "{}: relevance is {relevance}, it must be finite and not negative",
-                    M::NAME
-                );
-            }
-            if relevance == 0.0 {
-                continue;
-            }
-            self.ranking.relevant += 1;
-            self.add_ideal(relevance);
-            if let Some(rank) = rank
-                && rank <= k
-            {
-                self.add_hit(rank, relevance)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        let measured = self.ranking.relevant > 0;
-        Ok(ScalarValue::Float64(measured.then(|| M::of(&self.ranking))))
-    }
-
-    fn size(&self) -> usize {
-        let hit = size_of::<(i64, f64)>() * 2;
-        size_of_val(self) + self.ranking.hits.len() * hit + self.ranking.ideal.capacity() * 8
-    }
-
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let ranking = &self.ranking;
-        let ranks: Int64Array = ranking.hits.keys().copied().collect::<Vec<_>>().into();
-        let relevances: Float64Array = ranking.hits.values().copied().collect::<Vec<_>>().into();
-        Ok(vec![
-            ScalarValue::Int64(self.k),
-            ScalarValue::Int64(Some(ranking.relevant)),
-            list_value(Arc::new(ranks))?,
-            list_value(Arc::new(relevances))?,
-            list_value(Arc::new(Float64Array::from(ranking.ideal.clone())))?,
-        ])
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        let [ks, relevant, ranks, relevances, ideals] = states else {
-            return exec_err!("{} has a state of five fields", M::NAME);
-        };
-        let (ks, relevant) = (as_int64_array(ks)?, as_int64_array(relevant)?);
-        let (ranks, relevances) = (as_list_array(ranks)?, as_list_array(relevances)?);
-        let ideals = as_list_array(ideals)?;
-        for row in (0..ks.len()).filter(|row| ks.is_valid(*row)) {
-            self.set_k(ks.value(row))?;
-            self.ranking.relevant += relevant.value(row);
-            let (ranks, relevances) = (ranks.value(row), relevances.value(row));
-            let hits = as_int64_array(&ranks)?.values().iter();
-            for (rank, relevance) in hits.zip(as_float64_array(&relevances)?.values()) {
-                self.add_hit(*rank, *relevance)?;
-            }
-            for relevance in as_float64_array(&ideals.value(row))?.values() {
-                self.add_ideal(*relevance);
-            }
-        }
-        Ok(())
     }
 }
 

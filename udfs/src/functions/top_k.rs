@@ -1,19 +1,17 @@
 //! `top_k(value, score, k)`: the values with the highest scores.
 
-use super::arguments::{agree, check_count, integer, list_of, list_value};
-use super::arguments::{positive_k, refuse_distinct};
+mod groups;
+
+use super::arguments::{check_count, integer, list_of, refuse_distinct};
 use super::reference::{Page, RANKING};
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::compute::{SortOptions, cast};
-use arrow::datatypes::{DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type};
-use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion::common::cast::{as_int64_array, as_list_array};
-use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDFImpl, Documentation, Signature, Volatility,
+    Accumulator, AggregateUDFImpl, Documentation, GroupsAccumulator, Signature, Volatility,
 };
+use groups::{Groups, OneGroup};
 use std::sync::{Arc, LazyLock};
 
 const NAME: &str = "top_k";
@@ -99,23 +97,18 @@ impl AggregateUDFImpl for TopK {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         refuse_distinct(NAME, &args)?;
-        let [value, score, _] = args.expr_fields else {
-            return plan_err!("usage: {SYNTAX}");
-        };
-        let (value, score) = (value.data_type().clone(), score.data_type().clone());
-        let best_first = SortOptions { descending: true, nulls_first: false };
-        let fields = vec![
-            SortField::new_with_options(score.clone(), best_first),
-            SortField::new(value.clone()),
-        ];
-        Ok(Box::new(TopKAccumulator {
-            types: [score, value],
-            converter: RowConverter::new(fields)?,
-            k: None,
-            best: Vec::new(),
-            worst: None,
-            bytes: 0,
-        }))
+        Ok(Box::new(OneGroup(groups(&args)?)))
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        !args.is_distinct
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        args: AccumulatorArgs,
+    ) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(groups(&args)?))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -124,6 +117,14 @@ impl AggregateUDFImpl for TopK {
 
     fn documentation(&self) -> Option<&Documentation> {
         Some(&DOCUMENTATION)
+    }
+}
+
+/// The state for a call.
+fn groups(args: &AccumulatorArgs) -> Result<Groups> {
+    match args.expr_fields {
+        [value, score, _] => Groups::new(score.data_type().clone(), value.data_type().clone()),
+        _ => plan_err!("usage: {SYNTAX}"),
     }
 }
 
@@ -143,134 +144,6 @@ fn is_ordered(data_type: &DataType) -> bool {
         }
         DataType::Struct(fields) => fields.iter().all(|field| is_ordered(field.data_type())),
         other => !other.is_nested(),
-    }
-}
-
-/// The best rows so far, in the row format: their order as bytes is the order of the result.
-#[derive(Debug)]
-struct TopKAccumulator {
-    /// Types of score and value.
-    types: [DataType; 2],
-    converter: RowConverter,
-    k: Option<i64>,
-    /// At least the `k` best, at most twice as many.
-    best: Vec<OwnedRow>,
-    /// The last of the `k` best when they were last selected: worse rows are left out at once.
-    worst: Option<OwnedRow>,
-    /// Size of the rows of `best`.
-    bytes: usize,
-}
-
-impl TopKAccumulator {
-    fn k(&self) -> usize {
-        self.k.map_or(0, |k| usize::try_from(k).unwrap_or(usize::MAX))
-    }
-
-    fn update(&mut self, values: &ArrayRef, scores: &ArrayRef, ks: &Int64Array) -> Result<()> {
-        let (no_value, no_score) = (values.logical_nulls(), scores.logical_nulls());
-        let nan = nan_rows(scores);
-        let rows = self.converter.convert_columns(&[Arc::clone(scores), Arc::clone(values)])?;
-        for (index, row) in rows.iter().enumerate() {
-            let is_null = |nulls: &Option<arrow::buffer::NullBuffer>| {
-                nulls.as_ref().is_some_and(|nulls| nulls.is_null(index))
-            };
-            if is_null(&no_value) || is_null(&no_score) {
-                continue;
-            }
-            if nan(index) {
-                return exec_err!("{NAME}: score is NaN");
-            }
-            let k = positive_k(NAME, ks.is_valid(index).then(|| ks.value(index)))?;
-            agree(NAME, "k", &mut self.k, k)?;
-            if self.worst.as_ref().is_some_and(|worst| row >= worst.row()) {
-                continue;
-            }
-            let row = row.owned();
-            self.bytes += size_of::<OwnedRow>() + row.row().as_ref().len();
-            self.best.push(row);
-            if self.best.len() >= self.k().saturating_mul(2) {
-                self.select();
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops all but the `k` best.
-    fn select(&mut self) {
-        let k = self.k();
-        if k == 0 || self.best.len() < k {
-            return;
-        }
-        self.best.select_nth_unstable(k - 1);
-        self.best.truncate(k);
-        self.worst = self.best.last().cloned();
-        let lengths = self.best.iter().map(|row| row.row().as_ref().len());
-        self.bytes = lengths.sum::<usize>() + k * size_of::<OwnedRow>();
-    }
-
-    /// Scores and values of the best rows.
-    fn columns(&self) -> Result<[ArrayRef; 2]> {
-        let columns = self.converter.convert_rows(self.best.iter().map(OwnedRow::row))?;
-        let [score, value] = columns.as_slice() else {
-            return exec_err!("{NAME} has rows of two columns");
-        };
-        // The row format doesn't keep dictionaries inside of nested types.
-        Ok([cast(score, &self.types[0])?, cast(value, &self.types[1])?])
-    }
-}
-
-/// Which scores are NaN.
-fn nan_rows(scores: &ArrayRef) -> impl Fn(usize) -> bool + '_ {
-    let half = scores.as_primitive_opt::<Float16Type>();
-    let single = scores.as_primitive_opt::<Float32Type>();
-    let double = scores.as_primitive_opt::<Float64Type>();
-    move |row| {
-        half.is_some_and(|scores| scores.value(row).is_nan())
-            || single.is_some_and(|scores| scores.value(row).is_nan())
-            || double.is_some_and(|scores| scores.value(row).is_nan())
-    }
-}
-
-impl Accumulator for TopKAccumulator {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        match values {
-            [values, scores, ks] => self.update(values, scores, as_int64_array(ks)?),
-            _ => exec_err!("{NAME} takes three arguments"),
-        }
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        if self.best.is_empty() {
-            return Ok(ScalarValue::new_null_list(self.types[1].clone(), true, 1));
-        }
-        self.select();
-        self.best.sort_unstable();
-        let [_, values] = self.columns()?;
-        list_value(values)
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self) + self.converter.size() + self.bytes
-    }
-
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.select();
-        let [scores, values] = self.columns()?;
-        Ok(vec![list_value(values)?, list_value(scores)?, ScalarValue::Int64(self.k)])
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        let [values, scores, ks] = states else {
-            return exec_err!("{NAME} has a state of three fields");
-        };
-        let (values, scores) = (as_list_array(values)?, as_list_array(scores)?);
-        let ks = as_int64_array(ks)?;
-        for state in (0..ks.len()).filter(|state| ks.is_valid(*state)) {
-            let (values, scores) = (values.value(state), scores.value(state));
-            let ks = Int64Array::from_value(ks.value(state), values.len());
-            self.update(&values, &scores, &ks)?;
-        }
-        Ok(())
     }
 }
 
