@@ -57,8 +57,8 @@ static DOCUMENTATION: LazyLock<Documentation> = LazyLock::new(|| {
             ),
             (
                 "gram",
-                "`als_gram` of the factors of all items. It may be NULL in rows of a group, but not in all of \
-                 them; the first one counts.",
+                "`als_gram` of the factors of all items, from a CROSS JOIN: arguments of aggregates can't be \
+                 subqueries. It may be NULL in rows of a group, but not in all of them; the first one counts.",
             ),
         ],
         example: "SELECT als_solve(i.factors, e.weight, 0.5, 2, g.gram) AS factors\n\

@@ -11,8 +11,11 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use std::sync::Arc;
 
-fn context() -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(3).with_batch_size(4);
+fn config() -> SessionConfig {
+    SessionConfig::new().with_target_partitions(3).with_batch_size(4)
+}
+
+fn context(config: SessionConfig) -> SessionContext {
     let builder = SessionStateBuilder::new().with_default_features().with_config(config);
     SessionContext::new_with_state(with_functions(builder).build())
 }
@@ -28,9 +31,18 @@ pub(super) fn over(
     partitions: Vec<RecordBatch>,
     query: &str,
 ) -> Result<Vec<Vec<String>>> {
+    run(config(), table, partitions, query)
+}
+
+fn run(
+    config: SessionConfig,
+    table: &str,
+    partitions: Vec<RecordBatch>,
+    query: &str,
+) -> Result<Vec<Vec<String>>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let batches = runtime.block_on(async {
-        let context = context();
+        let context = context(config);
         if let Some(first) = partitions.first() {
             let fields = first
                 .schema()
@@ -80,4 +92,21 @@ pub(super) fn error(query: &str) -> String {
         Ok(rows) => panic!("{query} returned {rows:?}"),
         Err(error) => error.to_string(),
     }
+}
+
+/// With groups as small as this the engine stops to aggregate partially: each row becomes a state.
+#[test]
+fn rows_can_become_states() {
+    let mut skipping = config();
+    let options = &mut skipping.options_mut().execution;
+    options.skip_partial_aggregation_probe_rows_threshold = 1;
+    options.skip_partial_aggregation_probe_ratio_threshold = 0.0;
+    let query = "SELECT g, top_k(v, s, 3) FILTER (WHERE v <> 5), recall_at_k(v, s > 1, 40),
+            ndcg_at_k(v, s, 60), average_precision_at_k(v, s > 1, 60), als_gram([s, 1]),
+            als_solve([1], s, 1), als_solve([1], s, 1, 1, [7]) FILTER (WHERE v % 3 = 0)
+        FROM (SELECT v, v % 40 AS g, v % 4 AS s FROM (SELECT unnest(generate_series(1, 100)) AS v))
+        GROUP BY g ORDER BY g";
+    let expected = sql(query).unwrap();
+    assert_eq!(expected.len(), 40);
+    assert_eq!(run(skipping, "none", vec![], query).unwrap(), expected);
 }

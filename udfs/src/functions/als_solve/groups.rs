@@ -176,7 +176,7 @@ impl Groups {
     /// The groups that are handed out.
     fn take(&mut self, emit: EmitTo) -> Vec<Group> {
         let taken = emit.take_needed(&mut self.groups);
-        self.bytes = self.groups.iter().map(Group::bytes).sum();
+        self.bytes -= taken.iter().map(Group::bytes).sum::<usize>();
         taken
     }
 

@@ -82,7 +82,7 @@ impl<M: Measure> Groups<M> {
     /// The groups that are handed out.
     fn take(&mut self, emit: EmitTo) -> Vec<Ranking> {
         let taken = emit.take_needed(&mut self.groups);
-        self.bytes = self.groups.iter().map(Ranking::bytes).sum();
+        self.bytes -= taken.iter().map(Ranking::bytes).sum::<usize>();
         taken
     }
 }

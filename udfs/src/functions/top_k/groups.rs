@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, ListArray
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Float64Type};
-use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::cast::{as_int64_array, as_list_array};
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
@@ -17,9 +17,9 @@ use std::sync::Arc;
 struct Group {
     k: Option<i64>,
     /// At least the `k` best, less than twice as many.
-    best: Vec<OwnedRow>,
+    best: Vec<Box<[u8]>>,
     /// The last of the `k` best when they were last selected: worse rows are left out at once.
-    worst: Option<OwnedRow>,
+    worst: Option<Box<[u8]>>,
 }
 
 impl Group {
@@ -45,13 +45,13 @@ impl Group {
     }
 
     fn bytes(&self) -> usize {
-        self.best.iter().map(bytes).sum()
+        self.best.iter().map(|row| bytes(row)).sum()
     }
 }
 
 /// What a row takes.
-fn bytes(row: &OwnedRow) -> usize {
-    size_of::<OwnedRow>() + row.row().as_ref().len()
+fn bytes(row: &[u8]) -> usize {
+    size_of::<Box<[u8]>>() + row.len()
 }
 
 /// All groups of an aggregation.
@@ -100,12 +100,12 @@ impl Groups {
             }
             let group = &mut self.groups[group];
             agree(NAME, "k", &mut group.k, positive_k(NAME, k)?)?;
-            if group.worst.as_ref().is_some_and(|worst| row >= worst.row()) {
+            let row = row.as_ref();
+            if group.worst.as_ref().is_some_and(|worst| row >= &**worst) {
                 continue;
             }
-            let row = row.owned();
-            self.bytes += bytes(&row);
-            group.best.push(row);
+            self.bytes += bytes(row);
+            group.best.push(row.into());
             if group.best.len() >= group.k().saturating_mul(2) {
                 self.bytes -= group.bytes();
                 group.select();
@@ -118,14 +118,15 @@ impl Groups {
     /// The groups that are handed out, each with its best rows in order.
     fn take(&mut self, emit: EmitTo) -> Vec<Group> {
         let mut taken = emit.take_needed(&mut self.groups);
-        self.bytes = self.groups.iter().map(Group::bytes).sum();
+        self.bytes -= taken.iter().map(Group::bytes).sum::<usize>();
         taken.iter_mut().for_each(Group::finish);
         taken
     }
 
     /// Lists of scores and of values.
     fn lists(&self, groups: &[Group], nulls: Option<NullBuffer>) -> Result<[ArrayRef; 2]> {
-        let rows = groups.iter().flat_map(|group| &group.best).map(OwnedRow::row);
+        let parser = self.converter.parser();
+        let rows = groups.iter().flat_map(|group| &group.best).map(|row| parser.parse(row));
         let columns = self.converter.convert_rows(rows)?;
         let [scores, values] = columns.as_slice() else {
             return exec_err!("{NAME} has rows of two columns");
