@@ -55,7 +55,8 @@ pub fn reference() -> String {
          # Functions\n\n\
          Besides [DataFusion's functions](https://datafusion.apache.org/user-guide/sql/), every \
          query can use these. Scalar\nfunctions are NULL when an argument is; aggregate functions \
-         are NULL for a group without a row that counts.\nNone of the aggregates takes DISTINCT.\n",
+         are NULL for a group without a row that counts.\nNone of the aggregates takes DISTINCT. \
+         The comments below an example are the rows that it returns.\n",
     );
     for (section, functions) in sections {
         let _ = write!(page, "\n## {section}\n");
