@@ -204,10 +204,10 @@ impl Registry {
         self.all_current().into_iter().map(schema).collect()
     }
 
-    /// The row that published a version of a name.
+    /// The row that published a version of what a name stands for now.
     pub fn version_of(&self, kind: Kind, name: &str, version: u64) -> Option<&Entry> {
-        let mut rows = self.entries.iter().rev();
-        rows.find(|e| e.kind == kind && e.name == name && e.version == version && !e.dropped)
+        let rows = self.entries.iter().rev().filter(|e| e.kind == kind && e.name == name);
+        rows.take_while(|entry| !entry.dropped).find(|entry| entry.version == version)
     }
 
     /// What a name stood for at a moment, in microseconds since 1970.

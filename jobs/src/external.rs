@@ -55,12 +55,12 @@ impl ExternalTable {
             _ => parse_url(location)?,
         };
         check_allowed(session, &location)?;
+        if statement.file_type.eq_ignore_ascii_case("delta") {
+            return Self::open_delta(session, location, &statement).await;
+        }
         if objects(session, &location).await?.is_empty() {
             let file = readable(&location);
             return Err(JobError::File { file, reason: "there is no such file".to_string() });
-        }
-        if statement.file_type.eq_ignore_ascii_case("delta") {
-            return Self::open_delta(session, location, &statement).await;
         }
         statement.locations = vec![location.to_string()];
         let state = session.state();

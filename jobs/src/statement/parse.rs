@@ -112,6 +112,8 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<Str
         let rest = &tokens[at..];
         if let Some((suffix, taken)) = moment(rest)
             && let Some(Token::Word(word)) = kept.last_mut().map(|last| &mut last.token)
+            // RESTORE TABLE t TO VERSION AS OF 3.
+            && word.keyword != Keyword::TO
         {
             let name = if word.quote_style.is_none() {
                 word.value.to_lowercase()
