@@ -132,6 +132,12 @@ impl Registry {
         self.entries.iter().rev().find(|entry| entry.kind == kind && entry.name == name)
     }
 
+    /// What is published now under every name, in the order of names.
+    pub fn all_current(&self) -> Vec<&Entry> {
+        let by_name = self.entries.iter().map(|entry| (entry.name.as_str(), entry));
+        by_name.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     fn is_other_kind(&self, new: &NewEntry) -> bool {
         self.entries.iter().any(|entry| entry.name == new.name && entry.kind != new.kind)
     }
@@ -300,6 +306,9 @@ mod tests {
         let registry = Registry::load(&warehouse).await.unwrap();
         assert_eq!(registry.current(Kind::Model, "a.m"), Some(&second[0]));
         assert_eq!(registry.current(Kind::Table, "a.t"), Some(&first[1]));
+        let all: Vec<_> =
+            registry.all_current().iter().map(|e| (e.name.as_str(), e.version)).collect();
+        assert_eq!(all, [("a.m", 2), ("a.t", 7)]);
         let taken = Registry::publish(&warehouse, "r3", &[model("a.t", 0)]).await;
         assert!(matches!(taken, Err(CatalogError::Name { .. })));
         assert_eq!((second[0].version, second[0].publication), (2, 2));
