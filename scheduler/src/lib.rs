@@ -3,6 +3,7 @@
 
 mod client;
 mod cluster_state;
+mod cooperation;
 mod flight_sql;
 mod job_state;
 mod server;

@@ -2,6 +2,7 @@
 
 use crate::SchedulerError;
 use crate::cluster_state::StrictClusterState;
+use crate::cooperation::GiveWay;
 use crate::job_state::WatchedJobState;
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
@@ -151,7 +152,7 @@ async fn cancel(
     while let Some(job) = jobs.recv().await {
         // A job is named again and again, until it has ended.
         if server.state.task_manager.get_running_job_cache().contains_key(&job) {
-            tracing::warn!(%job, reason, "a job is cancelled");
+            tracing::info!(%job, reason, "a job is cancelled");
             server.cancel_job(job).await?;
         }
     }
@@ -178,6 +179,7 @@ fn session_builder() -> SessionBuilder {
         Ok(SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
+            .with_physical_optimizer_rule(Arc::new(GiveWay))
             .build())
     })
 }

@@ -142,10 +142,11 @@ fn of_text(text: &str) -> Option<Kind> {
         ("Invalid function", UNKNOWN_FUNCTION),
         ("is not a known function", UNKNOWN_FUNCTION),
         ("Divide by zero", ZERO),
-        ("divide by zero", ZERO),
+        ("DivideByZero", ZERO),
         ("overflow", OVERFLOW),
-        ("Overflow", OVERFLOW),
+        ("ArithmeticOverflow", OVERFLOW),
         ("Cast error", CAST),
+        ("CastError", CAST),
         ("Cannot cast", CAST),
         ("Error while parsing value", CAST),
         ("failed: Cancelled", CANCELLED),
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(kind(&JobError::Engine(contention)), CONFLICT);
         let lost = DataFusionError::Plan("table 'nightshift.a.b' not found".into());
         assert_eq!(kind(&at(Box::new(JobError::Engine(lost)))), UNKNOWN_TABLE);
-        let remote = "Job x failed: ArrowError(DivideByZero): Divide by zero error";
+        let remote = "Job x failed: Task failed: DataFusionError(Shared(ArrowError(DivideByZero)))";
         assert_eq!(kind(&JobError::Engine(DataFusionError::Execution(remote.into()))), ZERO);
         assert_eq!(kind(&JobError::Interrupted), CANCELLED);
     }
