@@ -28,7 +28,8 @@ impl sqllogictest::DB for Shell {
             return Err(io::Error::other(text(&output)));
         }
         let first = sql.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-        if first == "create" {
+        let rows = ["select", "with", "explain", "show", "describe"];
+        if !rows.contains(&first.as_str()) {
             return Ok(DBOutput::StatementComplete(0));
         }
         let value =
@@ -47,7 +48,8 @@ impl sqllogictest::DB for Shell {
 
 fn file(name: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let cluster = Cluster::start(folder.path(), &[1, 1]);
+    let key = ("NIGHTSHIFT_PSEUDONYM_KEY", "a key that only the executors have");
+    let cluster = Cluster::start_with(folder.path(), &[1, 1], &[key]);
     let (path, address) = (folder.path().to_path_buf(), cluster.address.clone());
     let mut runner = Runner::new(|| {
         let shell = Shell { folder: path.clone(), cluster: address.clone() };
@@ -65,6 +67,16 @@ fn tables() {
 }
 
 #[test]
+fn changes() {
+    file("changes.slt");
+}
+
+#[test]
+fn names() {
+    file("names.slt");
+}
+
+#[test]
 fn matrix_factorization() {
     file("matrix_factorization.slt");
 }
@@ -72,4 +84,20 @@ fn matrix_factorization() {
 #[test]
 fn pagerank() {
     file("pagerank.slt");
+}
+
+#[test]
+fn functions() {
+    file("functions.slt");
+}
+
+#[test]
+fn functions_of_a_missing_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = nightshift(folder.path());
+    let output = command.args(["sql", "-c", "SELECT pseudonymize(42)"]).output().unwrap();
+    assert!(!output.status.success());
+    let expected = "pseudonymize: there is no key: set the environment variable NIGHTSHIFT_PSEUDONYM_KEY \
+                    of all executors to the same secret of at least 16 characters";
+    assert!(text(&output).contains(expected), "{}", text(&output));
 }

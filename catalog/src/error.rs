@@ -67,6 +67,12 @@ pub enum CatalogError {
         /// How often it was tried.
         attempts: usize,
     },
+    /// Something that was changed by another writer since it was read.
+    #[error("{name} was changed by another writer meanwhile; run it again")]
+    Conflict {
+        /// The table or model.
+        name: String,
+    },
     /// A name that isn't `schema.table` or `schema.model.table`.
     #[error("{name}: {reason}")]
     Name {
@@ -82,6 +88,12 @@ pub enum CatalogError {
         url: String,
         /// How it shows.
         reason: String,
+    },
+    /// A file that was finished when its run had ended.
+    #[error("{file}: its run has ended, the file is deleted")]
+    RunEnded {
+        /// The file.
+        file: String,
     },
     /// Arrow refused.
     #[error(transparent)]

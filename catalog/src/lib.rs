@@ -9,6 +9,7 @@
 //! | [`storage`] | one URL on an object store: read, write, create if absent |
 //! | [`delta`] | snapshots and commits of one Delta table |
 //! | [`schema`] | which columns a Delta table can hold, and how others are converted |
+//! | [`partition`] | rows by the values of partition columns |
 //! | [`statistics`] | per-file column statistics in Delta's JSON form |
 //! | [`scan`] | a table as a DataFusion provider, scanned as plain Parquet |
 //! | [`write`] | the operator that writes a table, each task its own files |
@@ -18,6 +19,7 @@
 mod error;
 
 pub mod delta;
+pub mod partition;
 pub mod registry;
 pub mod scan;
 pub mod schema;

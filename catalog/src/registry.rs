@@ -1,20 +1,20 @@
 //! What is published: tables and model versions.
 //!
 //! The registry is itself a Delta table, `system.registry`. A publication is one commit to it, with
-//! a row for each table and model version that it publishes, so that readers see all of them or
-//! none. A reader resolves names against one snapshot of the registry; a rollback is one more
-//! publication. Rows are never changed: the current version of a name is the one published last.
+//! a row for everything that it publishes, so that readers see all of it or none. A reader resolves
+//! names against one snapshot of the registry; a rollback is one more publication. Rows are never
+//! changed: what a name stands for is what was published last under it.
 
-use crate::delta::{self, CommitNote, DataFile, Mode};
+use crate::delta::{self, CommitNote, Contents, DataFile};
 use crate::storage::Storage;
 use crate::{CatalogError, Result};
 use arrow::array::{
-    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where the registry is within the warehouse.
@@ -30,17 +30,26 @@ const ATTEMPTS: usize = 50;
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// A schema that was created by itself; others exist because something is in them.
+    Schema,
     /// A table.
     Table,
     /// A model: a set of tables.
     Model,
+    /// A query under a name.
+    View,
 }
 
 impl Kind {
-    fn as_str(self) -> &'static str {
+    const ALL: [Kind; 4] = [Kind::Schema, Kind::Table, Kind::Model, Kind::View];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
         match self {
+            Kind::Schema => "schema",
             Kind::Table => "table",
             Kind::Model => "model",
+            Kind::View => "view",
         }
     }
 }
@@ -60,6 +69,19 @@ pub struct ModelDetails {
     pub inputs: BTreeMap<String, String>,
 }
 
+/// What is known about something published, besides its version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Details {
+    /// A model.
+    Model(ModelDetails),
+    /// A view's query.
+    View {
+        /// The text of the query.
+        view: String,
+    },
+}
+
 /// A row of the registry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -69,16 +91,28 @@ pub struct Entry {
     pub published_at: i64,
     /// The run that published it.
     pub run: String,
-    /// Table or model.
+    /// What it is.
     pub kind: Kind,
-    /// `schema.name`.
+    /// `schema.name`, or the name of a schema.
     pub name: String,
-    /// A table's Delta version, or a model's version counted from 1.
+    /// A table's Delta version; a model's or view's version, counted from 1.
     pub version: u64,
+    /// Whether the name was given up.
+    pub dropped: bool,
     /// A model's tables with their Delta versions.
     pub tables: BTreeMap<String, u64>,
+    /// What is known about a model version or a view.
+    pub details: Option<Details>,
+}
+
+impl Entry {
     /// What is known about a model version.
-    pub details: Option<ModelDetails>,
+    pub fn model(&self) -> Option<&ModelDetails> {
+        match &self.details {
+            Some(Details::Model(details)) => Some(details),
+            _ => None,
+        }
+    }
 }
 
 /// All publications up to one moment.
@@ -87,21 +121,35 @@ pub struct Registry {
     /// Version of the registry's own table.
     version: Option<u64>,
     /// Files that its rows are in.
-    files: usize,
+    files: Vec<DataFile>,
     entries: Vec<Entry>,
 }
 
 /// What is to be published under a name.
 #[derive(Debug, Clone)]
 pub struct NewEntry {
-    /// Table or model.
+    /// What it is.
     pub kind: Kind,
-    /// `schema.name`.
+    /// `schema.name`, or the name of a schema.
     pub name: String,
-    /// The Delta version of a table; of a model's tables by their names.
-    pub versions: BTreeMap<String, u64>,
-    /// What is known about a model version.
-    pub details: Option<ModelDetails>,
+    /// What becomes of the name.
+    pub change: Change,
+    /// The version that must be the current one, because this was computed from it; `None` inside if
+    /// nothing may be published under the name.
+    pub base: Option<Option<u64>>,
+}
+
+/// What becomes of a name.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// It stands for this Delta version of its table.
+    Table(u64),
+    /// It gets a new version: a model's tables with their Delta versions, and what is known.
+    New(BTreeMap<String, u64>, Option<Details>),
+    /// It stands for a version again that was published before.
+    Again(u64),
+    /// It stands for nothing.
+    Drop,
 }
 
 impl Registry {
@@ -110,7 +158,7 @@ impl Registry {
         let folder = warehouse.folder(FOLDER);
         let Some(snapshot) = delta::load(&folder, None).await? else { return Ok(Self::default()) };
         let mut entries = Vec::new();
-        for file in &snapshot.files {
+        for file in &snapshot.contents.files {
             let bytes = folder.get(&file.path).await?;
             for batch in ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()? {
                 entries.extend(decode(&folder, &batch?)?);
@@ -119,7 +167,7 @@ impl Registry {
         entries.sort_by(|a, b| {
             (a.publication, a.kind, &a.name).cmp(&(b.publication, b.kind, &b.name))
         });
-        Ok(Self { version: Some(snapshot.version), files: snapshot.files.len(), entries })
+        Ok(Self { version: Some(snapshot.version), files: snapshot.contents.files, entries })
     }
 
     /// The version of the registry's own table; `None` if nothing was ever published.
@@ -127,19 +175,68 @@ impl Registry {
         self.version
     }
 
+    /// Every row, in the order of publication.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// What is published under a name now.
     pub fn current(&self, kind: Kind, name: &str) -> Option<&Entry> {
-        self.entries.iter().rev().find(|entry| entry.kind == kind && entry.name == name)
+        let last = self.entries.iter().rev().find(|e| e.kind == kind && e.name == name);
+        last.filter(|entry| !entry.dropped)
     }
 
-    /// What is published now under every name, in the order of names.
+    /// Everything that is published now, sorted by kind and name.
     pub fn all_current(&self) -> Vec<&Entry> {
-        let by_name = self.entries.iter().map(|entry| (entry.name.as_str(), entry));
-        by_name.collect::<BTreeMap<_, _>>().into_values().collect()
+        let mut last: BTreeMap<(Kind, &str), &Entry> = BTreeMap::new();
+        for entry in &self.entries {
+            last.insert((entry.kind, &entry.name), entry);
+        }
+        last.into_values().filter(|entry| !entry.dropped).collect()
     }
 
-    fn is_other_kind(&self, new: &NewEntry) -> bool {
-        self.entries.iter().any(|entry| entry.name == new.name && entry.kind != new.kind)
+    /// The schemas that exist, sorted.
+    pub fn schemas(&self) -> BTreeSet<String> {
+        let schema = |entry: &Entry| match entry.kind {
+            Kind::Schema => entry.name.clone(),
+            _ => entry.name.split('.').next().unwrap_or_default().to_string(),
+        };
+        self.all_current().into_iter().map(schema).collect()
+    }
+
+    /// The row that published a version of a name.
+    pub fn version_of(&self, kind: Kind, name: &str, version: u64) -> Option<&Entry> {
+        let mut rows = self.entries.iter().rev();
+        rows.find(|e| e.kind == kind && e.name == name && e.version == version && !e.dropped)
+    }
+
+    /// What a name stood for at a moment, in microseconds since 1970.
+    pub fn current_at(&self, kind: Kind, name: &str, at: i64) -> Option<&Entry> {
+        let mut rows = self.entries.iter().rev();
+        let last = rows.find(|e| e.kind == kind && e.name == name && e.published_at <= at);
+        last.filter(|entry| !entry.dropped)
+    }
+
+    /// Why an entry can't be published after what this registry has.
+    fn refuses(&self, new: &NewEntry) -> Option<CatalogError> {
+        if matches!(new.change, Change::Drop) {
+            return None;
+        }
+        let other = Kind::ALL.into_iter().find(|kind| {
+            let names = *kind != Kind::Schema && new.kind != Kind::Schema;
+            names && *kind != new.kind && self.current(*kind, &new.name).is_some()
+        });
+        if let Some(other) = other {
+            let reason = format!("it is the name of a {}, use another", other.as_str());
+            return Some(CatalogError::Name { name: new.name.clone(), reason });
+        }
+        let current = self.current(new.kind, &new.name).map(|entry| entry.version);
+        match new.base {
+            Some(base) if base != current => {
+                Some(CatalogError::Conflict { name: new.name.clone() })
+            }
+            _ => None,
+        }
     }
 
     /// Publishes all of `entries` in one commit and returns their rows.
@@ -151,15 +248,14 @@ impl Registry {
         let folder = warehouse.folder(FOLDER);
         for _ in 0..ATTEMPTS {
             let registry = Self::load(warehouse).await?;
-            if let Some(taken) = entries.iter().find(|entry| registry.is_other_kind(entry)) {
-                let reason = "another run has published something of another kind under it";
-                return Err(CatalogError::Name { name: taken.name.clone(), reason: reason.into() });
+            if let Some(refused) = entries.iter().find_map(|entry| registry.refuses(entry)) {
+                return Err(refused);
             }
-            let rows = registry.next(run, entries);
-            let (mode, batch) = if registry.files < MOST_FILES {
-                (Mode::Append, encode(&rows)?)
+            let rows = registry.next(run, entries)?;
+            let (mut files, batch) = if registry.files.len() < MOST_FILES {
+                (registry.files.clone(), encode(&rows)?)
             } else {
-                (Mode::Overwrite, encode(&[registry.entries.as_slice(), rows.as_slice()].concat())?)
+                (Vec::new(), encode(&[registry.entries.as_slice(), rows.as_slice()].concat())?)
             };
             let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
             writer.write(&batch)?;
@@ -167,47 +263,58 @@ impl Registry {
             let file = DataFile {
                 path: format!("part-{}.parquet", uuid::Uuid::now_v7()),
                 bytes: bytes.len() as u64,
-                rows: batch.num_rows() as u64,
+                rows: Some(batch.num_rows() as u64),
                 stats: Some(format!(r#"{{"numRecords":{}}}"#, batch.num_rows())),
                 written_at: chrono::Utc::now().timestamp_millis(),
+                partition: BTreeMap::new(),
             };
-            folder.put(&file.path, bytes).await?;
+            let path = file.path.clone();
+            folder.put(&path, bytes).await?;
+            files.push(file);
             let note = CommitNote { operation: "PUBLISH".to_string(), run: run.to_string() };
-            let files = [file];
+            let contents = Contents::plain(batch.schema(), files);
             let expected = Some(registry.version);
-            let schema = batch.schema();
-            let committed = delta::commit(&folder, mode, &schema, &files, &note, expected).await?;
-            if committed.is_some() {
+            if delta::commit(&folder, &contents, &note, expected).await?.is_some() {
                 return Ok(rows);
             }
-            folder.delete(&files[0].path).await?;
+            folder.delete(&path).await?;
         }
         Err(CatalogError::Contention { url: folder.url().to_string(), attempts: ATTEMPTS })
     }
 
-    fn next(&self, run: &str, entries: &[NewEntry]) -> Vec<Entry> {
+    fn next(&self, run: &str, entries: &[NewEntry]) -> Result<Vec<Entry>> {
         let publication = self.entries.last().map_or(1, |entry| entry.publication + 1);
         let published_at = chrono::Utc::now().timestamp_micros();
-        let row = |entry: &NewEntry| {
-            let versions =
-                self.entries.iter().filter(|e| e.kind == Kind::Model && e.name == entry.name);
-            let latest = versions.map(|entry| entry.version).max();
-            let (version, tables) = match entry.kind {
-                Kind::Model => (latest.unwrap_or(0) + 1, entry.versions.clone()),
-                Kind::Table => {
-                    (entry.versions.values().copied().max().unwrap_or(0), BTreeMap::new())
+        let row = |new: &NewEntry| {
+            let rows = || self.entries.iter().filter(|e| e.kind == new.kind && e.name == new.name);
+            let latest = rows().map(|entry| entry.version).max();
+            let (version, tables, details) = match &new.change {
+                Change::Table(version) => (*version, BTreeMap::new(), None),
+                Change::New(tables, details) => {
+                    (latest.unwrap_or(0) + 1, tables.clone(), details.clone())
+                }
+                Change::Drop => (latest.unwrap_or(0), BTreeMap::new(), None),
+                Change::Again(version) => {
+                    let missing = || CatalogError::Name {
+                        name: new.name.clone(),
+                        reason: format!("there is no version {version}"),
+                    };
+                    let found = self.version_of(new.kind, &new.name, *version);
+                    let found = found.ok_or_else(missing)?;
+                    (found.version, found.tables.clone(), found.details.clone())
                 }
             };
-            Entry {
+            Ok(Entry {
                 publication,
                 published_at,
                 run: run.to_string(),
-                kind: entry.kind,
-                name: entry.name.clone(),
+                kind: new.kind,
+                name: new.name.clone(),
                 version,
+                dropped: matches!(new.change, Change::Drop),
                 tables,
-                details: entry.details.clone(),
-            }
+                details,
+            })
         };
         entries.iter().map(row).collect()
     }
@@ -231,6 +338,7 @@ fn encode(rows: &[Entry]) -> Result<RecordBatch> {
         ("kind", column(|row| Some(row.kind.as_str().to_string()))),
         ("name", column(|row| Some(row.name.clone()))),
         ("version", number(rows.iter().map(|row| row.version).collect())),
+        ("dropped", Arc::new(rows.iter().map(|row| Some(row.dropped)).collect::<BooleanArray>())),
         ("tables", column(|row| json(&row.tables))),
         ("details", column(|row| row.details.as_ref().and_then(json))),
     ];
@@ -254,12 +362,11 @@ fn decode(folder: &Storage, batch: &RecordBatch) -> Result<Vec<Entry>> {
     let (publications, versions) = (number("publication")?, number("version")?);
     let (runs, kinds, names) = (text("run")?, text("kind")?, text("name")?);
     let (tables, details) = (text("tables")?, text("details")?);
+    let dropped = typed::<BooleanArray>(batch, "dropped").ok_or_else(|| damaged("dropped"))?;
     let row = |row: usize| {
-        let kind = match kinds.value(row) {
-            "table" => Kind::Table,
-            "model" => Kind::Model,
-            other => return Err(damaged(&format!("a row is of the unknown kind {other}"))),
-        };
+        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == kinds.value(row));
+        let unknown = || damaged(&format!("a row is of the unknown kind {}", kinds.value(row)));
+        let kind = kind.ok_or_else(unknown)?;
         let json = |error: serde_json::Error| damaged(&error.to_string());
         let details = details.is_valid(row).then(|| serde_json::from_str(details.value(row)));
         Ok(Entry {
@@ -269,6 +376,7 @@ fn decode(folder: &Storage, batch: &RecordBatch) -> Result<Vec<Entry>> {
             kind,
             name: names.value(row).to_string(),
             version: versions.value(row) as u64,
+            dropped: dropped.value(row),
             tables: serde_json::from_str(tables.value(row)).map_err(json)?,
             details: details.transpose().map_err(json)?,
         })
@@ -281,46 +389,73 @@ mod tests {
     use super::*;
 
     fn model(name: &str, factors: u64) -> NewEntry {
-        NewEntry {
-            kind: Kind::Model,
-            name: name.to_string(),
-            versions: BTreeMap::from([("factors".to_string(), factors)]),
-            details: Some(ModelDetails { model_type: "pagerank".into(), ..Default::default() }),
-        }
+        let details = ModelDetails { model_type: "pagerank".into(), ..Default::default() };
+        let tables = BTreeMap::from([("factors".to_string(), factors)]);
+        let change = Change::New(tables, Some(Details::Model(details)));
+        NewEntry { kind: Kind::Model, name: name.to_string(), change, base: None }
+    }
+
+    fn table(name: &str, version: u64, base: Option<Option<u64>>) -> NewEntry {
+        let change = Change::Table(version);
+        NewEntry { kind: Kind::Table, name: name.to_string(), change, base }
+    }
+
+    fn storage(folder: &tempfile::TempDir) -> Storage {
+        Storage::open(&url::Url::from_file_path(folder.path()).unwrap()).unwrap()
     }
 
     #[tokio::test]
     async fn versions_count_up_and_the_last_publication_is_current() {
         let folder = tempfile::tempdir().unwrap();
-        let url = url::Url::from_file_path(folder.path()).unwrap();
-        let warehouse = Storage::open(&url).unwrap();
-        let table = NewEntry {
-            kind: Kind::Table,
-            name: "a.t".to_string(),
-            versions: BTreeMap::from([(String::new(), 7)]),
-            details: None,
+        let warehouse = storage(&folder);
+        let publish = async |run: &str, entries: &[NewEntry]| {
+            Registry::publish(&warehouse, run, entries).await
         };
-        let first = Registry::publish(&warehouse, "r1", &[model("a.m", 0), table]).await.unwrap();
+        let first = publish("r1", &[model("a.m", 0), table("a.t", 7, None)]).await.unwrap();
         assert_eq!(first.iter().map(|row| row.version).collect::<Vec<_>>(), [1, 7]);
-        let second = Registry::publish(&warehouse, "r2", &[model("a.m", 4)]).await.unwrap();
+        let second = publish("r2", &[model("a.m", 4)]).await.unwrap();
         let registry = Registry::load(&warehouse).await.unwrap();
         assert_eq!(registry.current(Kind::Model, "a.m"), Some(&second[0]));
         assert_eq!(registry.current(Kind::Table, "a.t"), Some(&first[1]));
-        let all: Vec<_> =
-            registry.all_current().iter().map(|e| (e.name.as_str(), e.version)).collect();
-        assert_eq!(all, [("a.m", 2), ("a.t", 7)]);
-        let taken = Registry::publish(&warehouse, "r3", &[model("a.t", 0)]).await;
+        let taken = publish("r3", &[model("a.t", 0)]).await;
         assert!(matches!(taken, Err(CatalogError::Name { .. })));
         assert_eq!((second[0].version, second[0].publication), (2, 2));
         assert_eq!(second[0].tables["factors"], 4);
         assert_eq!(registry.current(Kind::Table, "a.other"), None);
+        assert_eq!(registry.current_at(Kind::Model, "a.m", first[0].published_at), Some(&first[0]));
+
+        // Back to an earlier version, away with the name, and on with the numbers.
+        let entry = |change| NewEntry { change, ..model("a.m", 0) };
+        let again = publish("r4", &[entry(Change::Again(1))]).await.unwrap();
+        assert_eq!((again[0].version, again[0].tables["factors"]), (1, 0));
+        assert!(publish("r5", &[entry(Change::Again(9))]).await.is_err());
+        publish("r6", &[entry(Change::Drop)]).await.unwrap();
+        let registry = Registry::load(&warehouse).await.unwrap();
+        assert_eq!(registry.current(Kind::Model, "a.m"), None);
+        assert_eq!(registry.all_current(), [&first[1]]);
+        assert_eq!(registry.schemas().into_iter().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(publish("r7", &[model("a.m", 5)]).await.unwrap()[0].version, 3);
+    }
+
+    #[tokio::test]
+    async fn what_was_computed_from_an_old_version_is_not_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = storage(&folder);
+        let publish = async |version, base| {
+            Registry::publish(&warehouse, "r", &[table("a.t", version, Some(base))]).await
+        };
+        publish(0, None).await.unwrap();
+        publish(1, Some(0)).await.unwrap();
+        for base in [None, Some(0)] {
+            assert!(matches!(publish(2, base).await, Err(CatalogError::Conflict { .. })));
+        }
+        publish(3, Some(1)).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_registry_of_months_stays_in_few_files() {
         let folder = tempfile::tempdir().unwrap();
-        let url = url::Url::from_file_path(folder.path()).unwrap();
-        let warehouse = Storage::open(&url).unwrap();
+        let warehouse = storage(&folder);
         let nights = 2 * MOST_FILES as u64 + 3;
         for night in 1..=nights {
             let published =
@@ -328,7 +463,7 @@ mod tests {
             assert_eq!((published[0].version, published[0].publication), (night, night));
         }
         let registry = Registry::load(&warehouse).await.unwrap();
-        assert!(registry.files <= MOST_FILES);
+        assert!(registry.files.len() <= MOST_FILES);
         let versions: Vec<_> = registry.entries.iter().map(|entry| entry.version).collect();
         assert_eq!(versions, (1..=nights).collect::<Vec<_>>());
         assert_eq!(registry.current(Kind::Model, "a.m").unwrap().tables["factors"], nights);
@@ -337,8 +472,7 @@ mod tests {
     #[tokio::test]
     async fn publications_at_the_same_time_all_get_a_version_of_their_own() {
         let folder = tempfile::tempdir().unwrap();
-        let url = url::Url::from_file_path(folder.path()).unwrap();
-        let warehouse = Storage::open(&url).unwrap();
+        let warehouse = storage(&folder);
         let publish = |_| {
             let warehouse = warehouse.clone();
             tokio::spawn(async move {

@@ -5,7 +5,9 @@
 //! See "Per-file Statistics" in the Delta transaction log protocol.
 
 use crate::Result;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use crate::delta::DataFile;
+use crate::scan::partition_value;
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use chrono::{DateTime, SecondsFormat};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
@@ -82,14 +84,22 @@ fn bound(value: &ScalarValue) -> Option<Value> {
     }
 }
 
-/// The statistics of a file for the planner. What is missing or unreadable is unknown.
-pub fn for_planner(schema: &SchemaRef, rows: u64, bytes: u64, stats: Option<&str>) -> Statistics {
+/// The statistics of a file for the planner. What is missing or unreadable is unknown. Of other
+/// writers' files (`foreign`) the bounds of strings and timestamps count as unknown: they may be
+/// truncated.
+pub fn for_planner(schema: &SchemaRef, file: &DataFile, foreign: bool) -> Statistics {
+    let stats = file.stats.as_deref();
     let parsed =
         stats.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
-    let column = |name: &str, data_type: &DataType| {
+    let column = |field: &FieldRef| {
+        if file.partition.contains_key(field.name()) {
+            return of_partition(file, field);
+        }
+        let (name, data_type) = (field.name().as_str(), field.data_type());
+        let rounded = matches!(data_type, DataType::Utf8 | DataType::Timestamp(_, _));
         let scalar = |kind: &str| {
             // Bounds of floats say nothing of NaN, which is greater than all of them.
-            if data_type.is_floating() {
+            if data_type.is_floating() || foreign && rounded {
                 return Precision::Absent;
             }
             let text = match &parsed[kind][name] {
@@ -109,13 +119,25 @@ pub fn for_planner(schema: &SchemaRef, rows: u64, bytes: u64, stats: Option<&str
         }
     };
     Statistics {
-        num_rows: Precision::Exact(rows as usize),
-        total_byte_size: Precision::Inexact(bytes as usize),
-        column_statistics: schema
-            .fields()
-            .iter()
-            .map(|field| column(field.name(), field.data_type()))
-            .collect(),
+        num_rows: file.rows.map_or(Precision::Absent, |rows| Precision::Exact(rows as usize)),
+        total_byte_size: Precision::Inexact(file.bytes as usize),
+        column_statistics: schema.fields().iter().map(column).collect(),
+    }
+}
+
+/// All rows of the file have the same value.
+fn of_partition(file: &DataFile, field: &FieldRef) -> ColumnStatistics {
+    let value = match partition_value(file, field) {
+        Ok(value) => value,
+        Err(_) => return ColumnStatistics::new_unknown(),
+    };
+    let nulls = if value.is_null() { file.rows } else { Some(0) };
+    let bound = if value.is_null() { Precision::Absent } else { Precision::Exact(value) };
+    ColumnStatistics {
+        null_count: nulls.map_or(Precision::Absent, |count| Precision::Exact(count as usize)),
+        min_value: bound.clone(),
+        max_value: bound,
+        ..ColumnStatistics::new_unknown()
     }
 }
 
@@ -150,7 +172,15 @@ mod tests {
         let footer = writer.finish().unwrap();
         let json = from_footer(&batch.schema(), &footer).unwrap();
 
-        let read = for_planner(&batch.schema(), 3, 99, Some(&json));
+        let file = DataFile {
+            path: "f".to_string(),
+            bytes: 99,
+            rows: Some(3),
+            stats: Some(json),
+            written_at: 0,
+            partition: Default::default(),
+        };
+        let read = for_planner(&batch.schema(), &file, false);
         let columns = &read.column_statistics;
         assert_eq!(columns[0].null_count, Precision::Exact(1));
         assert_eq!(columns[0].min_value, Precision::Exact(ScalarValue::Int64(Some(-7))));
@@ -162,5 +192,9 @@ mod tests {
         assert_eq!(columns[4].min_value, Precision::Exact(ScalarValue::from("a")));
         assert_eq!(columns[5].max_value, Precision::Absent);
         assert_eq!(read.num_rows, Precision::Exact(3));
+        let foreign = for_planner(&batch.schema(), &file, true);
+        assert_eq!(foreign.column_statistics[0], columns[0]);
+        assert_eq!(foreign.column_statistics[3].max_value, Precision::Absent);
+        assert_eq!(foreign.column_statistics[4].min_value, Precision::Absent);
     }
 }

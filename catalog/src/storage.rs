@@ -36,6 +36,14 @@ impl Storage {
         Self::on(store, url)
     }
 
+    /// The folder that an object is in, on the store that a session has for it, and the object's name.
+    pub fn of_object(runtime: &RuntimeEnv, object: &Url) -> Result<(Self, String)> {
+        let (folder, name) = object.path().rsplit_once('/').unwrap_or(("", object.path()));
+        let mut parent = object.clone();
+        parent.set_path(&format!("{folder}/"));
+        Ok((Self::of_session(runtime, &parent)?, name.to_string()))
+    }
+
     fn on(store: Arc<dyn ObjectStore>, url: &Url) -> Result<Self> {
         let mut url = url.clone();
         if !url.path().ends_with('/') {
@@ -130,17 +138,13 @@ impl Storage {
         (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
     }
 
-    /// Writes and deletes an object, to find out early whether that is possible.
-    pub async fn probe(&self) -> Result<()> {
-        let name = format!("_nightshift/probe-{}", uuid::Uuid::now_v7());
-        let probed = async {
-            self.put(&name, Bytes::from_static(b"probe")).await?;
-            self.delete(&name).await
-        };
-        probed.await.map_err(|error| CatalogError::NotWritable {
-            url: self.url.to_string(),
-            source: Box::new(error),
-        })
+    /// Whether there is an object of that name.
+    pub async fn exists(&self, name: &str) -> Result<bool> {
+        match self.store.head(&self.path(name)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.error(name, error)),
+        }
     }
 
     fn error(&self, name: &str, source: object_store::Error) -> CatalogError {
@@ -255,11 +259,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unwritable_warehouse_is_found_out() {
+    async fn existence_is_told_from_failure() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("file"), "").unwrap();
-        let error = storage(&folder).folder("file/warehouse").probe().await.unwrap_err();
-        assert!(matches!(error, CatalogError::NotWritable { .. }), "{error}");
+        let storage = storage(&folder);
+        assert!(!storage.exists("a").await.unwrap());
+        storage.put("a", "x").await.unwrap();
+        assert!(storage.exists("a").await.unwrap());
     }
 
     #[test]

@@ -3,20 +3,32 @@
 //! A run writes its files into the tables' folders without committing them. Its own statements read
 //! them through staged file lists; everybody else sees nothing until [`Warehouse::publish`].
 
-use crate::delta::{self, CommitNote, DataFile, Mode};
-use crate::registry::{Entry, Kind, ModelDetails, NewEntry, Registry};
-use crate::scan::{FileList, TableScanSpec, WarehouseTable};
+use crate::delta::{self, Commit, CommitNote, Contents, DataFile, Snapshot};
+use crate::registry::{Change, Details, Entry, Kind, ModelDetails, NewEntry, Registry};
+use crate::scan::{FileList, WarehouseTable};
 use crate::storage::Storage;
-use crate::write::file_prefix;
+use crate::write::{WriteTarget, file_prefix, run_of_file};
 use crate::{CatalogError, Result};
-use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use url::Url;
+
+/// How often a publication is tried against others of the same tables.
+const ATTEMPTS: usize = 100;
 
 /// Schemas that users can't create anything in.
 const RESERVED: &[&str] = &["system", "information_schema", "_nightshift"];
+
+/// The folder of a run's intermediate data within the warehouse.
+pub fn run_folder(run: &str) -> String {
+    format!("_nightshift/runs/{run}")
+}
+
+/// The object that says that a run is under way.
+fn run_mark(run: &str) -> String {
+    format!("{}/open", run_folder(run))
+}
 
 /// The name of a table or model: `schema.name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,22 +42,40 @@ pub struct Name {
 impl Name {
     /// Checks a name that something is to be created under.
     pub fn new(schema: &str, name: &str) -> Result<Self> {
-        let whole = || format!("{schema}.{name}");
-        let wrong = |reason: &str| CatalogError::Name { name: whole(), reason: reason.to_string() };
-        let plain = |part: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            !part.is_empty() && part.chars().all(allowed) && !part.starts_with('_')
-        };
-        if RESERVED.contains(&schema) {
-            return Err(wrong("the schema is reserved, use another"));
-        }
-        if !plain(schema) || !plain(name) {
-            return Err(wrong(
-                "names are made of the letters a to z, digits, - and _, and don't start with _",
-            ));
-        }
+        let whole = format!("{schema}.{name}");
+        check_part(schema, &whole)?;
+        check_part(name, &whole)?;
+        not_reserved(schema, &whole)?;
         Ok(Self { schema: schema.to_string(), name: name.to_string() })
     }
+}
+
+fn name_error(whole: &str, reason: &str) -> CatalogError {
+    CatalogError::Name { name: whole.to_string(), reason: reason.to_string() }
+}
+
+fn check_part(part: &str, whole: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !part.is_empty() && part.chars().all(allowed) && !part.starts_with('_') {
+        return Ok(());
+    }
+    Err(name_error(
+        whole,
+        "names are made of the letters a to z, digits, - and _, and don't start with _",
+    ))
+}
+
+fn not_reserved(schema: &str, whole: &str) -> Result<()> {
+    match RESERVED.contains(&schema) {
+        true => Err(name_error(whole, "the schema is reserved, use another")),
+        false => Ok(()),
+    }
+}
+
+/// Checks the name of a schema that is to be created.
+pub fn check_schema(name: &str) -> Result<()> {
+    check_part(name, name)?;
+    not_reserved(name, name)
 }
 
 impl fmt::Display for Name {
@@ -54,26 +84,30 @@ impl fmt::Display for Name {
     }
 }
 
-/// Files that a run has written for a table and not yet published.
+/// What a run has made of a table and not yet published.
 #[derive(Debug, Clone)]
 pub struct StagedTable {
     /// The table's folder within the warehouse.
     pub folder: String,
-    /// The columns.
-    pub schema: SchemaRef,
-    /// The files.
-    pub files: Vec<DataFile>,
+    /// All that it is to consist of.
+    pub contents: Contents,
+    /// The published version that it was computed from, if it must still be that; `None` inside if
+    /// there must be no table.
+    pub base: Option<Option<u64>>,
+    /// The files that are new, if all that was done is to add them: then it doesn't matter which
+    /// version they are added to.
+    pub appended: Option<Vec<DataFile>>,
 }
 
 impl StagedTable {
     /// Rows in all files.
     pub fn rows(&self) -> u64 {
-        self.files.iter().map(|file| file.rows).sum()
+        self.contents.rows()
     }
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        self.contents.bytes()
     }
 }
 
@@ -93,6 +127,8 @@ pub struct Staged {
     pub tables: BTreeMap<Name, StagedTable>,
     /// Models.
     pub models: BTreeMap<Name, StagedModel>,
+    /// Names that change without a table being written: schemas, views, drops, rollbacks.
+    pub names: Vec<NewEntry>,
 }
 
 impl Staged {
@@ -100,13 +136,22 @@ impl Staged {
     pub fn files(&self) -> BTreeSet<String> {
         let of_models = self.models.values().flat_map(|model| model.tables.values());
         let tables = self.tables.values().chain(of_models);
-        tables.flat_map(|table| &table.files).map(|file| file.path.clone()).collect()
+        tables.flat_map(|table| &table.contents.files).map(|file| file.path.clone()).collect()
     }
 
     /// Whether there is nothing to publish.
     pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && self.models.is_empty()
+        self.tables.is_empty() && self.models.is_empty() && self.names.is_empty()
     }
+}
+
+/// Files that can be deleted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cleaning {
+    /// Their paths within the table's folder.
+    pub files: Vec<String>,
+    /// Bytes of all of them.
+    pub bytes: u64,
 }
 
 /// One URL that holds tables and models.
@@ -129,6 +174,39 @@ impl Warehouse {
     /// What is published now.
     pub async fn registry(&self) -> Result<Registry> {
         Registry::load(&self.storage).await
+    }
+
+    /// Begins a run: puts a mark into the warehouse that stands until [`Self::close_run`]. A task that
+    /// finishes a file after that deletes it, so that closing a run and then listing what it has
+    /// written finds everything, however late a cancelled task comes to its end.
+    pub async fn open_run(&self, run: &str) -> Result<()> {
+        let marked = self.storage.put(&run_mark(run), Bytes::from_static(b"open")).await;
+        marked.map_err(|error| CatalogError::NotWritable {
+            url: self.storage.url().to_string(),
+            source: Box::new(error),
+        })
+    }
+
+    /// Ends a run: what its tasks finish from now on is deleted by them.
+    pub async fn close_run(&self, run: &str) -> Result<()> {
+        self.storage.delete(&run_mark(run)).await
+    }
+
+    /// Where a run writes files of the table in `folder`.
+    pub fn write_target(
+        &self,
+        run: &str,
+        folder: &str,
+        partition_columns: &[String],
+    ) -> Result<WriteTarget> {
+        let mark = self.storage.url().join(&run_mark(run));
+        let mark = mark.map_err(|error| CatalogError::Location {
+            url: run.to_string(),
+            reason: error.to_string(),
+        })?;
+        let table = self.storage.folder(folder).url().clone();
+        let partition_columns = partition_columns.to_vec();
+        Ok(WriteTarget { table, run: run.to_string(), mark, partition_columns })
     }
 
     /// The folder of a table within the warehouse.
@@ -180,71 +258,155 @@ impl Warehouse {
     }
 
     async fn pinned(&self, folder: &str, version: u64) -> Result<WarehouseTable> {
+        let contents = self.snapshot(folder, version).await?.contents;
+        let table = self.storage.folder(folder).url().clone();
+        Ok(WarehouseTable::of(table, FileList::Version(version), &contents))
+    }
+
+    /// A published version of the table in a folder.
+    pub async fn snapshot(&self, folder: &str, version: u64) -> Result<Snapshot> {
         let folder = self.storage.folder(folder);
         let snapshot = delta::load(&folder, Some(version)).await?;
-        let snapshot = snapshot.ok_or_else(|| CatalogError::Damaged {
+        snapshot.ok_or_else(|| CatalogError::Damaged {
             url: folder.url().to_string(),
             reason: format!("version {version} is published, but there is no table"),
-        })?;
-        let spec = TableScanSpec { table: folder.url().clone(), files: FileList::Version(version) };
-        Ok(WarehouseTable::new(spec, snapshot.schema))
+        })
+    }
+
+    /// A published version of a table, as a table.
+    pub async fn table_version(&self, name: &Name, version: u64) -> Result<WarehouseTable> {
+        self.pinned(&Self::table_folder(name), version).await
+    }
+
+    /// The commits of a table, the latest first.
+    pub async fn history(&self, name: &Name) -> Result<Vec<Commit>> {
+        delta::history(&self.storage.folder(&Self::table_folder(name))).await
     }
 
     /// Makes a staged table readable by plans: writes its list of files to `list`, a name within the
     /// warehouse.
-    pub async fn stage(&self, table: &StagedTable, list: &str) -> Result<WarehouseTable> {
-        let json = serde_json::to_vec(&table.files).map_err(|error| CatalogError::Damaged {
+    pub async fn stage(
+        &self,
+        folder: &str,
+        contents: &Contents,
+        list: &str,
+    ) -> Result<WarehouseTable> {
+        let json = serde_json::to_vec(&contents.files).map_err(|error| CatalogError::Damaged {
             url: list.to_string(),
             reason: error.to_string(),
         })?;
         self.storage.put(list, json).await?;
-        let (folder, name) = list.rsplit_once('/').unwrap_or(("", list));
-        let list = self.storage.folder(folder).url().join(name);
+        let (above, name) = list.rsplit_once('/').unwrap_or(("", list));
+        let list = self.storage.folder(above).url().join(name);
         let list = list.map_err(|error| CatalogError::Location {
             url: name.to_string(),
             reason: error.to_string(),
         })?;
-        let spec = TableScanSpec {
-            table: self.storage.folder(&table.folder).url().clone(),
-            files: FileList::Staged(list),
-        };
-        Ok(WarehouseTable::new(spec, Arc::clone(&table.schema)))
+        let table = self.storage.folder(folder).url().clone();
+        Ok(WarehouseTable::of(table, FileList::Staged(list), contents))
     }
 
     /// Publishes all that a run has staged. Each table gets a Delta commit; then one commit to the
     /// registry makes all of them what readers see.
     pub async fn publish(&self, run: &str, operation: &str, staged: &Staged) -> Result<Vec<Entry>> {
         let note = CommitNote { operation: operation.to_string(), run: run.to_string() };
-        let mut entries = Vec::new();
+        let mut staged = staged.clone();
+        for _ in 0..ATTEMPTS {
+            // What is bound to fail had better fail before anything is committed to a table.
+            let registry = self.registry().await?;
+            for (name, table) in &mut staged.tables {
+                self.rebase(&registry, name, table).await?;
+            }
+            match self.try_publish(run, &staged, &note).await {
+                Err(error) => {
+                    self.take_back(&staged, &note).await?;
+                    if !matches!(error, CatalogError::Conflict { .. }) {
+                        return Err(error);
+                    }
+                }
+                published => return published,
+            }
+        }
+        Err(CatalogError::Contention { url: self.storage.url().to_string(), attempts: ATTEMPTS })
+    }
+
+    /// Makes a staged table a successor of what is published now, which it is already unless another
+    /// writer came first.
+    async fn rebase(
+        &self,
+        registry: &Registry,
+        name: &Name,
+        table: &mut StagedTable,
+    ) -> Result<()> {
+        let whole = name.to_string();
+        let current = registry.current(Kind::Table, &whole).map(|entry| entry.version);
+        let conflict = || CatalogError::Conflict { name: whole.clone() };
+        match (&table.base, &table.appended, current) {
+            (None, _, _) => Ok(()),
+            (Some(base), _, current) if *base == current => Ok(()),
+            (_, Some(appended), Some(version)) => {
+                let now = self.snapshot(&table.folder, version).await?.contents;
+                let (old, new) = (&table.contents, &now);
+                if (&old.schema, &old.partition_columns) != (&new.schema, &new.partition_columns) {
+                    return Err(conflict());
+                }
+                let files = now.files.iter().chain(appended).cloned().collect();
+                table.contents = Contents { files, ..now };
+                table.base = Some(Some(version));
+                Ok(())
+            }
+            _ => Err(conflict()),
+        }
+    }
+
+    async fn try_publish(
+        &self,
+        run: &str,
+        staged: &Staged,
+        note: &CommitNote,
+    ) -> Result<Vec<Entry>> {
+        let mut entries = staged.names.clone();
         for (name, table) in &staged.tables {
-            let version = self.commit(table, &note).await?;
             entries.push(NewEntry {
                 kind: Kind::Table,
                 name: name.to_string(),
-                versions: BTreeMap::from([(name.name.clone(), version)]),
-                details: None,
+                change: Change::Table(self.commit(table, note).await?),
+                base: table.base,
             });
         }
         for (name, model) in &staged.models {
             let mut versions = BTreeMap::new();
             for (table, staged) in &model.tables {
-                versions.insert(table.clone(), self.commit(staged, &note).await?);
+                versions.insert(table.clone(), self.commit(staged, note).await?);
             }
             entries.push(NewEntry {
                 kind: Kind::Model,
                 name: name.to_string(),
-                versions,
-                details: Some(model.details.clone()),
+                change: Change::New(versions, Some(Details::Model(model.details.clone()))),
+                base: None,
             });
         }
         Registry::publish(&self.storage, run, &entries).await
     }
 
+    /// Commits once more what is published, after commits that could not be published, so that other
+    /// programs don't read them.
+    async fn take_back(&self, staged: &Staged, note: &CommitNote) -> Result<()> {
+        let registry = self.registry().await?;
+        for (name, table) in &staged.tables {
+            let contents = match registry.current(Kind::Table, &name.to_string()) {
+                Some(entry) => self.snapshot(&table.folder, entry.version).await?.contents,
+                None => Contents { files: Vec::new(), ..table.contents.clone() },
+            };
+            let folder = self.storage.folder(&table.folder);
+            delta::commit(&folder, &contents, note, None).await?;
+        }
+        Ok(())
+    }
+
     async fn commit(&self, table: &StagedTable, note: &CommitNote) -> Result<u64> {
         let folder = self.storage.folder(&table.folder);
-        let committed =
-            delta::commit(&folder, Mode::Overwrite, &table.schema, &table.files, note, None)
-                .await?;
+        let committed = delta::commit(&folder, &table.contents, note, None).await?;
         committed.ok_or(CatalogError::Contention { url: folder.url().to_string(), attempts: 1 })
     }
 
@@ -267,6 +429,66 @@ impl Warehouse {
                 }
             }
             self.remove_empty(name);
+        }
+        Ok(())
+    }
+
+    /// The files of a table that belong to no version which is published, or was in the last
+    /// `retain_hours`, and to no run that is under way.
+    pub async fn unneeded(
+        &self,
+        registry: &Registry,
+        name: &Name,
+        retain_hours: u64,
+    ) -> Result<Cleaning> {
+        let retained = chrono::Utc::now() - chrono::Duration::hours(retain_hours as i64);
+        let whole = name.to_string();
+        let rows = registry.entries().iter().filter(|e| e.kind == Kind::Table && e.name == whole);
+        let rows: Vec<&Entry> = rows.collect();
+        let mut needed = BTreeSet::new();
+        for (at, entry) in rows.iter().enumerate() {
+            let replaced_at = rows.get(at + 1).map(|next| next.published_at);
+            let current = replaced_at.is_none_or(|time| time >= retained.timestamp_micros());
+            if current && !entry.dropped {
+                let snapshot = self.snapshot(&Self::table_folder(name), entry.version).await?;
+                needed.extend(snapshot.contents.files.into_iter().map(|file| file.path));
+            }
+        }
+        let folder = self.storage.folder(&Self::table_folder(name));
+        let root = folder.path("");
+        let mut cleaning = Cleaning::default();
+        let mut open_runs: BTreeMap<String, bool> = BTreeMap::new();
+        for object in folder.list().await? {
+            let parts: Vec<_> = object.location.prefix_match(&root).into_iter().flatten().collect();
+            let path = parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>().join("/");
+            if path.starts_with("_delta_log/") || needed.contains(&path) {
+                continue;
+            }
+            // What a run has written is in no version until it is published.
+            if let Some(run) = run_of_file(&path) {
+                let open = match open_runs.get(run) {
+                    Some(open) => *open,
+                    None => {
+                        let open = self.storage.exists(&run_mark(run)).await?;
+                        open_runs.insert(run.to_string(), open);
+                        open
+                    }
+                };
+                if open {
+                    continue;
+                }
+            }
+            cleaning.bytes += object.size;
+            cleaning.files.push(path);
+        }
+        Ok(cleaning)
+    }
+
+    /// Deletes files of a table.
+    pub async fn clean(&self, name: &Name, cleaning: &Cleaning) -> Result<()> {
+        let folder = self.storage.folder(&Self::table_folder(name));
+        for file in &cleaning.files {
+            folder.delete(file).await?;
         }
         Ok(())
     }
@@ -305,6 +527,15 @@ mod tests {
         {
             assert!(Name::new(schema, name).is_err(), "{schema}.{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_unwritable_warehouse_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let url = Url::from_file_path(folder.path().join("file/warehouse")).unwrap();
+        let error = Warehouse::open(&url).unwrap().open_run("r").await.unwrap_err();
+        assert!(matches!(error, CatalogError::NotWritable { .. }), "{error}");
     }
 
     #[tokio::test]

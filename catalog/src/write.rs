@@ -5,12 +5,13 @@
 //! driver makes one commit of them.
 
 use crate::delta::DataFile;
+use crate::partition::{Partition, Splitter};
 use crate::storage::Storage;
 use crate::{CatalogError, Result, statistics};
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result as PlanResult;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -25,12 +26,17 @@ use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, LazyLock};
 use url::Url;
 use uuid::Uuid;
 
 /// A file is closed and the next begun when it has grown to about this many bytes.
 const FILE_BYTES: usize = 256 << 20;
+
+/// A task that has rows for more partitions than this closes its files and begins others.
+const MOST_OPEN_FILES: usize = 64;
 
 /// The columns of a row that describes a written file.
 pub static FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -40,6 +46,7 @@ pub static FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("rows", DataType::Int64, false),
         Field::new("stats", DataType::Utf8, true),
         Field::new("written_at", DataType::Int64, false),
+        Field::new("partition", DataType::Utf8, false),
     ]))
 });
 
@@ -51,11 +58,23 @@ pub struct WriteTarget {
     /// The run that writes. It is part of the files' names, so that all that a run has written can be
     /// found when it fails, even what nobody was told of.
     pub run: String,
+    /// An object that is there for as long as the run is.
+    pub mark: Url,
+    /// Columns by whose values rows go to different files, which don't hold them.
+    #[serde(default)]
+    pub partition_columns: Vec<String>,
 }
 
 /// How the names of the files begin that a run writes.
 pub fn file_prefix(run: &str) -> String {
     format!("part-{run}-")
+}
+
+/// The run that wrote a file, from the file's name.
+pub fn run_of_file(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("part-")?;
+    let run = rest.get(..36)?;
+    (Uuid::try_parse(run).is_ok() && rest.as_bytes().get(36) == Some(&b'-')).then_some(run)
 }
 
 /// Writes its input into a table's folder, as [`crate::schema::stored`] has typed it.
@@ -132,72 +151,117 @@ impl ExecutionPlan for TableWriteExec {
         context: Arc<TaskContext>,
     ) -> PlanResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
-        let table = Storage::of_session(&context.runtime_env(), &self.target.table)?;
-        let prefix = file_prefix(&self.target.run);
-        let write = async move { Ok(files_batch(&write_files(&table, &prefix, input).await?)?) };
+        let runtime = context.runtime_env();
+        let folder = Folder {
+            table: Storage::of_session(&runtime, &self.target.table)?,
+            prefix: file_prefix(&self.target.run),
+            mark: Storage::of_object(&runtime, &self.target.mark)?,
+            partition_columns: self.target.partition_columns.clone(),
+        };
+        let write = async move { Ok(files_batch(&write_files(&folder, input).await?)?) };
         let stream = futures::stream::once(write);
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&FILES_SCHEMA), stream)))
     }
 }
 
-/// Writes a stream into as many files as its size asks for; none if it is empty.
+/// A table's folder, as a run writes to it.
+#[derive(Clone)]
+struct Folder {
+    table: Storage,
+    /// How the names of files begin.
+    prefix: String,
+    /// The run's mark: its folder and name.
+    mark: (Storage, String),
+    partition_columns: Vec<String>,
+}
+
+/// A file that rows are added to.
+struct OpenFile {
+    path: String,
+    partition: BTreeMap<String, Option<String>>,
+    writer: AsyncArrowWriter<BufWriter>,
+}
+
+/// Writes a stream into as many files as its size and its partitions ask for; none if it is empty.
 async fn write_files(
-    table: &Storage,
-    prefix: &str,
+    folder: &Folder,
     mut input: SendableRecordBatchStream,
 ) -> PlanResult<Vec<DataFile>> {
-    let schema = input.schema();
+    let splitter = Splitter::new(&input.schema(), &folder.partition_columns);
     let mut files = Vec::new();
-    let mut open: Option<(String, AsyncArrowWriter<BufWriter>)> = None;
+    let mut open: BTreeMap<Partition, OpenFile> = BTreeMap::new();
     while let Some(batch) = input.next().await {
-        let batch = batch?;
-        if batch.num_rows() == 0 {
-            continue;
+        for (partition, batch) in splitter.split(&batch?)? {
+            if open.len() >= MOST_OPEN_FILES && !open.contains_key(&partition) {
+                for (_, file) in std::mem::take(&mut open) {
+                    files.push(close_file(folder, &splitter.schema, file).await?);
+                }
+            }
+            let file = match open.entry(partition) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let partition = splitter.named(entry.key());
+                    entry.insert(start_file(folder, &splitter.schema, partition)?)
+                }
+            };
+            file.writer.write(&batch).await?;
         }
-        let (_, writer) = match &mut open {
-            Some(writer) => writer,
-            None => open.insert(start_file(table, prefix, &schema)?),
+        let large = |file: &OpenFile| {
+            file.writer.bytes_written() + file.writer.in_progress_size() >= FILE_BYTES
         };
-        writer.write(&batch).await?;
-        if writer.bytes_written() + writer.in_progress_size() >= FILE_BYTES
-            && let Some((path, writer)) = open.take()
-        {
-            files.push(close_file(&schema, path, writer).await?);
+        let full: Vec<_> =
+            open.iter().filter(|(_, file)| large(file)).map(|(key, _)| key.clone()).collect();
+        for partition in full {
+            if let Some(file) = open.remove(&partition) {
+                files.push(close_file(folder, &splitter.schema, file).await?);
+            }
         }
     }
-    if let Some((path, writer)) = open {
-        files.push(close_file(&schema, path, writer).await?);
+    for (_, file) in open {
+        files.push(close_file(folder, &splitter.schema, file).await?);
     }
     Ok(files)
 }
 
 fn start_file(
-    table: &Storage,
-    prefix: &str,
+    folder: &Folder,
     schema: &SchemaRef,
-) -> Result<(String, AsyncArrowWriter<BufWriter>)> {
-    let path = format!("{prefix}{}.parquet", Uuid::now_v7());
+    partition: BTreeMap<String, Option<String>>,
+) -> Result<OpenFile> {
+    let path = format!("{}{}.parquet", folder.prefix, Uuid::now_v7());
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_statistics_truncate_length(None)
         .build();
-    let object = BufWriter::new(Arc::clone(table.store()), table.path(&path));
+    let object = BufWriter::new(Arc::clone(folder.table.store()), folder.table.path(&path));
     let writer = AsyncArrowWriter::try_new(object, Arc::clone(schema), Some(properties))?;
-    Ok((path, writer))
+    Ok(OpenFile { path, partition, writer })
 }
 
-async fn close_file(
-    schema: &Schema,
-    path: String,
-    mut writer: AsyncArrowWriter<BufWriter>,
-) -> Result<DataFile> {
+/// Finishes a file. This is a task of its own because a cancelled query drops its futures anywhere:
+/// between the file's appearance and the look at the run's mark, for instance.
+async fn close_file(folder: &Folder, schema: &SchemaRef, file: OpenFile) -> PlanResult<DataFile> {
+    let finish = finish_file(folder.clone(), Arc::clone(schema), file);
+    let finished = tokio::spawn(finish).await;
+    Ok(finished.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??)
+}
+
+/// Finishes a file, and deletes it if its run has ended meanwhile: nobody else knows of it.
+async fn finish_file(folder: Folder, schema: SchemaRef, file: OpenFile) -> Result<DataFile> {
+    let OpenFile { path, partition, mut writer } = file;
     let footer = writer.finish().await?;
+    let (marks, mark) = &folder.mark;
+    if !marks.exists(mark).await? {
+        folder.table.delete(&path).await?;
+        return Err(CatalogError::RunEnded { file: path });
+    }
     Ok(DataFile {
         path,
         bytes: writer.bytes_written() as u64,
-        rows: footer.file_metadata().num_rows() as u64,
-        stats: Some(statistics::from_footer(schema, &footer)?),
+        rows: Some(footer.file_metadata().num_rows() as u64),
+        stats: Some(statistics::from_footer(&schema, &footer)?),
         written_at: chrono::Utc::now().timestamp_millis(),
+        partition,
     })
 }
 
@@ -205,14 +269,16 @@ fn files_batch(files: &[DataFile]) -> Result<RecordBatch> {
     let integers = |value: fn(&DataFile) -> i64| {
         Arc::new(files.iter().map(value).collect::<Vec<_>>().into_iter().collect::<Int64Array>())
     };
+    let partition = |file: &DataFile| serde_json::to_string(&file.partition).unwrap_or_default();
     Ok(RecordBatch::try_new(
         Arc::clone(&FILES_SCHEMA),
         vec![
             Arc::new(StringArray::from_iter_values(files.iter().map(|file| &file.path))),
             integers(|file| file.bytes as i64),
-            integers(|file| file.rows as i64),
+            integers(|file| file.rows.unwrap_or(0) as i64),
             Arc::new(files.iter().map(|file| file.stats.as_deref()).collect::<StringArray>()),
             integers(|file| file.written_at),
+            Arc::new(StringArray::from_iter_values(files.iter().map(partition))),
         ],
     )?)
 }
@@ -227,17 +293,22 @@ pub fn files_of(batches: &[RecordBatch]) -> Result<Vec<DataFile>> {
     for batch in batches {
         let text = |index| batch.column(index).as_any().downcast_ref::<StringArray>();
         let number = |index| batch.column(index).as_any().downcast_ref::<Int64Array>();
-        let columns = (text(0), number(1), number(2), text(3), number(4));
-        let (Some(path), Some(bytes), Some(rows), Some(stats), Some(written_at)) = columns else {
+        let columns = (text(0), number(1), number(2), text(3), number(4), text(5));
+        let (Some(path), Some(bytes), Some(rows), Some(stats), Some(written_at), Some(partition)) =
+            columns
+        else {
             return Err(damaged());
         };
-        files.extend((0..batch.num_rows()).map(|row| DataFile {
-            path: path.value(row).to_string(),
-            bytes: bytes.value(row) as u64,
-            rows: rows.value(row) as u64,
-            stats: stats.is_valid(row).then(|| stats.value(row).to_string()),
-            written_at: written_at.value(row),
-        }));
+        for row in 0..batch.num_rows() {
+            files.push(DataFile {
+                path: path.value(row).to_string(),
+                bytes: bytes.value(row) as u64,
+                rows: Some(rows.value(row) as u64),
+                stats: stats.is_valid(row).then(|| stats.value(row).to_string()),
+                written_at: written_at.value(row),
+                partition: serde_json::from_str(partition.value(row)).map_err(|_| damaged())?,
+            });
+        }
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
@@ -246,8 +317,8 @@ pub fn files_of(batches: &[RecordBatch]) -> Result<Vec<DataFile>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delta::{self, CommitNote, Mode};
-    use crate::scan::{FileList, TableScanSpec, WarehouseTable};
+    use crate::delta::{self, CommitNote, Contents};
+    use crate::scan::{FileList, WarehouseTable};
     use datafusion::assert_batches_sorted_eq;
     use datafusion::physical_plan::collect;
     use datafusion::prelude::SessionContext;
@@ -262,17 +333,26 @@ mod tests {
         let schema = crate::schema::stored(&input.schema()).unwrap();
         let partitions = input.output_partitioning().partition_count();
         assert!(partitions > 1);
-        let target = WriteTarget { table: url.clone(), run: "r1".to_string() };
-        let write = Arc::new(TableWriteExec::new(target, input));
+        let mark = Url::from_file_path(folder.path().join("mark")).unwrap();
+        let target = WriteTarget {
+            table: url.clone(),
+            run: "r1".to_string(),
+            mark,
+            partition_columns: Vec::new(),
+        };
+        let write: Arc<dyn ExecutionPlan> = Arc::new(TableWriteExec::new(target, input));
+        let ended = collect(Arc::clone(&write), context.task_ctx()).await.unwrap_err();
+        assert!(ended.to_string().contains("has ended"), "{ended}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        std::fs::write(folder.path().join("mark"), "").unwrap();
         let files = files_of(&collect(write, context.task_ctx()).await.unwrap()).unwrap();
-        assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 3);
+        assert_eq!(files.iter().filter_map(|file| file.rows).sum::<u64>(), 3);
         assert!(files.iter().all(|file| file.path.starts_with("part-r1-")));
 
         let storage = Storage::open(&url).unwrap();
-        let note = CommitNote::default();
-        delta::commit(&storage, Mode::Overwrite, &schema, &files, &note, None).await.unwrap();
-        let spec = TableScanSpec { table: url, files: FileList::Version(0) };
-        let table = WarehouseTable::new(spec, Arc::new(schema));
+        let contents = Contents::plain(Arc::new(schema), files);
+        delta::commit(&storage, &contents, &CommitNote::default(), None).await.unwrap();
+        let table = WarehouseTable::of(url, FileList::Version(0), &contents);
         context.register_table("t", Arc::new(table)).unwrap();
         let all = context.sql("SELECT * FROM t").await.unwrap().collect().await.unwrap();
         let expected = [

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
+use nightshift_udfs::functions::with_functions;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
@@ -111,11 +112,10 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
 
 /// Every function that a session of the scheduler or of a client knows.
 fn functions() -> BallistaFunctionRegistry {
-    let state = SessionStateBuilder::new()
+    let builder = SessionStateBuilder::new()
         .with_default_features()
         .with_scalar_functions(ballista_scalar_functions())
         .with_aggregate_functions(ballista_aggregate_functions())
-        .with_window_functions(ballista_window_functions())
-        .build();
-    BallistaFunctionRegistry::from(&state)
+        .with_window_functions(ballista_window_functions());
+    BallistaFunctionRegistry::from(&with_functions(builder).build())
 }

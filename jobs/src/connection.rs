@@ -9,9 +9,18 @@ use crate::statement::{Located, Statement};
 use crate::{JobError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
+use nightshift_catalog::CatalogError;
 use nightshift_catalog::registry::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often a statement is executed whose table others change meanwhile.
+const ATTEMPTS: u32 = 100;
+
+/// The longest pause before the first repetition; those before later ones grow to ten times that.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a statement has come to.
 pub enum Outcome {
@@ -94,9 +103,32 @@ impl Connection {
                 () = interrupted => Err(JobError::Interrupted),
             };
         }
+        let mut interrupted = std::pin::pin!(interrupted);
+        let mut attempt = 1;
+        loop {
+            match self.execute_alone(statement, interrupted.as_mut()).await {
+                Err(JobError::Catalog(CatalogError::Conflict { .. })) if attempt < ATTEMPTS => {
+                    // Of random length, so that those who met once don't meet again.
+                    let part = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+                    tokio::time::sleep((PAUSE * attempt.min(10)).mul_f64(part)).await;
+                    attempt += 1;
+                }
+                done => return done.map_err(|error| statement.locate(error)),
+            }
+        }
+    }
+
+    /// Executes one statement as a run of its own.
+    async fn execute_alone(
+        &mut self,
+        statement: &Located,
+        interrupted: impl Future<Output = ()>,
+    ) -> Result<Outcome> {
         let (session, externals) = (self.session.clone(), self.externals.clone());
         let progress = Arc::clone(&self.progress);
-        let mut run = Run::start(session, "SQL".to_string(), externals, progress).await?;
+        let mut run =
+            Run::start(session, statement.statement.word().to_string(), externals, progress)
+                .await?;
         let executed = tokio::select! {
             executed = run.execute(statement, self.folder.clone()) => executed,
             () = interrupted => Err(JobError::Interrupted),

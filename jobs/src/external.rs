@@ -11,6 +11,8 @@ use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
 use futures::TryStreamExt;
+use nightshift_catalog::delta;
+use nightshift_catalog::scan::{FileList, WarehouseTable};
 use nightshift_catalog::storage::{Storage, parse_url};
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
@@ -57,6 +59,9 @@ impl ExternalTable {
             let file = readable(&location);
             return Err(JobError::File { file, reason: "there is no such file".to_string() });
         }
+        if statement.file_type.eq_ignore_ascii_case("delta") {
+            return Self::open_delta(session, location, &statement).await;
+        }
         statement.locations = vec![location.to_string()];
         let state = session.state();
         let plan = state.statement_to_plan(EngineStatement::CreateExternalTable(statement)).await?;
@@ -74,6 +79,28 @@ impl ExternalTable {
         });
         let provider = ListingTableFactory::new().create(state, &command).await?;
         Ok(Self { provider, location, csv })
+    }
+
+    /// Opens a Delta table that somebody else writes, at its latest version.
+    async fn open_delta(
+        session: &Session,
+        location: Url,
+        statement: &CreateExternalTable,
+    ) -> Result<Self> {
+        if !statement.columns.is_empty() || !statement.options.is_empty() {
+            return Err(JobError::Statement(
+                "a Delta table has its columns and options in its log: leave them out".to_string(),
+            ));
+        }
+        let storage = Storage::of_session(session.runtime(), &location)?;
+        let snapshot = delta::load(&storage, None).await?.ok_or_else(|| JobError::File {
+            file: readable(&location),
+            reason: "there is no Delta table in this folder".to_string(),
+        })?;
+        let files = FileList::Version(snapshot.version);
+        let mut table = WarehouseTable::of(storage.url().clone(), files, &snapshot.contents);
+        table.spec.foreign = true;
+        Ok(Self { provider: Arc::new(table), location, csv: None })
     }
 
     /// The table.
@@ -141,13 +168,8 @@ fn readable(url: &Url) -> String {
 /// SQL reaches files in the warehouse and in declared locations, and no others.
 fn check_allowed(session: &Session, location: &Url) -> Result<()> {
     let warehouse = session.warehouse().storage().url();
-    let inside = |folder: &Url| {
-        let mut folder = folder.to_string();
-        if !folder.ends_with('/') {
-            folder.push('/');
-        }
-        location.as_str().starts_with(&folder)
-    };
+    let with_slash = |url: &Url| format!("{}/", url.as_str().trim_end_matches('/'));
+    let inside = |folder: &Url| with_slash(location).starts_with(&with_slash(folder));
     if location.path().split('/').any(|part| part == "..") || location.as_str().contains("%2e%2e") {
         return Err(JobError::Statement(format!("{location}: a location can't have .. in it")));
     }

@@ -7,6 +7,8 @@
 //! | --- | --- |
 //! | [`statement`] | text to statements, and what a statement reads and creates |
 //! | [`session`] | running plans; the names that a statement sees |
+//! | [`change`] | what statements do to tables that are there |
+//! | [`introspection`] | the warehouse described as tables |
 //! | [`external`] | files that are read in place |
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
@@ -18,8 +20,10 @@
 
 mod error;
 
+pub mod change;
 pub mod connection;
 pub mod external;
+pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;

@@ -137,7 +137,8 @@ impl Pipeline {
         let statements = || self.files.iter().flat_map(|file| &file.statements);
         let total = statements().count() + self.checks.len();
         for (index, statement) in statements().enumerate() {
-            let name = statement.creates()?.unwrap_or_else(|| statement.file.clone());
+            let name = statement.creates()?.or_else(|| statement.changes());
+            let name = name.unwrap_or_else(|| statement.file.clone());
             progress.step(index + 1, total, &name);
             run.execute(statement, Some(self.folder.clone())).await?;
         }
@@ -175,8 +176,8 @@ fn read_files(folder: &Path, within: &str) -> Result<Vec<(String, String)>, Stri
     Ok(files)
 }
 
-/// Puts files in an order in which each comes after those that create what it reads. Among files that
-/// could come next, the first by name does.
+/// Puts files in an order in which each comes after those that create or change what it reads, and
+/// after those that create what it changes. Among files that could come next, the first by name does.
 fn in_order(files: Vec<File>) -> Result<Result<Vec<File>, String>> {
     let mut creators: BTreeMap<String, usize> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
@@ -190,16 +191,30 @@ fn in_order(files: Vec<File>) -> Result<Result<Vec<File>, String>> {
             }
         }
     }
+    let mut changers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, file) in files.iter().enumerate() {
+        for name in file.statements.iter().filter_map(Located::changes) {
+            changers.entry(name).or_default().push(index);
+        }
+    }
     let mut needs: Vec<BTreeMap<usize, String>> = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let mut of_file = BTreeMap::new();
         for statement in &file.statements {
             for name in statement.reads()?.created_names() {
-                if let Some(creator) = creators.get(&name)
-                    && *creator != index
-                {
-                    of_file.insert(*creator, name);
+                let makers = creators
+                    .get(&name)
+                    .into_iter()
+                    .chain(changers.get(&name).into_iter().flatten());
+                for maker in makers.filter(|maker| **maker != index) {
+                    of_file.insert(*maker, name.clone());
                 }
+            }
+            if let Some(name) = statement.changes()
+                && let Some(creator) = creators.get(&name)
+                && *creator != index
+            {
+                of_file.insert(*creator, name);
             }
         }
         needs.push(of_file);
@@ -268,6 +283,19 @@ mod tests {
         let order: Vec<_> = pipeline.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(order, ["c.sql", "b.sql", "m.sql", "a.sql"]);
         assert_eq!(pipeline.checks[0].name, "checks/k.sql");
+    }
+
+    #[test]
+    fn files_that_change_a_table_run_between_those_that_create_and_read_it() {
+        let pipeline = pipeline(&[
+            ("a.sql", "CREATE TABLE x.sum AS SELECT sum(y) AS y FROM x.t"),
+            ("b.sql", "INSERT INTO x.t SELECT y FROM x.u"),
+            ("c.sql", "CREATE TABLE x.t AS SELECT 1 AS y"),
+            ("d.sql", "DELETE FROM x.u WHERE y IN (SELECT y FROM x.t VERSION AS OF 0)"),
+        ])
+        .unwrap();
+        let order: Vec<_> = pipeline.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(order, ["c.sql", "d.sql", "b.sql", "a.sql"]);
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! planner sends plans to a cluster, embedded or remote, or runs them in this process. Everything
 //! else in this crate is written against this type.
 
-use crate::Result;
 use crate::external::{ExternalTable, Externals};
+use crate::introspection;
 use crate::operator::{Operator, OperatorNode, Recommend};
-use crate::statement::References;
+use crate::statement::{Moment, References, parse_time};
+use crate::{JobError, Result};
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider, TableFunctionArgs, TableFunctionImpl, TableProvider,
@@ -22,17 +23,21 @@ use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::logical_expr::{
+    DdlStatement, Expr, JoinType, LogicalPlan, LogicalPlanBuilder, cast,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
+use datafusion::sql::sqlparser::ast::ColumnDef;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use nightshift_catalog::registry::{Kind, Registry};
+use nightshift_catalog::delta::{Contents, DataFile};
+use nightshift_catalog::registry::{Details, Kind, Registry};
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::schema::stored;
 use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
-use nightshift_catalog::write::{WriteTarget, files_of};
-use std::collections::{BTreeMap, HashMap};
+use nightshift_catalog::write::files_of;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use url::Url;
 
@@ -172,6 +177,12 @@ impl Session {
             )
             .build();
         state.register_udtf("ml_recommend", Arc::new(RecommendFunction { models: names.models }));
+        for function in introspection::TABLE_FUNCTIONS {
+            let answers = names.about.iter().filter(|((name, _), _)| name == function);
+            let answers = answers.map(|((_, table), answer)| (table.clone(), answer.clone()));
+            let answers = About { function: function.to_string(), answers: answers.collect() };
+            state.register_udtf(function, Arc::new(answers));
+        }
         let plan = state.statement_to_plan(statement).await?;
         // Only queries get here; nothing that an EXPLAIN or a subquery could hide writes or sets.
         let only_queries = SQLOptions::new()
@@ -182,14 +193,49 @@ impl Session {
         Ok(plan)
     }
 
-    /// Writes the rows of a plan as the files of a table, uncommitted, for a run.
+    /// The columns that a statement declares, as the engine understands them.
+    pub async fn declared_columns(&self, columns: &[ColumnDef]) -> Result<Schema> {
+        let (plain, comments) = crate::change::declared(columns)?;
+        let text = format!("CREATE TABLE declared ({plain})");
+        let dialect = datafusion::config::Dialect::Generic;
+        let statement = self.state.sql_to_statement(&text, &dialect)?;
+        let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) =
+            self.state.statement_to_plan(statement).await?
+        else {
+            return Err(JobError::Statement(format!("{plain}: not columns")));
+        };
+        let schema = stored(table.input.schema().as_arrow())?;
+        let commented = |field: &Arc<Field>| {
+            let comment = comments.get(field.name()).cloned();
+            let comment = comment.map(|text| ("comment".to_string(), text));
+            field.as_ref().clone().with_metadata(comment.into_iter().collect())
+        };
+        Ok(Schema::new(schema.fields().iter().map(commented).collect::<Vec<_>>()))
+    }
+
+    /// Writes the rows of a plan as a table, uncommitted, for a run.
     pub async fn write_table(
         &self,
         run: &str,
         plan: LogicalPlan,
         folder: &str,
     ) -> Result<StagedTable> {
-        let schema: SchemaRef = Arc::new(stored(plan.schema().as_arrow())?);
+        let schema = Arc::new(stored(plan.schema().as_arrow())?);
+        let files = self.write_files(run, plan, folder, &schema, &[]).await?;
+        let contents = Contents::plain(schema, files);
+        Ok(StagedTable { folder: folder.to_string(), contents, base: None, appended: None })
+    }
+
+    /// Writes the rows of a plan, whose columns are those of `schema` in order, as files of a table,
+    /// uncommitted, for a run.
+    pub async fn write_files(
+        &self,
+        run: &str,
+        plan: LogicalPlan,
+        folder: &str,
+        schema: &SchemaRef,
+        partition_columns: &[String],
+    ) -> Result<Vec<DataFile>> {
         let columns: Vec<Expr> = plan
             .schema()
             .columns()
@@ -200,11 +246,9 @@ impl Session {
             })
             .collect();
         let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
-        let table = self.warehouse.storage().folder(folder).url().clone();
-        let target = WriteTarget { table, run: run.to_string() };
+        let target = self.warehouse.write_target(run, folder, partition_columns)?;
         let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
-        let files = files_of(&self.collect(plan).await?)?;
-        Ok(StagedTable { folder: folder.to_string(), schema, files })
+        Ok(files_of(&self.collect(plan).await?)?)
     }
 }
 
@@ -213,6 +257,7 @@ impl Session {
 struct Names {
     tables: HashMap<TableReference, Arc<dyn TableProvider>>,
     models: HashMap<String, ModelTables>,
+    about: HashMap<(String, String), LogicalPlan>,
 }
 
 impl Names {
@@ -244,6 +289,10 @@ impl Names {
 pub struct View {
     registry: Registry,
     staged: BTreeMap<String, WarehouseTable>,
+    /// Queries that the run has given names to.
+    views: BTreeMap<String, String>,
+    /// Names that the run has given up.
+    dropped: BTreeSet<String>,
     external: Externals,
 }
 
@@ -251,7 +300,13 @@ impl View {
     /// What is published now, and files that are read in place.
     pub async fn now(session: &Session, external: Externals) -> Result<Self> {
         let registry = session.warehouse.registry().await?;
-        Ok(Self { registry, staged: BTreeMap::new(), external })
+        Ok(Self {
+            registry,
+            staged: BTreeMap::new(),
+            views: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+            external,
+        })
     }
 
     /// What was published when the view was made.
@@ -261,7 +316,26 @@ impl View {
 
     /// Puts a staged table over the published one; `name` is `schema.table` or `schema.model.table`.
     pub fn stage(&mut self, name: String, table: WarehouseTable) {
+        self.dropped.remove(&name);
         self.staged.insert(name, table);
+    }
+
+    /// Puts a query under a name.
+    pub fn stage_view(&mut self, name: String, query: String) {
+        self.dropped.remove(&name);
+        self.views.insert(name, query);
+    }
+
+    /// Whether the run has given up a name.
+    pub fn is_hidden(&self, name: &str) -> bool {
+        self.dropped.contains(name)
+    }
+
+    /// Hides a name, and the tables of the model if it is one.
+    pub fn hide(&mut self, name: &str) {
+        self.staged.retain(|key, _| key != name && !key.starts_with(&format!("{name}.")));
+        self.views.remove(name);
+        self.dropped.insert(name.to_string());
     }
 
     /// Adds files that are read in place.
@@ -285,6 +359,16 @@ impl View {
         session: &Session,
         name: &TableReference,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.table_within(session, name, &[]).await
+    }
+
+    /// The table of a name that is used in the views `within`.
+    async fn table_within(
+        &self,
+        session: &Session,
+        name: &TableReference,
+        within: &[String],
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
         let key = match name {
             TableReference::Bare { table } => format!("{SCHEMA}.{table}"),
             TableReference::Full { catalog, schema, table } if &**catalog == CATALOG => {
@@ -302,16 +386,97 @@ impl View {
             let table = session.warehouse.registry_table(&self.registry).await?;
             return Ok(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>));
         }
+        if let Some(plan) = introspection::table(session, self, &key).await? {
+            return Ok(Some(Arc::new(ViewTable::new(plan, None))));
+        }
+        if let Some(query) = self.view(&key) {
+            return self.view_table(session, key, query, within).await.map(Some);
+        }
+        if let Some((name, moment)) = key.rsplit_once('@') {
+            let table = self.table_at(session, name, moment).await?;
+            return Ok(Some(Arc::new(table)));
+        }
         let parts: Vec<&str> = key.split('.').collect();
         let found = match parts.as_slice() {
-            [schema, table] => session.warehouse.table(&self.registry, schema, table).await?,
-            [schema, model, table] => {
+            [schema, table] if !self.dropped.contains(&key) => {
+                session.warehouse.table(&self.registry, schema, table).await?
+            }
+            [schema, model, table] if !self.dropped.contains(&format!("{schema}.{model}")) => {
                 let model = Name { schema: schema.to_string(), name: model.to_string() };
                 session.warehouse.model_table(&self.registry, &model, table).await?
             }
             _ => None,
         };
         Ok(found.map(|table| Arc::new(table) as Arc<dyn TableProvider>))
+    }
+
+    /// The text of a view's query.
+    pub fn view(&self, name: &str) -> Option<String> {
+        if self.dropped.contains(name) {
+            return None;
+        }
+        let published = || match &self.registry.current(Kind::View, name)?.details {
+            Some(Details::View { view }) => Some(view.clone()),
+            _ => None,
+        };
+        self.views.get(name).cloned().or_else(published)
+    }
+
+    async fn view_table(
+        &self,
+        session: &Session,
+        name: String,
+        query: String,
+        within: &[String],
+    ) -> Result<Arc<dyn TableProvider>> {
+        if within.contains(&name) {
+            return Err(JobError::Statement(format!("the view {name} reads itself")));
+        }
+        let within = [within, std::slice::from_ref(&name)].concat();
+        let statement = DFParser::parse_sql(&query)?.pop_front();
+        let statement = statement.ok_or_else(|| JobError::Damaged {
+            what: format!("the view {name}"),
+            reason: "it has no query".to_string(),
+        })?;
+        let plan = Box::pin(self.plan_within(session, statement, &within)).await;
+        let plan =
+            plan.map_err(|error| JobError::Statement(format!("in the view {name}: {error}")))?;
+        Ok(Arc::new(ViewTable::new(plan, Some(query))))
+    }
+
+    /// A published state of a table in the past: `v3` is a version, anything else a time.
+    async fn table_at(
+        &self,
+        session: &Session,
+        name: &str,
+        moment: &str,
+    ) -> Result<WarehouseTable> {
+        let version = moment.strip_prefix('v').and_then(|number| number.parse().ok());
+        let moment = match version {
+            Some(version) => Moment::Version(version),
+            None => Moment::Time(parse_time(moment)?),
+        };
+        let version = self.version_at(name, &moment)?;
+        let (schema, table) = name.split_once('.').unwrap_or((SCHEMA, name));
+        let name = Name { schema: schema.to_string(), name: table.to_string() };
+        Ok(session.warehouse.table_version(&name, version).await?)
+    }
+
+    /// The version that a table had at a moment.
+    pub fn version_at(&self, name: &str, moment: &Moment) -> Result<u64> {
+        let found = match moment {
+            Moment::Version(version) => self.registry.version_of(Kind::Table, name, *version),
+            Moment::Time(at) => self.registry.current_at(Kind::Table, name, *at),
+        };
+        let missing = || match moment {
+            Moment::Version(version) => {
+                format!("{name} has no version {version}; DESCRIBE HISTORY {name} lists them")
+            }
+            Moment::Time(_) => format!(
+                "{name} did not exist at that time; DESCRIBE HISTORY {name} lists its versions"
+            ),
+        };
+        found.map(|entry| entry.version).ok_or_else(|| JobError::Statement(missing()))
     }
 
     /// The versions of what a statement reads, for the record.
@@ -337,16 +502,37 @@ impl View {
 
     /// Plans a statement of the engine in this view.
     pub async fn plan(&self, session: &Session, statement: EngineStatement) -> Result<LogicalPlan> {
+        self.plan_within(session, statement, &[]).await
+    }
+
+    /// Plans a query that is given as text.
+    pub async fn plan_text(&self, session: &Session, query: &str) -> Result<LogicalPlan> {
+        let statement = DFParser::parse_sql(query)?.pop_front();
+        let none = || JobError::Statement("there is no statement".to_string());
+        self.plan(session, statement.ok_or_else(none)?).await
+    }
+
+    async fn plan_within(
+        &self,
+        session: &Session,
+        statement: EngineStatement,
+        within: &[String],
+    ) -> Result<LogicalPlan> {
         let references = References::of(&statement)?;
         let mut names = Names::default();
         for name in references.tables {
-            if let Some(table) = self.table(session, &name).await? {
+            if let Some(table) = self.table_within(session, &name, within).await? {
                 names.tables.insert(name, table);
             }
         }
         for model in references.models {
             if let Some(tables) = self.recommender(session, &model).await? {
                 names.models.insert(model, tables);
+            }
+        }
+        for about in references.about {
+            if let Some(answer) = introspection::about(session, self, &about.0, &about.1).await? {
+                names.about.insert(about, answer);
             }
         }
         session.plan(statement, names).await
@@ -361,6 +547,29 @@ impl View {
         let tables = (table("user_factors").await?, table("item_factors").await?);
         let (Some(users), Some(items)) = tables else { return Ok(None) };
         Ok(Some(ModelTables { users, items }))
+    }
+}
+
+/// A table function that says something of the table that is its argument.
+#[derive(Debug)]
+struct About {
+    function: String,
+    answers: HashMap<String, LogicalPlan>,
+}
+
+impl TableFunctionImpl for About {
+    fn call_with_args(
+        &self,
+        args: TableFunctionArgs<'_, '_>,
+    ) -> PlanResult<Arc<dyn TableProvider>> {
+        let [Expr::Literal(name, _)] = args.exprs() else {
+            return Err(DataFusionError::Plan(format!("usage: {}('schema.table')", self.function)));
+        };
+        let name = name.try_as_str().flatten().unwrap_or_default().to_ascii_lowercase();
+        let answer = self.answers.get(&name);
+        let answer =
+            answer.ok_or_else(|| DataFusionError::Plan(format!("there is no table {name}")))?;
+        Ok(Arc::new(ViewTable::new(answer.clone(), None)))
     }
 }
 

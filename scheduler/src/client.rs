@@ -8,6 +8,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::LogicalCodec;
+use nightshift_udfs::functions::with_functions;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,5 +74,7 @@ pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
         .with_ballista_logical_extension_codec(Arc::new(codec))
         .with_ballista_adaptive_query_planner(false);
     let state = builder(config)?.build();
-    Ok(state.upgrade_for_ballista(format!("http://{host}:{port}"))?)
+    let state = state.upgrade_for_ballista(format!("http://{host}:{port}"))?;
+    // Ballista replaces the functions of the state that it upgrades by its own.
+    Ok(with_functions(SessionStateBuilder::new_from_existing(state)).build())
 }

@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
+use nightshift_udfs::functions::with_functions;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,17 +170,17 @@ pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Sessions that find object stores by their URLs and plan Nightshift's operators.
+/// Sessions that find object stores by their URLs, know Nightshift's functions and plan its operators.
 fn session_builder() -> SessionBuilder {
     Arc::new(|config| {
         let runtime = RuntimeEnvBuilder::new()
             .with_object_store_registry(Arc::new(Stores::default()))
             .build_arc()?;
         let state = default_session_builder(config)?;
-        Ok(SessionStateBuilder::new_from_existing(state)
+        let builder = SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
-            .with_physical_optimizer_rule(Arc::new(GiveWay))
-            .build())
+            .with_physical_optimizer_rule(Arc::new(GiveWay));
+        Ok(with_functions(builder).build())
     })
 }

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 pub fn nightshift(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
     command.current_dir(folder);
-    for name in ["NIGHTSHIFT_WAREHOUSE", "NIGHTSHIFT_CLUSTER", "NIGHTSHIFT_LOG"] {
-        command.env_remove(name);
+    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY"] {
+        command.env_remove(format!("NIGHTSHIFT_{name}"));
     }
     command
 }
@@ -134,6 +134,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster whose executors run `cores` tasks at a time each.
     pub fn start(folder: &Path, cores: &[usize]) -> Self {
+        Self::start_with(folder, cores, &[])
+    }
+
+    /// The same, with environment variables for the executors alone.
+    pub fn start_with(folder: &Path, cores: &[usize], environment: &[(&str, &str)]) -> Self {
         let mut command = nightshift(folder);
         command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]);
         let (mut scheduler, line) = Process::start(&mut command);
@@ -142,6 +147,7 @@ impl Cluster {
         let executors = cores.iter().map(|cores| {
             let mut command = nightshift(folder);
             command.args(["executor", "--scheduler", &address, "--cores", &cores.to_string()]);
+            command.envs(environment.iter().copied());
             Process::start(&mut command).0
         });
         Self { executors: executors.collect(), address, flight, _scheduler: scheduler }

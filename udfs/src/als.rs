@@ -9,9 +9,11 @@
 //!
 //! Factors are stored as `f32`; normal equations are built and solved in `f64`.
 
+mod equations;
+
+pub use equations::Equations;
+
 use crate::csr::Csr;
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use serde::{Deserialize, Serialize};
@@ -124,9 +126,12 @@ pub fn half_step(
         let (columns, weights) = block.row(row);
         let lambda = regularization.of_row(columns.len());
         equations.start(feedback, fixed.gram, lambda);
-        for (columns, weights) in columns.chunks(CHUNK).zip(weights.chunks(CHUNK)) {
-            equations.add(feedback, fixed.rows, columns, weights);
-        }
+        equations.add(
+            feedback,
+            columns.iter().zip(weights).map(|(column, weight)| {
+                (&fixed.rows[*column as usize * width..][..width], *weight)
+            }),
+        );
         let solved = equations.solve().ok_or(AlsError::Singular {
             row: block.first_row as usize + row,
             observations: columns.len(),
@@ -210,91 +215,6 @@ fn add_products(matrix: &mut [f64], z: &[f64], width: usize) {
         1.0,
         Par::Seq,
     );
-}
-
-/// The normal equations of one row, and the room to solve them in.
-struct Equations {
-    width: usize,
-    matrix: Vec<f64>,
-    target: Vec<f64>,
-    gathered: Vec<f64>,
-    scratch: MemBuffer,
-}
-
-impl Equations {
-    fn new(width: usize) -> Self {
-        let factor =
-            llt::factor::cholesky_in_place_scratch::<f64>(width, Par::Seq, Default::default());
-        let solve = llt::solve::solve_in_place_scratch::<f64>(width, 1, Par::Seq);
-        Self {
-            width,
-            matrix: vec![0.0; width * width],
-            target: vec![0.0; width],
-            gathered: Vec::with_capacity(CHUNK * width),
-            scratch: MemBuffer::new(factor.or(solve)),
-        }
-    }
-
-    /// Starts a row: what does not depend on its observations.
-    fn start(&mut self, feedback: Feedback, gram: &[f64], lambda: f64) {
-        match feedback {
-            Feedback::Implicit { .. } => self.matrix.copy_from_slice(gram),
-            Feedback::Explicit { .. } => self.matrix.fill(0.0),
-        }
-        self.target.fill(0.0);
-        for diagonal in 0..self.width {
-            self.matrix[diagonal * self.width + diagonal] += lambda;
-        }
-    }
-
-    /// Adds observations.
-    fn add(&mut self, feedback: Feedback, fixed: &[f32], columns: &[u32], weights: &[f32]) {
-        self.gathered.clear();
-        for (column, weight) in columns.iter().zip(weights) {
-            let other = &fixed[*column as usize * self.width..][..self.width];
-            let weight = f64::from(*weight);
-            // The observation adds `scale² · z zᵀ` to the matrix and `pull · z` to the target.
-            let (scale, pull) = match feedback {
-                Feedback::Implicit { alpha } => {
-                    let extra = alpha * weight.abs();
-                    (extra.sqrt(), if weight > 0.0 { 1.0 + extra } else { 0.0 })
-                }
-                Feedback::Explicit { bias: false, mean } => (1.0, weight - mean),
-                Feedback::Explicit { bias: true, mean } => {
-                    (1.0, weight - mean - f64::from(other[self.width - 1]))
-                }
-            };
-            let start = self.gathered.len();
-            self.gathered.extend(other.iter().map(|value| f64::from(*value)));
-            let z = &mut self.gathered[start..];
-            if feedback.has_bias() {
-                z[self.width - 1] = 1.0;
-            }
-            for (target, value) in self.target.iter_mut().zip(z.iter_mut()) {
-                *target += pull * *value;
-                *value *= scale;
-            }
-        }
-        add_products(&mut self.matrix, &self.gathered, self.width);
-    }
-
-    /// Solves the equations by Cholesky decomposition; `None` if they are singular.
-    fn solve(&mut self) -> Option<&[f64]> {
-        let width = self.width;
-        let stack = MemStack::new(&mut self.scratch);
-        let mut matrix = MatMut::from_column_major_slice_mut(&mut self.matrix, width, width);
-        llt::factor::cholesky_in_place(
-            matrix.as_mut(),
-            Default::default(),
-            Par::Seq,
-            stack,
-            Default::default(),
-        )
-        .ok()?;
-        let target = MatMut::from_column_major_slice_mut(&mut self.target, width, 1);
-        llt::solve::solve_in_place(matrix.as_ref(), target, Par::Seq, stack);
-        self.target.iter().all(|value| value.is_finite()).then_some(&self.target)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the data plane computes: kernels as pure functions of slices, with no I/O and no cluster.
 //!
-//! A kernel exists once. The superstep operators and the SQL functions of the other crates move
+//! A kernel exists once. The superstep operators of the other crates and the SQL functions move
 //! data to it and results away from it; everything numeric is here, next to its tests.
 //!
 //! | module | what it computes |
@@ -10,9 +10,11 @@
 //! | [`pagerank`] | one superstep of PageRank |
 //! | [`top_k`] | the best unseen items of a batch of users |
 //! | [`random`] | starting factors, a function of seed and position alone |
+//! | [`functions`] | the SQL functions |
 
 pub mod als;
 pub mod csr;
+pub mod functions;
 pub mod pagerank;
 pub mod random;
 pub mod top_k;

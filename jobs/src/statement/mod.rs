@@ -1,9 +1,16 @@
 //! Statements: text to what is to be done, and what a statement reads and creates.
+//!
+//! `parse` goes through a text, `classify` knows the engine's statements, `own` Nightshift's.
 
+mod classify;
+mod kinds;
 mod names;
+mod own;
 mod parse;
+mod time;
 
-pub use names::{References, creates, reads};
-pub use parse::{
-    CreateModel, CreateTable, Located, ModelOption, OptionValue, Statement, name_of, parse,
-};
+pub use classify::{assignments_of, identifier, name_of, parts_of};
+pub use kinds::*;
+pub use names::{References, changes, creates, reads};
+pub use parse::parse;
+pub use time::parse as parse_time;

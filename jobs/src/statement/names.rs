@@ -1,9 +1,10 @@
 //! What a statement reads and creates, from its text alone.
 
-use super::parse::{Located, OptionValue, Statement, name_of};
+use super::classify::name_of;
+use super::kinds::*;
 use crate::Result;
 use datafusion::common::TableReference;
-use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, TableFactor, Value,
@@ -12,22 +13,42 @@ use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-/// The table or model that a statement creates, as `schema.name`.
+/// The table, view or model that a statement creates, as `schema.name`.
 pub fn creates(statement: &Statement) -> Result<Option<String>> {
     Ok(match statement {
-        Statement::Query(_) => None,
         Statement::CreateTable(table) => Some(table.name.to_string()),
+        Statement::CreateView(view) => Some(view.name.to_string()),
         Statement::CreateModel(model) => Some(model.name.to_string()),
         Statement::CreateExternalTable(table) => Some(name_of(&table.name)?.to_string()),
+        _ => None,
     })
 }
 
-/// The tables and models that a statement reads.
+/// What is there already and changed by a statement, as `schema.name`.
+pub fn changes(statement: &Statement) -> Option<String> {
+    match statement {
+        Statement::AddColumns { table, .. }
+        | Statement::Comment { table, .. }
+        | Statement::Restore { table, .. }
+        | Statement::Optimize { table }
+        | Statement::Vacuum { table, .. } => Some(table.to_string()),
+        Statement::Insert(insert) => Some(insert.table.to_string()),
+        Statement::Delete(delete) => Some(delete.table.to_string()),
+        Statement::Update(update) => Some(update.table.to_string()),
+        Statement::Merge(merge) => Some(merge.table.to_string()),
+        Statement::SetModelVersion { model, .. } => Some(model.to_string()),
+        Statement::Drop(drop) => Some(drop.name.clone()),
+        _ => None,
+    }
+}
+
+/// The tables, views and models that a statement reads.
 pub fn reads(statement: &Statement) -> Result<References> {
     let mut found = match statement {
         Statement::Query(query) => References::of(query)?,
-        Statement::CreateTable(table) => References::of_query(&table.query)?,
-        Statement::CreateExternalTable(_) => References::default(),
+        Statement::CreateTable(CreateTable { query: Some(query), .. })
+        | Statement::CreateView(CreateView { query, .. })
+        | Statement::Insert(Insert { source: query, .. }) => References::of_query(query)?,
         Statement::CreateModel(model) => {
             let mut found = References::of_query(&model.query)?;
             for option in &model.options {
@@ -39,10 +60,33 @@ pub fn reads(statement: &Statement) -> Result<References> {
             }
             found
         }
+        Statement::Delete(delete) => of_conditions(delete.condition.iter(), "")?,
+        Statement::Update(update) => {
+            let values = update.assignments.iter().map(|(_, value)| value);
+            of_conditions(values.chain(&update.condition), "")?
+        }
+        Statement::Merge(merge) => {
+            of_conditions([&merge.on].into_iter(), &merge.source.to_string())?
+        }
+        _ => References::default(),
     };
     found.tables.sort();
     found.tables.dedup();
     Ok(found)
+}
+
+/// What expressions read in subqueries, and `from` besides.
+fn of_conditions<'a>(
+    expressions: impl Iterator<Item = &'a Expr>,
+    from: &str,
+) -> Result<References> {
+    let list: Vec<_> = expressions.map(Expr::to_string).collect();
+    let list = if list.is_empty() { "1".to_string() } else { list.join(", ") };
+    let from = if from.is_empty() { String::new() } else { format!(" FROM {from}") };
+    match DFParser::parse_sql(&format!("SELECT {list}{from}"))?.pop_front() {
+        Some(query) => References::of(&query),
+        None => Ok(References::default()),
+    }
 }
 
 /// Names that a statement refers to.
@@ -52,6 +96,8 @@ pub struct References {
     pub tables: Vec<TableReference>,
     /// Models, named in the first argument of a table function.
     pub models: BTreeSet<String>,
+    /// Table functions that say something of a table, and the table's name.
+    pub about: BTreeSet<(String, String)>,
 }
 
 impl References {
@@ -69,7 +115,7 @@ impl References {
         // The name of a table function looks like that of a table.
         let tables =
             tables.into_iter().filter(|table| !functions.names.contains(table.table())).collect();
-        Ok(Self { tables, models: functions.models })
+        Ok(Self { tables, models: functions.models, about: functions.about })
     }
 
     /// What of it another statement may create, as `schema.name`.
@@ -78,7 +124,8 @@ impl References {
             TableReference::Full { catalog, schema, .. } => format!("{catalog}.{schema}"),
             other => other.to_string(),
         };
-        self.tables.iter().map(of_table).chain(self.models.iter().cloned()).collect()
+        let about = self.about.iter().map(|(_, name)| name.clone());
+        self.tables.iter().map(of_table).chain(self.models.iter().cloned()).chain(about).collect()
     }
 }
 
@@ -96,6 +143,7 @@ fn visit(statement: &EngineStatement, functions: &mut Functions) {
 struct Functions {
     names: BTreeSet<String>,
     models: BTreeSet<String>,
+    about: BTreeSet<(String, String)>,
 }
 
 impl Visitor for Functions {
@@ -106,10 +154,14 @@ impl Visitor for Functions {
             let name = name.to_string().to_ascii_lowercase();
             if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) =
                 args.args.first()
-                && let Value::SingleQuotedString(model) = &value.value
-                && name.starts_with("ml_")
+                && let Value::SingleQuotedString(text) = &value.value
             {
-                self.models.insert(model.to_ascii_lowercase());
+                let text = text.to_ascii_lowercase();
+                if name.starts_with("ml_") {
+                    self.models.insert(text);
+                } else if name.starts_with("table_") {
+                    self.about.insert((name.clone(), text));
+                }
             }
             self.names.insert(name);
         }
@@ -126,6 +178,11 @@ impl Located {
     /// What the statement creates.
     pub fn creates(&self) -> Result<Option<String>> {
         creates(&self.statement).map_err(|error| self.locate(error))
+    }
+
+    /// What the statement changes.
+    pub fn changes(&self) -> Option<String> {
+        changes(&self.statement)
     }
 }
 

@@ -132,7 +132,8 @@ impl Training<'_> {
         let folder = format!("{}/{name}", self.folder);
         let staged = self.session.write_table(self.run, plan, &folder).await?;
         let list = format!("{folder}/files.json");
-        let table: WarehouseTable = self.session.warehouse().stage(&staged, &list).await?;
+        let table: WarehouseTable =
+            self.session.warehouse().stage(&staged.folder, &staged.contents, &list).await?;
         Ok((Arc::new(table), staged.rows()))
     }
 

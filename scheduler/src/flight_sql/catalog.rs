@@ -12,7 +12,6 @@ use datafusion::common::TableReference;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::registry::Kind;
 use nightshift_jobs::session::{Session, View};
-use std::collections::BTreeSet;
 use tonic::Status;
 
 /// The only catalog.
@@ -22,6 +21,7 @@ pub(super) const CATALOG: &str = "nightshift";
 pub(super) const SCHEMA: &str = "default";
 
 const TABLE: &str = "TABLE";
+const VIEW: &str = "VIEW";
 const SYSTEM_TABLE: &str = "SYSTEM TABLE";
 const EXTERNAL_TABLE: &str = "EXTERNAL TABLE";
 
@@ -50,6 +50,8 @@ fn tables(view: &View) -> Vec<Listed> {
     for entry in view.registry().all_current() {
         match entry.kind {
             Kind::Table => add(&entry.name, TABLE),
+            Kind::View => add(&entry.name, VIEW),
+            Kind::Schema => {}
             Kind::Model => {
                 for table in entry.tables.keys() {
                     add(&format!("{}.{table}", entry.name), TABLE);
@@ -78,7 +80,7 @@ pub(super) fn catalogs() -> Result<RecordBatch, Status> {
 /// The kinds of tables.
 pub(super) fn table_types() -> Result<RecordBatch, Status> {
     let mut builder = CommandGetTableTypes {}.into_builder();
-    for kind in [TABLE, SYSTEM_TABLE, EXTERNAL_TABLE] {
+    for kind in [TABLE, VIEW, SYSTEM_TABLE, EXTERNAL_TABLE] {
         builder.append(kind);
     }
     builder.build().map_err(status::internal)
@@ -93,7 +95,8 @@ pub(super) async fn schemas(
     let view = view(session, client).await?;
     let mut builder = command.into_builder();
     // The schema of short names is there before anything is in it.
-    let mut schemas = BTreeSet::from([SCHEMA.to_string()]);
+    let mut schemas = view.registry().schemas();
+    schemas.insert(SCHEMA.to_string());
     schemas.extend(tables(&view).into_iter().map(|table| table.schema));
     for schema in schemas {
         builder.append(CATALOG, schema);

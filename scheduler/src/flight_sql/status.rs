@@ -91,7 +91,7 @@ fn kind(error: &JobError) -> Kind {
 
 fn of_catalog(error: &CatalogError) -> Kind {
     match error {
-        CatalogError::Contention { .. } => CONFLICT,
+        CatalogError::Contention { .. } | CatalogError::Conflict { .. } => CONFLICT,
         CatalogError::Name { .. } => NAME,
         CatalogError::Location { .. } => STATEMENT,
         CatalogError::Store { .. } | CatalogError::NotWritable { .. } => FILE,

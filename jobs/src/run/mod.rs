@@ -3,24 +3,28 @@
 //! What a run writes is seen by its own statements only, until [`Run::publish`] makes all of it what
 //! everybody sees, in one commit. A run that fails is abandoned: its files are deleted.
 
+use crate::change;
 use crate::external::{ExternalTable, Externals};
 use crate::progress::Progress;
 use crate::session::{Session, View};
-use crate::statement::{CreateModel, CreateTable, Located, Statement};
+use crate::statement::{CreateModel, Located, Statement};
 use crate::{JobError, Result, training};
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
-use datafusion::sql::sqlparser::ast;
+use datafusion::sql::parser::CreateExternalTable;
+use nightshift_catalog::delta::Contents;
 use nightshift_catalog::registry::{Entry, Kind};
-use nightshift_catalog::warehouse::{Name, Staged, StagedTable, Warehouse};
+use nightshift_catalog::warehouse::{Name, Staged, Warehouse, run_folder};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use uuid::Uuid;
+
+mod names;
+mod tables;
 
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
@@ -60,6 +64,22 @@ pub struct Step {
     pub seconds: f64,
 }
 
+/// What a statement has made.
+struct Made {
+    name: String,
+    rows: u64,
+    files: u64,
+    bytes: u64,
+}
+
+impl Made {
+    /// Everything that a table consists of.
+    fn all(name: &Name, contents: &Contents) -> Self {
+        let (rows, bytes) = (contents.rows(), contents.bytes());
+        Self { name: name.to_string(), rows, files: contents.files.len() as u64, bytes }
+    }
+}
+
 /// A run that is under way.
 pub struct Run {
     id: String,
@@ -82,9 +102,9 @@ impl Run {
         externals: Externals,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
-        session.warehouse().storage().probe().await?;
         let view = View::now(&session, externals).await?;
         let id = Uuid::now_v7().to_string();
+        session.warehouse().open_run(&id).await?;
         tracing::info!(run = %id, operation, "run started");
         Ok(Self {
             id,
@@ -105,40 +125,74 @@ impl Run {
 
     /// The folder of the run's intermediate data within the warehouse.
     fn folder(&self) -> String {
-        format!("_nightshift/runs/{}", self.id)
+        run_folder(&self.id)
     }
 
-    /// Executes a statement that makes something. What is only read in place is no step. `folder` is what relative locations are relative
-    /// to.
+    /// Executes a statement that makes or changes something. What is only read in place, and a name, is
+    /// no step. `folder` is what relative locations are relative to.
     pub async fn execute(&mut self, located: &Located, folder: Option<PathBuf>) -> Result<()> {
         let started = Instant::now();
-        let made = match &located.statement {
+        let made = match self.perform(&located.statement, folder).await {
+            Ok(made) => made,
+            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+        };
+        if let Some(made) = made {
+            let Made { name, rows, files, bytes } = made;
+            let seconds = started.elapsed().as_secs_f64();
+            tracing::info!(run = %self.id, step = name, rows, seconds, "step done");
+            self.steps.push(Step { name, rows, files, bytes, seconds });
+        }
+        Ok(())
+    }
+
+    async fn perform(
+        &mut self,
+        statement: &Statement,
+        folder: Option<PathBuf>,
+    ) -> Result<Option<Made>> {
+        match statement {
             Statement::Query(_) => {
                 Err(JobError::Statement("a query makes nothing: use CREATE TABLE … AS".to_string()))
+            }
+            Statement::CreateSchema { name, if_not_exists } => {
+                self.create_schema(name, *if_not_exists)
             }
             Statement::CreateTable(table) => self.create_table(table).await,
             Statement::CreateExternalTable(table) => {
                 self.create_external(table.clone(), folder).await
             }
+            Statement::CreateView(view) => self.create_view(view).await,
             Statement::CreateModel(model) => self.create_model(model).await,
-        };
-        let (name, tables) = match made {
-            Ok(made) => made,
-            Err(error) => return Err(located.locate(self.explain(located, error).await)),
-        };
-        let sum = |of: fn(&StagedTable) -> u64| tables.iter().map(of).sum();
-        let step = Step {
-            name,
-            rows: sum(StagedTable::rows),
-            files: sum(|table| table.files.len() as u64),
-            bytes: sum(StagedTable::bytes),
-            seconds: started.elapsed().as_secs_f64(),
-        };
-        tracing::info!(run = %self.id, step = step.name, rows = step.rows, seconds = step.seconds, "step done");
-        if !tables.is_empty() {
-            self.steps.push(step);
+            Statement::Drop(drop) => self.drop(drop),
+            Statement::AddColumns { table, columns } => self.add_columns(table, columns).await,
+            Statement::Comment { table, column, text } => {
+                self.comment(table, column.as_deref(), text.as_deref()).await
+            }
+            Statement::SetModelVersion { model, version } => self.set_version(model, *version),
+            Statement::Restore { table, moment } => self.restore(table, moment).await,
+            Statement::Insert(insert) => {
+                self.change(&insert.table, async |change| change::insert(&change, insert).await)
+                    .await
+            }
+            Statement::Delete(delete) => {
+                self.change(&delete.table, async |change| change::delete(&change, delete).await)
+                    .await
+            }
+            Statement::Update(update) => {
+                self.change(&update.table, async |change| change::update(&change, update).await)
+                    .await
+            }
+            Statement::Merge(merge) => {
+                self.change(&merge.table, async |change| change::merge(&change, merge).await).await
+            }
+            Statement::Optimize { table } => {
+                self.change(table, async |change| change::optimize(&change).await).await
+            }
+            Statement::Vacuum { table, retain_hours, dry_run } => {
+                self.vacuum(table, *retain_hours, *dry_run).await
+            }
+            Statement::Copy(_) => Err(JobError::Statement("COPY is not supported".to_string())),
         }
-        Ok(())
     }
 
     /// Runs a check: a query that returns the rows that are wrong.
@@ -164,34 +218,21 @@ impl Run {
         Err(JobError::Check { check: name.to_string(), rows, sample })
     }
 
-    async fn create_table(&mut self, table: &CreateTable) -> Result<(String, Vec<StagedTable>)> {
-        self.check_free(&table.name, Kind::Table, table.or_replace)?;
-        let query = ast::Statement::Query(table.query.clone());
-        let query = EngineStatement::Statement(Box::new(query));
-        let plan = self.view.plan(&self.session, query).await?;
-        let folder = Warehouse::table_folder(&table.name);
-        self.touched.insert(folder.clone());
-        let staged = self.session.write_table(&self.id, plan, &folder).await?;
-        let list = format!("{}/staged/{}.json", self.folder(), table.name);
-        self.staged.tables.insert(table.name.clone(), staged.clone());
-        let provider = self.session.warehouse().stage(&staged, &list).await?;
-        self.view.stage(table.name.to_string(), provider);
-        Ok((table.name.to_string(), vec![staged]))
-    }
-
     async fn create_external(
         &mut self,
         table: CreateExternalTable,
         folder: Option<PathBuf>,
-    ) -> Result<(String, Vec<StagedTable>)> {
+    ) -> Result<Option<Made>> {
         let name = crate::statement::name_of(&table.name)?.to_string();
         let external = ExternalTable::open(&self.session, table, folder.as_deref()).await?;
-        self.view.add_external(name.clone(), external);
-        Ok((name, Vec::new()))
+        self.view.add_external(name, external);
+        Ok(None)
     }
 
-    async fn create_model(&mut self, model: &CreateModel) -> Result<(String, Vec<StagedTable>)> {
-        self.check_free(&model.name, Kind::Model, model.or_replace)?;
+    async fn create_model(&mut self, model: &CreateModel) -> Result<Option<Made>> {
+        if !self.check_free(&model.name, Kind::Model, model.or_replace, model.if_not_exists)? {
+            return Ok(None);
+        }
         for table in training::table_names(&training::model_spec(model)?) {
             self.touched.insert(Warehouse::model_table_folder(&model.name, table));
         }
@@ -199,39 +240,20 @@ impl Run {
         let progress = self.progress.as_ref();
         let staged =
             training::train(&self.session, &self.view, model, &self.id, folder, progress).await?;
-        let tables: Vec<_> = staged.tables.values().cloned().collect();
-        self.staged.models.insert(model.name.clone(), staged.clone());
+        let mut made = Made { name: model.name.to_string(), rows: 0, files: 0, bytes: 0 };
         for (name, table) in &staged.tables {
+            let all = Made::all(&model.name, &table.contents);
+            made.rows += all.rows;
+            made.files += all.files;
+            made.bytes += all.bytes;
             let name = format!("{}.{name}", model.name);
             let list = format!("{}/staged/{name}.json", self.folder());
-            let provider = self.session.warehouse().stage(table, &list).await?;
+            let warehouse = self.session.warehouse();
+            let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
             self.view.stage(name, provider);
         }
-        Ok((model.name.to_string(), tables))
-    }
-
-    /// A name stands for one thing, and what exists is only replaced when asked for.
-    fn check_free(&self, name: &Name, kind: Kind, or_replace: bool) -> Result<()> {
-        let whole = name.to_string();
-        if self.staged.tables.contains_key(name) || self.staged.models.contains_key(name) {
-            return Err(JobError::Statement(format!("{whole} is created twice in this run")));
-        }
-        let exists = |kind| self.view.registry().current(kind, &whole).is_some();
-        let (other, word, other_word) = match kind {
-            Kind::Table => (Kind::Model, "TABLE", "model"),
-            Kind::Model => (Kind::Table, "MODEL", "table"),
-        };
-        if exists(other) {
-            return Err(JobError::Statement(format!(
-                "{whole} is a {other_word}: use another name"
-            )));
-        }
-        if exists(kind) && !or_replace {
-            return Err(JobError::Statement(format!(
-                "{whole} exists already: use CREATE OR REPLACE {word}"
-            )));
-        }
-        Ok(())
+        self.staged.models.insert(model.name.clone(), staged);
+        Ok(Some(made))
     }
 
     /// Finds out more about an error of the engine, if there is more to know.
@@ -256,7 +278,13 @@ impl Run {
         let published = if self.staged.is_empty() {
             Vec::new()
         } else {
-            warehouse.publish(&self.id, &self.operation, &self.staged).await?
+            match warehouse.publish(&self.id, &self.operation, &self.staged).await {
+                Ok(published) => published,
+                Err(error) => {
+                    self.abandon().await?;
+                    return Err(error.into());
+                }
+            }
         };
         for entry in &published {
             tracing::info!(run = %self.id, publication = entry.publication, name = entry.name,
@@ -265,6 +293,7 @@ impl Run {
         // What is published stands, whether or not the rest can be tidied up.
         let kept = self.staged.files();
         let tidied = async {
+            warehouse.close_run(&self.id).await?;
             warehouse.discard(&self.id, &self.touched, &kept).await?;
             warehouse.forget(&self.folder()).await
         };
@@ -277,6 +306,7 @@ impl Run {
     /// Deletes everything that the run has written.
     pub async fn abandon(self) -> Result<()> {
         let warehouse = self.session.warehouse();
+        warehouse.close_run(&self.id).await?;
         warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
         warehouse.forget(&self.folder()).await?;
         tracing::info!(run = %self.id, "run abandoned, nothing is published");

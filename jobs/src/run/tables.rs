@@ -1,0 +1,214 @@
+//! The tables of a run: created, changed, described.
+
+use super::{Made, Run};
+use crate::change::{self, Change, Changed};
+use crate::statement::{CreateTable, Moment};
+use crate::{JobError, Result};
+use arrow::datatypes::Schema;
+use datafusion::sql::parser::Statement as EngineStatement;
+use datafusion::sql::sqlparser::ast;
+use nightshift_catalog::delta::Contents;
+use nightshift_catalog::partition;
+use nightshift_catalog::registry::Kind;
+use nightshift_catalog::schema::stored;
+use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use uuid::Uuid;
+
+impl Run {
+    pub(super) async fn create_table(&mut self, table: &CreateTable) -> Result<Option<Made>> {
+        let free =
+            self.check_free(&table.name, Kind::Table, table.or_replace, table.if_not_exists)?;
+        if !free {
+            return Ok(None);
+        }
+        let folder = Warehouse::table_folder(&table.name);
+        let partitions = table.partitioned_by.clone();
+        let (schema, files) = match &table.query {
+            None => {
+                let schema = self.session.declared_columns(&table.columns).await?;
+                partition::check(&schema, &partitions)?;
+                (Arc::new(schema), Vec::new())
+            }
+            Some(query) => {
+                let query = ast::Statement::Query(query.clone());
+                let query = EngineStatement::Statement(Box::new(query));
+                let plan = self.view.plan(&self.session, query).await?;
+                let schema = Arc::new(stored(plan.schema().as_arrow())?);
+                partition::check(&schema, &partitions)?;
+                self.touched.insert(folder.clone());
+                let written =
+                    self.session.write_files(&self.id, plan, &folder, &schema, &partitions).await?;
+                (schema, written)
+            }
+        };
+        let contents = Contents {
+            schema,
+            partition_columns: partitions,
+            description: table.comment.clone(),
+            files,
+        };
+        let made = Made::all(&table.name, &contents);
+        // What is created, and not replaced, must not have been created by others meanwhile.
+        let base = (!table.or_replace).then_some(None);
+        self.put(&table.name, StagedTable { folder, contents, base, appended: None }).await?;
+        Ok(Some(made))
+    }
+
+    /// What a table is for this run, to be changed.
+    pub(super) async fn current(&self, name: &Name) -> Result<StagedTable> {
+        if let Some(staged) = self.staged.tables.get(name) {
+            return Ok(staged.clone());
+        }
+        let whole = name.to_string();
+        let published = self.view.registry().current(Kind::Table, &whole);
+        let Some(entry) = published.filter(|_| !self.view.is_hidden(&whole)) else {
+            let kind = [Kind::Model, Kind::View].into_iter();
+            let other = kind.filter(|kind| self.view.registry().current(*kind, &whole).is_some());
+            let reason = match other.map(Kind::as_str).next() {
+                Some(kind) => format!("{whole} is a {kind}, not a table"),
+                None if self.view.external(&whole).is_some() => {
+                    format!("{whole} is read in place, it can't be changed")
+                }
+                None => format!("there is no table {whole}"),
+            };
+            return Err(JobError::Statement(reason));
+        };
+        let folder = Warehouse::table_folder(name);
+        let snapshot = self.session.warehouse().snapshot(&folder, entry.version).await?;
+        let base = Some(Some(entry.version));
+        Ok(StagedTable { folder, contents: snapshot.contents, base, appended: None })
+    }
+
+    /// Makes a table readable by the run's statements as it is to be.
+    pub(super) async fn put(&mut self, name: &Name, mut table: StagedTable) -> Result<()> {
+        table.contents.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let list = format!("{}/staged/{name}-{}.json", self.folder(), Uuid::now_v7());
+        let warehouse = self.session.warehouse();
+        let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
+        self.view.stage(name.to_string(), provider);
+        self.staged.tables.insert(name.clone(), table);
+        Ok(())
+    }
+
+    /// Changes a table that is there. What leads to the same contents is no change.
+    pub(super) async fn change(
+        &mut self,
+        name: &Name,
+        compute: impl AsyncFnOnce(Change<'_>) -> Result<Changed>,
+    ) -> Result<Option<Made>> {
+        let table = self.current(name).await?;
+        self.touched.insert(table.folder.clone());
+        let run_folder = self.folder();
+        let changed = compute(Change {
+            session: &self.session,
+            view: &self.view,
+            run: &self.id,
+            folder: &run_folder,
+            name,
+            table: &table,
+        })
+        .await?;
+        let old: BTreeSet<&str> = table.contents.files.iter().map(|f| f.path.as_str()).collect();
+        let new = changed.contents.files.iter().filter(|file| !old.contains(file.path.as_str()));
+        let (files, bytes) = new.fold((0, 0), |(n, bytes), file| (n + 1, bytes + file.bytes));
+        let made = Made { name: name.to_string(), rows: changed.rows, files, bytes };
+        let same = files == 0 && changed.contents.files.len() == table.contents.files.len();
+        if !same {
+            // What is added to a table that this run has changed before is more than an addition.
+            let untouched = !self.staged.tables.contains_key(name);
+            let appended = changed.appended.filter(|_| untouched);
+            self.put(name, StagedTable { contents: changed.contents, appended, ..table }).await?;
+        }
+        Ok(Some(made))
+    }
+
+    /// Changes what is said about a table.
+    pub(super) async fn describe(
+        &mut self,
+        name: &Name,
+        change: impl FnOnce(&mut Contents) -> Result<()>,
+    ) -> Result<Option<Made>> {
+        let mut table = self.current(name).await?;
+        change(&mut table.contents)?;
+        table.appended = None;
+        self.put(name, table).await?;
+        Ok(None)
+    }
+
+    pub(super) async fn add_columns(
+        &mut self,
+        name: &Name,
+        columns: &[ast::ColumnDef],
+    ) -> Result<Option<Made>> {
+        let added = self.session.declared_columns(columns).await?;
+        self.describe(name, |contents| {
+            let all: Vec<_> =
+                contents.schema.fields().iter().chain(added.fields()).cloned().collect();
+            // It refuses names that are there already.
+            stored(&Schema::new(all.clone()))?;
+            contents.schema = Arc::new(Schema::new(all));
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn comment(
+        &mut self,
+        name: &Name,
+        column: Option<&str>,
+        text: Option<&str>,
+    ) -> Result<Option<Made>> {
+        self.describe(name, |contents| {
+            let Some(column) = column else {
+                contents.description = text.map(str::to_string);
+                return Ok(());
+            };
+            let mut fields: Vec<_> = contents.schema.fields().iter().cloned().collect();
+            let found = fields.iter_mut().find(|field| field.name() == column);
+            let field = found
+                .ok_or_else(|| JobError::Statement(format!("{name} has no column {column}")))?;
+            let mut metadata = field.metadata().clone();
+            match text {
+                Some(text) => metadata.insert("comment".to_string(), text.to_string()),
+                None => metadata.remove("comment"),
+            };
+            *field = Arc::new(field.as_ref().clone().with_metadata(metadata));
+            contents.schema = Arc::new(Schema::new(fields));
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn restore(&mut self, name: &Name, moment: &Moment) -> Result<Option<Made>> {
+        let table = self.current(name).await?;
+        let version = self.view.version_at(&name.to_string(), moment)?;
+        let snapshot = self.session.warehouse().snapshot(&table.folder, version).await?;
+        let made = Made { files: 0, bytes: 0, ..Made::all(name, &snapshot.contents) };
+        let restored = StagedTable { contents: snapshot.contents, appended: None, ..table };
+        self.put(name, restored).await?;
+        Ok(Some(made))
+    }
+
+    pub(super) async fn vacuum(
+        &mut self,
+        name: &Name,
+        retain_hours: Option<u64>,
+        dry_run: bool,
+    ) -> Result<Option<Made>> {
+        let table = self.current(name).await?;
+        let run_folder = self.folder();
+        let change = Change {
+            session: &self.session,
+            view: &self.view,
+            run: &self.id,
+            folder: &run_folder,
+            name,
+            table: &table,
+        };
+        let cleaned = change::vacuum(&change, retain_hours, dry_run, &*self.progress).await?;
+        let (files, bytes) = (cleaned.files.len() as u64, cleaned.bytes);
+        Ok(Some(Made { name: name.to_string(), rows: 0, files, bytes }))
+    }
+}

@@ -1,0 +1,145 @@
+//! The normal equations of one row, gathered from its observations and solved.
+
+use super::{CHUNK, Feedback, add_products};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
+use faer::{MatMut, Par};
+use std::fmt;
+
+/// The normal equations of one row, and the room to solve them in.
+pub struct Equations {
+    width: usize,
+    matrix: Vec<f64>,
+    target: Vec<f64>,
+    gathered: Vec<f64>,
+    scratch: MemBuffer,
+}
+
+impl Equations {
+    /// Equations of `width` unknowns, see [`Feedback::width`].
+    pub fn new(width: usize) -> Self {
+        let factor =
+            llt::factor::cholesky_in_place_scratch::<f64>(width, Par::Seq, Default::default());
+        let solve = llt::solve::solve_in_place_scratch::<f64>(width, 1, Par::Seq);
+        Self {
+            width,
+            matrix: vec![0.0; width * width],
+            target: vec![0.0; width],
+            gathered: Vec::new(),
+            scratch: MemBuffer::new(factor.or(solve)),
+        }
+    }
+
+    /// The number of unknowns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Starts from nothing, to gather [`Equations::sums`].
+    pub fn clear(&mut self) {
+        self.matrix.fill(0.0);
+        self.target.fill(0.0);
+    }
+
+    /// Starts a row: what does not depend on its observations. `gram` and `lambda` are those of
+    /// [`Fixed`] and [`Regularization::of_row`].
+    pub fn start(&mut self, feedback: Feedback, gram: &[f64], lambda: f64) {
+        match feedback {
+            Feedback::Implicit { .. } => self.matrix.copy_from_slice(gram),
+            Feedback::Explicit { .. } => self.matrix.fill(0.0),
+        }
+        self.target.fill(0.0);
+        for diagonal in 0..self.width {
+            self.matrix[diagonal * self.width + diagonal] += lambda;
+        }
+    }
+
+    /// Adds observations: the other side's row of [`Feedback::width`] numbers, and the weight.
+    pub fn add<'a>(
+        &mut self,
+        feedback: Feedback,
+        observations: impl Iterator<Item = (&'a [f32], f32)>,
+    ) {
+        self.gathered.clear();
+        for (other, weight) in observations {
+            let weight = f64::from(weight);
+            // The observation adds `scale² · z zᵀ` to the matrix and `pull · z` to the target.
+            let (scale, pull) = match feedback {
+                Feedback::Implicit { alpha } => {
+                    let extra = alpha * weight.abs();
+                    (extra.sqrt(), if weight > 0.0 { 1.0 + extra } else { 0.0 })
+                }
+                Feedback::Explicit { bias: false, mean } => (1.0, weight - mean),
+                Feedback::Explicit { bias: true, mean } => {
+                    (1.0, weight - mean - f64::from(other[self.width - 1]))
+                }
+            };
+            let start = self.gathered.len();
+            self.gathered.extend(other.iter().map(|value| f64::from(*value)));
+            let z = &mut self.gathered[start..];
+            if feedback.has_bias() {
+                z[self.width - 1] = 1.0;
+            }
+            for (target, value) in self.target.iter_mut().zip(z.iter_mut()) {
+                *target += pull * *value;
+                *value *= scale;
+            }
+            if self.gathered.len() >= CHUNK * self.width {
+                add_products(&mut self.matrix, &self.gathered, self.width);
+                self.gathered.clear();
+            }
+        }
+        if !self.gathered.is_empty() {
+            add_products(&mut self.matrix, &self.gathered, self.width);
+        }
+    }
+
+    /// Numbers in the sums of equations of `width` unknowns.
+    pub fn sums_len(width: usize) -> usize {
+        width * (width + 3) / 2
+    }
+
+    /// What has been added up: the rows of the matrix's upper triangle, then the target.
+    pub fn sums(&self) -> Vec<f64> {
+        let mut sums = Vec::with_capacity(Self::sums_len(self.width));
+        for row in 0..self.width {
+            sums.extend_from_slice(&self.matrix[row * (self.width + 1)..][..self.width - row]);
+        }
+        sums.extend_from_slice(&self.target);
+        sums
+    }
+
+    /// Adds the sums of other observations of the same row.
+    pub fn add_sums(&mut self, sums: &[f64]) {
+        let mut sums = sums.iter();
+        for row in 0..self.width {
+            let triangle = &mut self.matrix[row * (self.width + 1)..][..self.width - row];
+            triangle.iter_mut().zip(&mut sums).for_each(|(value, sum)| *value += sum);
+        }
+        self.target.iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
+    }
+
+    /// Solves the equations by Cholesky decomposition; `None` if they are singular.
+    pub fn solve(&mut self) -> Option<&[f64]> {
+        let width = self.width;
+        let stack = MemStack::new(&mut self.scratch);
+        let mut matrix = MatMut::from_column_major_slice_mut(&mut self.matrix, width, width);
+        llt::factor::cholesky_in_place(
+            matrix.as_mut(),
+            Default::default(),
+            Par::Seq,
+            stack,
+            Default::default(),
+        )
+        .ok()?;
+        let target = MatMut::from_column_major_slice_mut(&mut self.target, width, 1);
+        llt::solve::solve_in_place(matrix.as_ref(), target, Par::Seq, stack);
+        self.target.iter().all(|value| value.is_finite()).then_some(&self.target)
+    }
+}
+
+impl fmt::Debug for Equations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Equations").field("width", &self.width).finish_non_exhaustive()
+    }
+}
