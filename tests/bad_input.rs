@@ -123,8 +123,8 @@ fn files_that_can_not_be_put_in_order() {
     assert_says(&[("a.sql", "CREATE TABLE x.a AS SELECT * FROM x.none")], &["a.sql:1:", "x.none"]);
     assert_says(&[("a.sql", "CREATE TABLE x.kept AS SELECT 1 AS y")], &["x.kept exists already"]);
     assert_says(
-        &[("a.sql", "CREATE TABLE x.a AS SELECT 1 AS y;\nDROP TABLE x.kept")],
-        &["a.sql:2:", "DROP TABLE is not supported"],
+        &[("a.sql", "CREATE TABLE x.a AS SELECT 1 AS y;\nTRUNCATE TABLE x.kept")],
+        &["a.sql:2:", "TRUNCATE TABLE is not supported"],
     );
     assert_says(
         &[("a.sql", "CREATE TABLE x.a AS SELECT count(*) FROM x.kept")],

@@ -124,7 +124,8 @@ fn up_starts_a_cluster_that_runs_queries() {
     let folder = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut command = nightshift(folder.path());
-    let (mut up, line) = Process::start(command.args(["up", "--port", &port.to_string()]));
+    let (mut up, line) =
+        Process::start(command.args(["up", "--port", &port.to_string(), "--flight-port", "0"]));
     assert!(line.contains("1 scheduler, 2 executors"), "{line}");
     let address = format!("grpc://127.0.0.1:{port}");
     // `up` says where the cluster will be as soon as its processes are started.

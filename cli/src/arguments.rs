@@ -92,6 +92,12 @@ pub struct UpArguments {
     /// Port of the scheduler
     #[arg(long, default_value_t = 50050)]
     pub port: u16,
+    /// Port for SQL clients; 0 takes any that is free [default: the one after --port]
+    #[arg(long)]
+    pub flight_port: Option<u16>,
+    /// The warehouse of SQL clients [default: ./warehouse]
+    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
+    pub warehouse: Option<String>,
     /// Tasks that an executor runs at the same time [default: the machine's cores, divided]
     #[arg(long)]
     pub cores: Option<usize>,
@@ -106,6 +112,14 @@ pub struct SchedulerArguments {
     /// Port to listen on; 0 takes any that is free
     #[arg(long, default_value_t = 50050)]
     pub port: u16,
+    /// Port for SQL clients, which connect with Flight SQL; 0 takes any that is free
+    /// [default: the one after --port, or any if that is 0]
+    #[arg(long)]
+    pub flight_port: Option<u16>,
+    /// The warehouse of SQL clients: a folder, or a URL such as s3://bucket/warehouse
+    /// [default: ./warehouse]
+    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
+    pub warehouse: Option<String>,
     /// The host under which executors reach it [default: that of --host]
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,

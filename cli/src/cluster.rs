@@ -3,10 +3,13 @@
 
 use crate::Failure;
 use crate::arguments::{ExecutorArguments, SchedulerArguments, UpArguments};
+use crate::settings::Settings;
 use datafusion::execution::SessionState;
+use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::ExecutorOptions;
-use nightshift_scheduler::{Scheduler, SchedulerOptions, connect};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use nightshift_jobs::session::Session;
+use nightshift_scheduler::{FlightSql, Scheduler, SchedulerOptions, connect};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -87,13 +90,49 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
     if listen.ip().is_unspecified() && arguments.advertise.is_none() {
         return Err(format!("--host {host}: say with --advertise where executors reach it").into());
     }
+    let settings = Settings::read()?;
+    let warehouse = Warehouse::open(&settings.warehouse(arguments.warehouse.as_deref())?)?;
+    let locations = settings.locations(None)?;
+    let flight_port = flight_port(arguments.flight_port, arguments.port)?;
     let options = SchedulerOptions { listen, advertise: arguments.advertise, executor_timeout };
     let scheduler = Scheduler::bind(&options).await?;
-    println!("scheduler grpc://{}", scheduler.address());
+    let flight = FlightSql::bind(SocketAddr::new(host, flight_port))?;
+    let address = scheduler.address();
+    println!("scheduler grpc://{address}");
     tokio::select! {
         served = scheduler.serve() => Ok(served?),
+        served = serve_clients(flight, address, warehouse, locations) => served,
         () = parent_gone(arguments.with_parent) => Ok(()),
     }
+}
+
+/// The port for SQL clients of a scheduler at `port`.
+fn flight_port(given: Option<u16>, port: u16) -> Result<u16, Failure> {
+    match given {
+        Some(given) => Ok(given),
+        None if port == 0 => Ok(0),
+        None => port
+            .checked_add(1)
+            .ok_or_else(|| "say with --flight-port which port is for SQL clients".into()),
+    }
+}
+
+/// Serves SQL clients, whose statements run like those of any other session of the scheduler.
+async fn serve_clients(
+    flight: FlightSql,
+    scheduler: SocketAddr,
+    warehouse: Warehouse,
+    locations: Vec<Url>,
+) -> Result<(), Failure> {
+    let host = match scheduler.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let scheduler = SocketAddr::new(host, scheduler.port());
+    let state = connect(&format!("grpc://{scheduler}")).await?;
+    println!("flight grpc://{}", flight.address());
+    Ok(flight.serve(Session::new(state, warehouse, locations)).await?)
 }
 
 /// Runs an executor.
@@ -176,8 +215,17 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
         processes.0.push((name, child));
         Ok(())
     };
-    let port = arguments.port.to_string();
-    start("the scheduler".into(), vec!["scheduler".into(), "--port".into(), port])?;
+    let flight_port = match flight_port(arguments.flight_port, arguments.port)? {
+        0 => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST))?,
+        port => port,
+    };
+    let (port, clients) = (arguments.port.to_string(), flight_port.to_string());
+    let mut scheduler: Vec<String> =
+        ["scheduler", "--port", &port, "--flight-port", &clients].map(String::from).to_vec();
+    if let Some(warehouse) = arguments.warehouse {
+        scheduler.extend(["--warehouse".into(), warehouse]);
+    }
+    start("the scheduler".into(), scheduler)?;
     let address = format!("grpc://127.0.0.1:{}", arguments.port);
     let machine = std::thread::available_parallelism()?.get();
     let executors = usize::from(arguments.executors);
@@ -187,6 +235,7 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
         start(format!("executor {number}"), arguments.map(String::from).to_vec())?;
     }
     println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");
+    println!("flight grpc://127.0.0.1:{flight_port}");
     println!("run something on it:  nightshift run FOLDER --cluster {address}");
     let mut check = tokio::time::interval(Duration::from_millis(200));
     loop {

@@ -4,10 +4,11 @@
 use crate::external::Externals;
 use crate::progress::Progress;
 use crate::run::{self, Run, Step};
-use crate::session::Session;
+use crate::session::{Session, View};
 use crate::statement::{Located, Statement};
 use crate::{JobError, Result};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
 use nightshift_catalog::CatalogError;
 use nightshift_catalog::registry::Entry;
 use std::path::PathBuf;
@@ -61,6 +62,11 @@ impl Connection {
         Self { session, externals: Externals::new(), folder, progress }
     }
 
+    /// The same connection with files that it reads in place from the start.
+    pub fn with_externals(self, externals: Externals) -> Self {
+        Self { externals, ..self }
+    }
+
     /// The session that runs its plans.
     pub fn session(&self) -> &Session {
         &self.session
@@ -69,6 +75,18 @@ impl Connection {
     /// The files that it reads in place.
     pub fn externals(&self) -> &Externals {
         &self.externals
+    }
+
+    /// Plans a query on what is published now, without running it. The plan may have placeholders.
+    pub async fn prepare(&self, statement: &Located) -> Result<LogicalPlan> {
+        let Statement::Query(query) = &statement.statement else {
+            return Err(JobError::Statement("not a query".to_string()));
+        };
+        let planned = async {
+            let view = View::now(&self.session, self.externals.clone()).await?;
+            view.plan(&self.session, query.clone()).await
+        };
+        planned.await.map_err(|error| statement.locate(error))
     }
 
     /// Executes one statement. What it changes is published at once, or not at all if it fails or

@@ -29,6 +29,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast::ColumnDef;
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::delta::{Contents, DataFile};
 use nightshift_catalog::registry::{Details, Kind, Registry};
@@ -109,30 +110,37 @@ impl Session {
     /// Runs a plan and hands on its rows as they come. A plan that loses an executor before its first
     /// row is run again.
     pub async fn stream(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
-        self.run_again_when_lost(async || {
-            let mut rows =
-                DataFrame::new(self.state.clone(), plan.clone()).execute_stream().await?;
-            let first = rows.try_next().await?;
-            let schema = rows.schema();
-            let rows = futures::stream::iter(first.map(Ok)).chain(rows);
-            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream)
-        })
+        self.run_again_when_lost(
+            |frame| {
+                Box::pin(async {
+                    let mut rows = frame.execute_stream().await?;
+                    let first = rows.try_next().await?;
+                    let schema = rows.schema();
+                    let rows = futures::stream::iter(first.map(Ok)).chain(rows);
+                    let rows = RecordBatchStreamAdapter::new(schema, rows);
+                    Ok(Box::pin(rows) as SendableRecordBatchStream)
+                })
+            },
+            plan,
+        )
         .await
     }
 
     /// Runs a plan and gathers its rows. A plan that loses an executor is run again: what our
     /// operators write a second time is the same, or unreferenced.
     pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
-        self.run_again_when_lost(async || {
-            DataFrame::new(self.state.clone(), plan.clone()).collect().await
-        })
-        .await
+        self.run_again_when_lost(|frame| Box::pin(frame.collect()), plan).await
     }
 
-    async fn run_again_when_lost<T>(&self, run: impl AsyncFn() -> PlanResult<T>) -> Result<T> {
+    /// `run` borrows nothing, so that whoever calls this can go on in another thread.
+    async fn run_again_when_lost<T>(
+        &self,
+        run: fn(DataFrame) -> BoxFuture<'static, PlanResult<T>>,
+        plan: LogicalPlan,
+    ) -> Result<T> {
         let mut attempt = 1;
         loop {
-            match run().await {
+            match run(DataFrame::new(self.state.clone(), plan.clone())).await {
                 Err(error) if attempt < ATTEMPTS && is_lost_executor(&error) => {
                     tracing::warn!(%error, attempt, "an executor was lost, the job is run again");
                     attempt += 1;

@@ -1,11 +1,15 @@
-//! The control plane process: a Ballista scheduler that plans Nightshift's operators, and the client
-//! session that sends plans to it.
+//! The control plane process: a Ballista scheduler that plans Nightshift's operators, the client
+//! session that sends plans to it, and the Flight SQL server that SQL clients connect to.
 
 mod client;
 mod cluster_state;
+mod cooperation;
+mod flight_sql;
+mod job_state;
 mod server;
 
 pub use client::connect;
+pub use flight_sql::FlightSql;
 pub use server::{Scheduler, SchedulerOptions};
 
 use ballista_core::error::BallistaError;
@@ -15,7 +19,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum SchedulerError {
     /// It can't listen there.
-    #[error("scheduler at {address}: {source}")]
+    #[error("{address}: {source}")]
     Listen {
         /// The address.
         address: String,
@@ -31,6 +35,15 @@ pub enum SchedulerError {
         /// What it said.
         #[source]
         source: Box<BallistaError>,
+    },
+    /// The Flight SQL server has stopped.
+    #[error("Flight SQL at {address}: {source}")]
+    FlightSql {
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
     },
     /// A cluster's address that is none.
     #[error("cluster {address}: {reason}; an address looks like grpc://127.0.0.1:50050")]

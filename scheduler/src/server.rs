@@ -2,6 +2,8 @@
 
 use crate::SchedulerError;
 use crate::cluster_state::StrictClusterState;
+use crate::cooperation::GiveWay;
+use crate::job_state::WatchedJobState;
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
@@ -46,6 +48,7 @@ pub struct Scheduler {
     listener: TcpListener,
     server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
     damaged: UnboundedReceiver<JobId>,
+    abandoned: UnboundedReceiver<JobId>,
 }
 
 impl Scheduler {
@@ -92,10 +95,12 @@ impl Scheduler {
         );
         let (damage, damaged) = unbounded_channel();
         let executors = StrictClusterState::new(damage);
+        let (abandon, abandoned) = unbounded_channel();
+        let jobs = WatchedJobState::new(jobs, abandon);
         let cluster = BallistaCluster::new(Arc::new(executors), Arc::new(jobs));
         let server = create_scheduler(cluster, Arc::new(config)).await.map_err(start)?;
         tracing::info!(%address, "scheduler listens");
-        Ok(Self { address, listener, server, damaged })
+        Ok(Self { address, listener, server, damaged, abandoned })
     }
 
     /// Where it listens.
@@ -123,7 +128,8 @@ impl Scheduler {
             let server = self.server.clone();
             let served = tokio::select! {
                 served = start_grpc_service_with_listener(self.listener, self.server) => served,
-                failed = cancel_damaged(server, self.damaged) => failed,
+                failed = cancel(&server, self.damaged, DAMAGED) => failed,
+                failed = cancel(&server, self.abandoned, ABANDONED) => failed,
             };
             let address = self.address.to_string();
             served.map_err(|source| SchedulerError::Start { address, source: Box::new(source) })
@@ -131,16 +137,23 @@ impl Scheduler {
     }
 }
 
-/// Cancels the jobs that have lost results which Ballista would recover wrongly. Their sessions see
-/// the job fail as cancelled, and run it again.
-async fn cancel_damaged(
-    server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
-    mut damaged: UnboundedReceiver<JobId>,
+/// Why a job is cancelled that has lost results which Ballista would recover wrongly. Its session sees
+/// the job fail as cancelled, and runs it again.
+const DAMAGED: &str = "an executor was lost with results of it";
+
+/// Why a job is cancelled that nobody waits for any more.
+const ABANDONED: &str = "its client is gone";
+
+/// Cancels the jobs whose ids it is sent.
+async fn cancel(
+    server: &SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+    mut jobs: UnboundedReceiver<JobId>,
+    reason: &str,
 ) -> Result<(), BallistaError> {
-    while let Some(job) = damaged.recv().await {
-        // A job is reported each time that tasks are handed out, until it has ended.
+    while let Some(job) = jobs.recv().await {
+        // A job is named again and again, until it has ended.
         if server.state.task_manager.get_running_job_cache().contains_key(&job) {
-            tracing::warn!(%job, "an executor was lost with results of this job, it is cancelled");
+            tracing::info!(%job, reason, "a job is cancelled");
             server.cancel_job(job).await?;
         }
     }
@@ -149,7 +162,7 @@ async fn cancel_damaged(
 
 /// A listener without Nagle's algorithm, which accepted connections inherit: with it, every small
 /// answer of the scheduler waits some 40 ms for the client's delayed acknowledgement.
-fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.set_nodelay(true)?;
@@ -166,7 +179,8 @@ fn session_builder() -> SessionBuilder {
         let state = default_session_builder(config)?;
         let builder = SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(runtime)
-            .with_query_planner(Arc::new(OperatorPlanner::default()));
+            .with_query_planner(Arc::new(OperatorPlanner::default()))
+            .with_physical_optimizer_rule(Arc::new(GiveWay));
         Ok(with_functions(builder).build())
     })
 }

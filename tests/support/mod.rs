@@ -89,10 +89,21 @@ pub struct Process(Child);
 impl Process {
     /// Starts a command and waits for the line that says that it is ready, which it returns.
     pub fn start(command: &mut Command) -> (Self, String) {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = Self(child);
+        let line = process.line();
+        (process, line.trim().to_string())
+    }
+
+    /// The next line that it prints.
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        (Self(child), line.trim().to_string())
+        let mut byte = [0];
+        let out = self.0.stdout.as_mut().unwrap();
+        while out.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0] as char);
+        }
+        line
     }
 
     /// Kills it without warning.
@@ -113,6 +124,8 @@ impl Drop for Process {
 pub struct Cluster {
     /// Where the scheduler listens.
     pub address: String,
+    /// Where it listens for SQL clients.
+    pub flight: String,
     /// The executors.
     pub executors: Vec<Process>,
     _scheduler: Process,
@@ -128,15 +141,16 @@ impl Cluster {
     pub fn start_with(folder: &Path, cores: &[usize], environment: &[(&str, &str)]) -> Self {
         let mut command = nightshift(folder);
         command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]);
-        let (scheduler, line) = Process::start(&mut command);
+        let (mut scheduler, line) = Process::start(&mut command);
         let address = line.strip_prefix("scheduler ").unwrap().to_string();
+        let flight = scheduler.line().strip_prefix("flight ").unwrap().to_string();
         let executors = cores.iter().map(|cores| {
             let mut command = nightshift(folder);
             command.args(["executor", "--scheduler", &address, "--cores", &cores.to_string()]);
             command.envs(environment.iter().copied());
             Process::start(&mut command).0
         });
-        Self { executors: executors.collect(), address, _scheduler: scheduler }
+        Self { executors: executors.collect(), address, flight, _scheduler: scheduler }
     }
 }
 

@@ -223,7 +223,9 @@ mod tests {
                 for (row, ts) in rows.iter().zip(&seconds) {
                     let expected = 2f64.powf(-((now - ts) as f64 / 86_400.0) / days);
                     let actual: f64 = row[0].parse().unwrap();
-                    prop_assert!((actual - expected).abs() <= 1e-9 * expected, "{} {}", actual, expected);
+                    // What is far in the future is infinitely heavy.
+                    let close = (actual - expected).abs() <= 1e-9 * expected;
+                    prop_assert!(actual == expected || close, "{} {}", actual, expected);
                 }
             }
         }
