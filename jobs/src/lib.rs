@@ -9,6 +9,7 @@
 //! | [`session`] | running plans; the names that a statement sees |
 //! | [`change`] | what statements do to tables that are there |
 //! | [`introspection`] | the warehouse described as tables |
+//! | `table_functions` | functions in `FROM` |
 //! | [`external`] | files that are read in place |
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
@@ -31,6 +32,7 @@ pub mod run;
 pub mod session;
 pub mod statement;
 pub mod superstep;
+mod table_functions;
 pub mod training;
 
 pub use error::{JobError, Result};
