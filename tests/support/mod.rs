@@ -154,6 +154,24 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Starts one more executor, which keeps its intermediate results in `work`.
+    pub fn executor(&self, folder: &Path, cores: usize, work: &Path) -> Process {
+        let mut command = nightshift(folder);
+        command.args(["executor", "--scheduler", &self.address, "--cores", &cores.to_string()]);
+        Process::start(command.arg("--work-dir").arg(work)).0
+    }
+}
+
+/// Waits for something that must happen soon.
+pub fn wait_until(mut happened: impl FnMut() -> bool, otherwise: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !happened() {
+        assert!(std::time::Instant::now() < deadline, "{otherwise}");
+        std::thread::yield_now();
+    }
+}
+
 /// Runs a pipeline, calls `watch` with each line of its progress, and returns everything it printed.
 pub fn run_watched(command: &mut Command, mut watch: impl FnMut(&str)) -> (bool, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

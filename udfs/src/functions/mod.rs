@@ -23,9 +23,23 @@ mod top_k;
 
 pub use reference::reference;
 
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator, ScalarUDF};
 use std::sync::Arc;
+
+/// The state of each row in a group of its own, which is what a partial aggregation hands on that finds
+/// as many groups as rows.
+fn states_of_rows<G: GroupsAccumulator + Default>(
+    values: &[ArrayRef],
+    filter: Option<&BooleanArray>,
+) -> Result<Vec<ArrayRef>> {
+    let rows = values.first().map_or(0, |column| column.len());
+    let mut each = G::default();
+    each.update_batch(values, &(0..rows).collect::<Vec<_>>(), filter, rows)?;
+    each.state(EmitTo::All)
+}
 
 /// The functions of a row.
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {

@@ -3,6 +3,7 @@
 use super::NAME;
 use crate::als::{Equations, Feedback};
 use crate::functions::arguments::{NumberLists, agree, list_of, passes};
+use crate::functions::states_of_rows;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, BooleanArray, Float32Builder, Float64Array, Int64Array,
     ListBuilder, PrimitiveBuilder,
@@ -314,10 +315,7 @@ impl GroupsAccumulator for Groups {
         values: &[ArrayRef],
         filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values.first().map_or(0, |column| column.len());
-        let mut each = Self::default();
-        each.update_batch(values, &(0..rows).collect::<Vec<_>>(), filter, rows)?;
-        each.state(EmitTo::All)
+        states_of_rows::<Self>(values, filter)
     }
 
     fn size(&self) -> usize {

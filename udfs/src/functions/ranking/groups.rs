@@ -2,6 +2,7 @@
 
 use super::{Measure, Ranking};
 use crate::functions::arguments::{list_of, passes, positive_k};
+use crate::functions::states_of_rows;
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Float64Array, Float64Builder, Int64Array, Int64Builder,
     ListBuilder,
@@ -214,10 +215,7 @@ impl<M: Measure> GroupsAccumulator for Groups<M> {
         values: &[ArrayRef],
         filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let rows = values.first().map_or(0, |column| column.len());
-        let mut each = Self::default();
-        each.update_batch(values, &(0..rows).collect::<Vec<_>>(), filter, rows)?;
-        each.state(EmitTo::All)
+        states_of_rows::<Self>(values, filter)
     }
 
     fn size(&self) -> usize {
