@@ -322,6 +322,7 @@ mod tests {
     use datafusion::assert_batches_sorted_eq;
     use datafusion::physical_plan::collect;
     use datafusion::prelude::SessionContext;
+    use futures::TryStreamExt;
 
     #[tokio::test]
     async fn every_partition_writes_a_file_and_the_table_reads_back() {
@@ -341,8 +342,12 @@ mod tests {
             partition_columns: Vec::new(),
         };
         let write: Arc<dyn ExecutionPlan> = Arc::new(TableWriteExec::new(target, input));
-        let ended = collect(Arc::clone(&write), context.task_ctx()).await.unwrap_err();
-        assert!(ended.to_string().contains("has ended"), "{ended}");
+        // One after the other: when one of several fails, the others' ends aren't waited for.
+        for partition in 0..partitions {
+            let stream = write.execute(partition, context.task_ctx()).unwrap();
+            let ended = stream.try_collect::<Vec<_>>().await.unwrap_err();
+            assert!(ended.to_string().contains("has ended"), "{ended}");
+        }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         std::fs::write(folder.path().join("mark"), "").unwrap();
         let files = files_of(&collect(write, context.task_ctx()).await.unwrap()).unwrap();
