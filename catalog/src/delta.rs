@@ -120,6 +120,11 @@ pub async fn load(table: &Storage, version: Option<u64>) -> Result<Option<Snapsh
     }
 }
 
+/// Whether the log of the table in a folder has a version.
+pub async fn has_version(table: &Storage, version: u64) -> Result<bool> {
+    table.exists(&format!("_delta_log/{version:020}.json")).await
+}
+
 fn snapshot(table: &Storage, delta: &DeltaTable) -> Result<Snapshot> {
     let state = delta.snapshot().map_err(|source| delta_error(table, source))?;
     refuse_unsupported(table, delta)?;

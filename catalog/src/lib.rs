@@ -12,11 +12,15 @@
 //! | [`partition`] | rows by the values of partition columns |
 //! | [`statistics`] | per-file column statistics in Delta's JSON form |
 //! | [`scan`] | a table as a DataFusion provider, scanned as plain Parquet |
+//! | `lookup` | how much of a table a scan has to read |
+//! | `cache` | what never changes, read once |
 //! | [`write`] | the operator that writes a table, each task its own files |
 //! | [`registry`] | what is published: tables and model versions |
 //! | [`warehouse`] | names to tables, and publication of what a run has written |
 
+mod cache;
 mod error;
+mod lookup;
 
 pub mod delta;
 pub mod partition;

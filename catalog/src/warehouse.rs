@@ -3,6 +3,7 @@
 //! A run writes its files into the tables' folders without committing them. Its own statements read
 //! them through staged file lists; everybody else sees nothing until [`Warehouse::publish`].
 
+use crate::cache::{self, LatestRegistry};
 use crate::delta::{self, Commit, CommitNote, Contents, DataFile, Snapshot};
 use crate::registry::{Change, Details, Entry, Kind, ModelDetails, NewEntry, Registry};
 use crate::scan::{FileList, WarehouseTable};
@@ -12,6 +13,7 @@ use crate::{CatalogError, Result};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use url::Url;
 
 /// How often a publication is tried against others of the same tables.
@@ -158,12 +160,13 @@ pub struct Cleaning {
 #[derive(Debug, Clone)]
 pub struct Warehouse {
     storage: Storage,
+    latest: LatestRegistry,
 }
 
 impl Warehouse {
     /// Opens the warehouse at a URL. Nothing is read or written yet.
     pub fn open(url: &Url) -> Result<Self> {
-        Ok(Self { storage: Storage::open(url)? })
+        Ok(Self { storage: Storage::open(url)?, latest: LatestRegistry::default() })
     }
 
     /// The warehouse's folder.
@@ -172,8 +175,8 @@ impl Warehouse {
     }
 
     /// What is published now.
-    pub async fn registry(&self) -> Result<Registry> {
-        Registry::load(&self.storage).await
+    pub async fn registry(&self) -> Result<Arc<Registry>> {
+        self.latest.get(&self.storage).await
     }
 
     /// Begins a run: puts a mark into the warehouse that stands until [`Self::close_run`]. A task that
@@ -258,15 +261,15 @@ impl Warehouse {
     }
 
     async fn pinned(&self, folder: &str, version: u64) -> Result<WarehouseTable> {
-        let contents = self.snapshot(folder, version).await?.contents;
+        let snapshot = self.snapshot(folder, version).await?;
         let table = self.storage.folder(folder).url().clone();
-        Ok(WarehouseTable::of(table, FileList::Version(version), &contents))
+        Ok(WarehouseTable::of(table, FileList::Version(version), &snapshot.contents))
     }
 
     /// A published version of the table in a folder.
-    pub async fn snapshot(&self, folder: &str, version: u64) -> Result<Snapshot> {
+    pub async fn snapshot(&self, folder: &str, version: u64) -> Result<Arc<Snapshot>> {
         let folder = self.storage.folder(folder);
-        let snapshot = delta::load(&folder, Some(version)).await?;
+        let snapshot = cache::snapshot(&folder, version).await?;
         snapshot.ok_or_else(|| CatalogError::Damaged {
             url: folder.url().to_string(),
             reason: format!("version {version} is published, but there is no table"),
@@ -345,13 +348,13 @@ impl Warehouse {
             (None, _, _) => Ok(()),
             (Some(base), _, current) if *base == current => Ok(()),
             (_, Some(appended), Some(version)) => {
-                let now = self.snapshot(&table.folder, version).await?.contents;
-                let (old, new) = (&table.contents, &now);
+                let snapshot = self.snapshot(&table.folder, version).await?;
+                let (old, new) = (&table.contents, &snapshot.contents);
                 if (&old.schema, &old.partition_columns) != (&new.schema, &new.partition_columns) {
                     return Err(conflict());
                 }
-                let files = now.files.iter().chain(appended).cloned().collect();
-                table.contents = Contents { files, ..now };
+                let files = new.files.iter().chain(appended).cloned().collect();
+                table.contents = Contents { files, ..new.clone() };
                 table.base = Some(Some(version));
                 Ok(())
             }
@@ -395,7 +398,7 @@ impl Warehouse {
         let registry = self.registry().await?;
         for (name, table) in &staged.tables {
             let contents = match registry.current(Kind::Table, &name.to_string()) {
-                Some(entry) => self.snapshot(&table.folder, entry.version).await?.contents,
+                Some(entry) => self.snapshot(&table.folder, entry.version).await?.contents.clone(),
                 None => Contents { files: Vec::new(), ..table.contents.clone() },
             };
             let folder = self.storage.folder(&table.folder);
@@ -451,7 +454,7 @@ impl Warehouse {
             let current = replaced_at.is_none_or(|time| time >= retained.timestamp_micros());
             if current && !entry.dropped {
                 let snapshot = self.snapshot(&Self::table_folder(name), entry.version).await?;
-                needed.extend(snapshot.contents.files.into_iter().map(|file| file.path));
+                needed.extend(snapshot.contents.files.iter().map(|file| file.path.clone()));
             }
         }
         let folder = self.storage.folder(&Self::table_folder(name));

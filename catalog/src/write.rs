@@ -35,6 +35,9 @@ use uuid::Uuid;
 /// A file is closed and the next begun when it has grown to about this many bytes.
 const FILE_BYTES: usize = 256 << 20;
 
+/// Rows of a row group, the least that a lookup by id has to look into. DuckDB's are about as large.
+const GROUP_ROWS: usize = 128 << 10;
+
 /// A task that has rows for more partitions than this closes its files and begins others.
 const MOST_OPEN_FILES: usize = 64;
 
@@ -232,6 +235,7 @@ fn start_file(
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_statistics_truncate_length(None)
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
         .build();
     let object = BufWriter::new(Arc::clone(folder.table.store()), folder.table.path(&path));
     let writer = AsyncArrowWriter::try_new(object, Arc::clone(schema), Some(properties))?;

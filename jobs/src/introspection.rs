@@ -329,8 +329,9 @@ async fn sizes(session: &Session, view: &View) -> Result<RecordBatch> {
         let (schema, table) = split(&entry.name);
         let folder = format!("{schema}/{table}");
         let snapshot = session.warehouse().snapshot(&folder, entry.version).await?;
-        contents.push(snapshot.contents);
+        contents.push(snapshot);
     }
+    let contents: Vec<_> = contents.iter().map(|snapshot| &snapshot.contents).collect();
     let partitions: Vec<_> =
         contents.iter().map(|table| table.partition_columns.join(", ")).collect();
     batch(vec![

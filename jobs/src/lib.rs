@@ -8,6 +8,7 @@
 //! | [`statement`] | text to statements, and what a statement reads and creates |
 //! | [`session`] | running plans; the names that a statement sees |
 //! | [`change`] | what statements do to tables that are there |
+//! | `small` | queries so small that no executor is asked |
 //! | [`introspection`] | the warehouse described as tables |
 //! | `table_functions` | functions in `FROM` |
 //! | [`external`] | files that are read in place |
@@ -30,6 +31,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod run;
 pub mod session;
+mod small;
 pub mod statement;
 pub mod superstep;
 mod table_functions;

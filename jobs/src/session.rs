@@ -7,6 +7,7 @@
 use crate::external::{ExternalTable, Externals};
 use crate::introspection;
 use crate::operator::{Operator, OperatorNode};
+use crate::small::SmallQueries;
 use crate::statement::{Moment, References, parse_time};
 use crate::table_functions::{About, ModelTables, RecommendFunction};
 use crate::{JobError, Result};
@@ -76,13 +77,15 @@ pub struct Session {
     state: SessionState,
     warehouse: Warehouse,
     locations: Vec<Url>,
+    small: SmallQueries,
 }
 
 impl Session {
     /// A session whose plans `state` runs. External tables may only be in the warehouse or under one
     /// of `locations`.
     pub fn new(state: SessionState, warehouse: Warehouse, locations: Vec<Url>) -> Self {
-        Self { state, warehouse, locations }
+        let small = SmallQueries::new(&state);
+        Self { state, warehouse, locations, small }
     }
 
     /// The warehouse.
@@ -105,9 +108,12 @@ impl Session {
         &self.state
     }
 
-    /// Runs a plan and hands on its rows as they come. A plan that loses an executor before its first
-    /// row is run again.
+    /// Runs a plan and hands on its rows as they come: in this process if it is a small query, else on
+    /// the cluster. A plan that loses an executor before its first row is run again.
     pub async fn stream(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
+        if let Some(rows) = self.small.run(&plan).await? {
+            return Ok(rows);
+        }
         self.run_again_when_lost(
             |frame| {
                 Box::pin(async {
@@ -285,7 +291,7 @@ impl Names {
 /// staged since.
 #[derive(Debug, Clone)]
 pub struct View {
-    registry: Registry,
+    registry: Arc<Registry>,
     staged: BTreeMap<String, WarehouseTable>,
     /// Queries that the run has given names to.
     views: BTreeMap<String, String>,
