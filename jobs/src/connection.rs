@@ -4,8 +4,9 @@
 use crate::external::Externals;
 use crate::progress::Progress;
 use crate::run::{self, Run, Step};
-use crate::session::{Session, View};
+use crate::session::Session;
 use crate::statement::{Located, Statement};
+use crate::view::View;
 use crate::{JobError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;

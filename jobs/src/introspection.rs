@@ -5,7 +5,8 @@
 //! like any others.
 
 use crate::Result;
-use crate::session::{Session, View};
+use crate::session::Session;
+use crate::view::View;
 use arrow::array::{
     ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };

@@ -6,7 +6,8 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`statement`] | text to statements, and what a statement reads and creates |
-//! | [`session`] | running plans; the names that a statement sees |
+//! | [`session`] | running plans |
+//! | [`view`] | the names that a statement sees |
 //! | [`change`] | what statements do to tables that are there |
 //! | `small` | queries so small that no executor is asked |
 //! | [`introspection`] | the warehouse described as tables |
@@ -36,5 +37,6 @@ pub mod statement;
 pub mod superstep;
 mod table_functions;
 pub mod training;
+pub mod view;
 
 pub use error::{JobError, Result};

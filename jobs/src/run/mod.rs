@@ -6,8 +6,9 @@
 use crate::change;
 use crate::external::{ExternalTable, Externals};
 use crate::progress::Progress;
-use crate::session::{Session, View};
+use crate::session::Session;
 use crate::statement::{CreateModel, Located, Statement};
+use crate::view::View;
 use crate::{JobError, Result, training};
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;

@@ -12,9 +12,10 @@ pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
 
 use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
-use crate::session::{Session, View};
+use crate::session::Session;
 use crate::statement::{CreateModel, Statement, reads};
 use crate::superstep::{Folder, Superstep};
+use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, UInt32Type};

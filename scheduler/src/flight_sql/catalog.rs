@@ -11,7 +11,8 @@ use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTableTypes, CommandGetTab
 use datafusion::common::TableReference;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::registry::Kind;
-use nightshift_jobs::session::{Session, View};
+use nightshift_jobs::session::Session;
+use nightshift_jobs::view::View;
 use tonic::Status;
 
 /// The only catalog.
