@@ -60,6 +60,18 @@ fn is_lost_executor(error: &DataFusionError) -> bool {
     .any(|sign| text.contains(sign))
 }
 
+/// Whether an error says that an executor's memory was not enough.
+fn is_out_of_memory(error: &DataFusionError) -> bool {
+    error.to_string().contains("Resources exhausted")
+}
+
+/// The same session with joins that need no hash table, and can spill.
+fn with_joins_that_spill(state: &SessionState) -> SessionState {
+    let mut config = state.config().clone();
+    config.options_mut().optimizer.prefer_hash_join = false;
+    SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
+}
+
 /// Runs plans against a warehouse.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -98,7 +110,8 @@ impl Session {
     }
 
     /// Runs a plan and hands on its rows as they come: in this process if it is a small query, else on
-    /// the cluster. A plan that loses an executor before its first row is run again.
+    /// the cluster. A plan that loses an executor before its first row is run again, as is one whose
+    /// hash joins don't fit into memory, with joins that spill.
     pub async fn stream(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
         if let Some(rows) = self.small.run(&plan).await? {
             return Ok(rows);
@@ -119,8 +132,8 @@ impl Session {
         .await
     }
 
-    /// Runs a plan and gathers its rows. A plan that loses an executor is run again: what our
-    /// operators write a second time is the same, or unreferenced.
+    /// Runs a plan and gathers its rows. A plan that loses an executor, or whose hash joins don't fit
+    /// into memory, is run again: what our operators write a second time is the same, or unreferenced.
     pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
         self.run_again_when_lost(|frame| Box::pin(frame.collect()), plan).await
     }
@@ -132,8 +145,16 @@ impl Session {
         plan: LogicalPlan,
     ) -> Result<T> {
         let mut attempt = 1;
+        let mut state = self.state.clone();
         loop {
-            match run(DataFrame::new(self.state.clone(), plan.clone())).await {
+            match run(DataFrame::new(state.clone(), plan.clone())).await {
+                Err(error)
+                    if state.config().options().optimizer.prefer_hash_join
+                        && is_out_of_memory(&error) =>
+                {
+                    tracing::warn!(%error, "memory is short, the job is run without hash joins");
+                    state = with_joins_that_spill(&state);
+                }
                 Err(error) if attempt < ATTEMPTS && is_lost_executor(&error) => {
                     tracing::warn!(%error, attempt, "an executor was lost, the job is run again");
                     attempt += 1;

@@ -28,7 +28,12 @@ fn builder(config: SessionConfig) -> Result<SessionStateBuilder, SchedulerError>
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(Arc::new(Stores::default()))
         .build_arc()?;
-    let config = config.with_target_partitions(PARTITIONS).with_information_schema(false);
+    // Hash joins are several times faster than the sort-merge joins that Ballista prefers because they
+    // can spill; a session runs a job with the latter whose hash tables don't fit.
+    let config = config
+        .with_target_partitions(PARTITIONS)
+        .with_information_schema(false)
+        .set_bool("datafusion.optimizer.prefer_hash_join", true);
     Ok(SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)
