@@ -9,6 +9,7 @@ mod settings;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
+use nightshift_jobs::statement::STACK;
 use std::error::Error;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -17,6 +18,20 @@ use tracing_subscriber::EnvFilter;
 const CHECK_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
+    // The stack of a process's first thread is as large as the system says.
+    let main = std::thread::Builder::new().name("main".to_string()).stack_size(STACK);
+    match main.spawn(run).map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // A panic has said what it was about.
+        Ok(Err(_)) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let service = matches!(arguments.command, Command::Scheduler(_) | Command::Executor(_));
     // What an embedded cluster reports as an error is what the command reports in the end.
@@ -25,7 +40,8 @@ fn main() -> ExitCode {
     let filter =
         EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: {error}");

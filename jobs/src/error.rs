@@ -123,6 +123,11 @@ impl From<JobError> for datafusion::error::DataFusionError {
 /// The engine's message without the wrapping that means nothing to the one who reads it.
 fn engine_message(error: &datafusion::error::DataFusionError) -> String {
     let text = error.to_string();
+    if text.contains("RecursionLimitReached") {
+        return "the statement is nested too deeply to be sent to the cluster: put its parts into \
+                tables, with CREATE TABLE … AS"
+            .to_string();
+    }
     let mut text = text.as_str();
     for wrapping in [
         "DataFusion error: ",

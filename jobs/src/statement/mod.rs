@@ -4,6 +4,7 @@
 
 mod classify;
 mod kinds;
+mod limits;
 mod names;
 mod own;
 mod parse;
@@ -11,6 +12,7 @@ mod time;
 
 pub use classify::{assignments_of, identifier, name_of, parts_of};
 pub use kinds::*;
+pub use limits::STACK;
 pub use names::{References, changes, creates, reads};
 pub use parse::parse;
 pub use time::parse as parse_time;

@@ -7,7 +7,7 @@ use datafusion::common::TableReference;
 use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, FunctionArg, FunctionArgExpr, TableFactor, Value,
+    self, Expr, FunctionArg, FunctionArgExpr, MergeAction, MergeInsertKind, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
 use std::collections::BTreeSet;
@@ -66,7 +66,22 @@ pub fn reads(statement: &Statement) -> Result<References> {
             of_conditions(values.chain(&update.condition), "")?
         }
         Statement::Merge(merge) => {
-            of_conditions([&merge.on].into_iter(), &merge.source.to_string())?
+            let mut expressions = vec![&merge.on];
+            for clause in &merge.clauses {
+                expressions.extend(&clause.predicate);
+                match &clause.action {
+                    MergeAction::Update(update) => {
+                        expressions.extend(update.assignments.iter().map(|set| &set.value));
+                    }
+                    MergeAction::Insert(insert) => {
+                        if let MergeInsertKind::Values(values) = &insert.kind {
+                            expressions.extend(values.rows.iter().flat_map(|row| row.iter()));
+                        }
+                    }
+                    MergeAction::Delete { .. } => {}
+                }
+            }
+            of_conditions(expressions.into_iter(), &merge.source.to_string())?
         }
         _ => References::default(),
     };
@@ -203,6 +218,13 @@ mod tests {
         assert_eq!(names(text), ["f.movies", "f.ratings", "graph.pr", "recs.als"]);
         let text = "CREATE MODEL a.m OPTIONS (teleport_table = 'f.seeds') AS SELECT * FROM F.Links";
         assert_eq!(names(text), ["f.links", "f.seeds"]);
+        let text = "MERGE INTO a.t USING (SELECT * FROM a.changes) AS c ON t.id = c.id \
+                    WHEN MATCHED AND c.n > (SELECT max(n) FROM a.limits) THEN UPDATE SET n = \
+                    (SELECT min(n) FROM a.defaults) WHEN MATCHED THEN DELETE WHEN NOT MATCHED AND \
+                    c.id IN (SELECT id FROM a.known) THEN INSERT (id, n) VALUES (c.id, (SELECT avg(n) \
+                    FROM a.others))";
+        let read = ["a.changes", "a.defaults", "a.known", "a.limits", "a.others"];
+        assert_eq!(names(text), read);
         assert_eq!(names("EXPLAIN SELECT * FROM a.b"), ["a.b"]);
         assert_eq!(names("SELECT 1"), Vec::<String>::new());
     }

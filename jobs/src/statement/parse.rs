@@ -2,6 +2,7 @@
 
 use super::classify::{classify, identifier};
 use super::kinds::*;
+use super::limits::{check_length, check_tokens};
 use super::own::{Own, OwnError, parse_own};
 use crate::{JobError, Result};
 use datafusion::error::DataFusionError;
@@ -15,13 +16,18 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Wor
 /// How deeply expressions and queries can be nested.
 const DEEPEST: usize = 50;
 
+/// What is said of a statement that is.
+const TOO_DEEP: &str = "the statement is nested too deeply: give names to its parts, in WITH";
+
 /// Parses all statements of a text. `file` names the text in errors.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
     let syntax = |error: DataFusionError| syntax_error(file, &error);
+    check_length(file, text)?;
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
     let tokens = tokens.map_err(|error| {
         syntax(DataFusionError::from(ParserError::TokenizerError(error.to_string())))
     })?;
+    check_tokens(file, &tokens)?;
     let (tokens, mut partitions) = rewrite(tokens);
     let mut parser = DFParserBuilder::new("").build().map_err(syntax)?;
     parser.parser = Parser::new(&GenericDialect {})
@@ -43,8 +49,11 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
         let mut statement = match parse_own(&mut parser.parser) {
             Ok(Some(Own::Statement(statement))) => *statement,
             Ok(Some(Own::Query(text))) => query(&text).map_err(at)?,
-            Ok(None) => classify(parser.parse_statement().map_err(syntax)?).map_err(at)?,
-            Err(OwnError::Syntax(error)) => return Err(syntax(error.into())),
+            Ok(None) => {
+                let parsed = parser.parse_statement();
+                classify(parsed.map_err(|error| syntax_at(file, &error, &parser))?).map_err(at)?
+            }
+            Err(OwnError::Syntax(error)) => return Err(syntax_at(file, &error.into(), &parser)),
             Err(OwnError::Meaning(error)) => return Err(at(error)),
         };
         if let Statement::CreateTable(table) = &mut statement {
@@ -74,12 +83,24 @@ fn query(text: &str) -> Result<Statement> {
     )
 }
 
+/// An error of the parser; one that doesn't say where it is, is where the parser has stopped.
+fn syntax_at(file: &str, error: &DataFusionError, parser: &DFParser<'_>) -> JobError {
+    let mut error = syntax_error(file, error);
+    if let JobError::Syntax { line, column, reason, .. } = &mut error
+        && reason == TOO_DEEP
+    {
+        let stopped = parser.parser.peek_token().span.start;
+        (*line, *column) = (stopped.line.max(1), stopped.column.max(1));
+    }
+    error
+}
+
 /// The line and column that the parser's message ends with become those of the error.
 fn syntax_error(file: &str, error: &DataFusionError) -> JobError {
     let inner = match error.find_root() {
         DataFusionError::SQL(error, _) => match error.as_ref() {
             ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
-            ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_string(),
+            ParserError::RecursionLimitExceeded => TOO_DEEP.to_string(),
         },
         other => other.to_string(),
     };
@@ -143,7 +164,8 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<Str
     (kept, partitions)
 }
 
-fn words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
+/// Whether these words come next.
+pub(super) fn words(tokens: &[TokenWithSpan], words: &[&str]) -> bool {
     tokens.len() >= words.len()
         && tokens.iter().zip(words).all(|(token, word)| {
             matches!(&token.token, Token::Word(w)

@@ -20,7 +20,7 @@ use nightshift_jobs::connection::{Connection, Outcome};
 use nightshift_jobs::external::Externals;
 use nightshift_jobs::progress::Progress;
 use nightshift_jobs::session::Session;
-use nightshift_jobs::statement::{Located, Statement, parse};
+use nightshift_jobs::statement::{Located, STACK, Statement, parse};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,7 +58,7 @@ where
     let gone = gone.map(drop).boxed().shared();
     let (answer, answered) = oneshot::channel();
     let runtime = Handle::current();
-    let thread = std::thread::Builder::new().name("statement".to_string());
+    let thread = std::thread::Builder::new().name("statement".to_string()).stack_size(STACK);
     let started = thread.spawn(move || {
         // When nobody waits for the answer, it is not missed.
         let _ = answer.send(runtime.block_on(work(gone)));
