@@ -9,6 +9,7 @@ use crate::delta::{self, Snapshot};
 use crate::registry::{FOLDER, Registry};
 use crate::storage::Storage;
 use moka::future::Cache;
+use object_store::ObjectStore;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use url::Url;
@@ -20,10 +21,21 @@ const MOST_FILES: u64 = 1 << 20;
 /// deleted, and with them the sign that there is a newer one.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-static SNAPSHOTS: LazyLock<Cache<(Url, u64), Arc<Snapshot>>> = LazyLock::new(|| {
+/// A table by the address of its store's client and its URL, and a version.
+type Key = (usize, Url, u64);
+
+/// A snapshot, with the client that it was read through: for as long as it is kept, no other client has
+/// that address.
+#[derive(Clone)]
+struct Kept {
+    snapshot: Arc<Snapshot>,
+    _client: Arc<dyn ObjectStore>,
+}
+
+static SNAPSHOTS: LazyLock<Cache<Key, Kept>> = LazyLock::new(|| {
     Cache::builder()
-        .weigher(|_, snapshot: &Arc<Snapshot>| {
-            u32::try_from(snapshot.contents.files.len() + 1).unwrap_or(u32::MAX)
+        .weigher(|_, kept: &Kept| {
+            u32::try_from(kept.snapshot.contents.files.len() + 1).unwrap_or(u32::MAX)
         })
         .max_capacity(MOST_FILES)
         .build()
@@ -31,13 +43,14 @@ static SNAPSHOTS: LazyLock<Cache<(Url, u64), Arc<Snapshot>>> = LazyLock::new(|| 
 
 /// The table in a folder at a version; `None` if there is no table.
 pub(crate) async fn snapshot(table: &Storage, version: u64) -> Result<Option<Arc<Snapshot>>> {
-    let key = (table.url().clone(), version);
-    if let Some(found) = SNAPSHOTS.get(&key).await {
-        return Ok(Some(found));
+    let client = Arc::clone(table.store());
+    let key = (Arc::as_ptr(&client).cast::<()>() as usize, table.url().clone(), version);
+    if let Some(kept) = SNAPSHOTS.get(&key).await {
+        return Ok(Some(kept.snapshot));
     }
     let Some(snapshot) = delta::load(table, Some(version)).await? else { return Ok(None) };
     let snapshot = Arc::new(snapshot);
-    SNAPSHOTS.insert(key, Arc::clone(&snapshot)).await;
+    SNAPSHOTS.insert(key, Kept { snapshot: Arc::clone(&snapshot), _client: client }).await;
     Ok(Some(snapshot))
 }
 
@@ -81,7 +94,8 @@ mod tests {
     #[tokio::test]
     async fn a_registry_is_read_again_when_there_is_a_newer_one() {
         let folder = tempfile::tempdir().unwrap();
-        let warehouse = Storage::open(&Url::from_file_path(folder.path()).unwrap()).unwrap();
+        let url = Url::from_file_path(folder.path()).unwrap();
+        let warehouse = Storage::open(&url, &Default::default()).unwrap();
         let latest = LatestRegistry::default();
         assert_eq!(latest.get(&warehouse).await.unwrap().version(), None);
         let publish = async |version| {

@@ -272,6 +272,8 @@ fn actions(
         "operationParameters": {},
         "engineInfo": concat!("nightshift/", env!("CARGO_PKG_VERSION")),
         "runId": note.run,
+        // No two commits have the same text, so a commit is known by it.
+        "txnId": uuid::Uuid::now_v7().to_string(),
     }})];
     let old = current.map(|delta| snapshot(table, delta)).transpose()?;
     if old.is_none() {
@@ -386,7 +388,8 @@ mod tests {
     }
 
     fn storage(folder: &tempfile::TempDir) -> Storage {
-        Storage::open(&url::Url::from_file_path(folder.path()).unwrap()).unwrap()
+        let url = url::Url::from_file_path(folder.path()).unwrap();
+        Storage::open(&url, &Default::default()).unwrap()
     }
 
     #[tokio::test]

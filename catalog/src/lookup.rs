@@ -170,7 +170,7 @@ mod tests {
         };
         let url = url::Url::from_directory_path(folder).unwrap();
         let contents = Contents::plain(batch.schema(), vec![file]);
-        let storage = Storage::open(&url).unwrap();
+        let storage = Storage::open(&url, &Default::default()).unwrap();
         delta::commit(&storage, &contents, &CommitNote::default(), None).await.unwrap();
         WarehouseTable::of(url, FileList::Version(0), &contents)
     }

@@ -7,13 +7,14 @@ use crate::cache::{self, LatestRegistry};
 use crate::delta::{self, Commit, CommitNote, Contents, DataFile, Snapshot};
 use crate::registry::{Change, Details, Entry, Kind, ModelDetails, NewEntry, Registry};
 use crate::scan::{FileList, WarehouseTable};
-use crate::storage::Storage;
+use crate::storage::{Storage, Stores};
 use crate::write::{WriteTarget, file_prefix, run_of_file};
 use crate::{CatalogError, Result};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 use url::Url;
 
 /// How often a publication is tried against others of the same tables.
@@ -156,17 +157,24 @@ pub struct Cleaning {
     pub bytes: u64,
 }
 
+fn unsettled(run: &str, error: CatalogError) -> CatalogError {
+    CatalogError::Unsettled { run: run.to_string(), source: Box::new(error) }
+}
+
 /// One URL that holds tables and models.
 #[derive(Debug, Clone)]
 pub struct Warehouse {
     storage: Storage,
     latest: LatestRegistry,
+    /// Set once the store is known to honour conditions.
+    probed: Arc<OnceCell<()>>,
 }
 
 impl Warehouse {
     /// Opens the warehouse at a URL. Nothing is read or written yet.
-    pub fn open(url: &Url) -> Result<Self> {
-        Ok(Self { storage: Storage::open(url)?, latest: LatestRegistry::default() })
+    pub fn open(url: &Url, stores: &Stores) -> Result<Self> {
+        let storage = Storage::open(url, stores)?;
+        Ok(Self { storage, latest: LatestRegistry::default(), probed: Arc::default() })
     }
 
     /// The warehouse's folder.
@@ -179,15 +187,30 @@ impl Warehouse {
         self.latest.get(&self.storage).await
     }
 
+    /// Fails if the warehouse can't be written, or could lose commits. This writes, so it is done before
+    /// the first change and not for those who only read; once in the life of a process.
+    pub async fn check_writable(&self) -> Result<()> {
+        let probed = self.probed.get_or_try_init(|| self.storage.probe()).await;
+        probed.map(drop).map_err(|error| self.not_writable(error))
+    }
+
+    fn not_writable(&self, error: CatalogError) -> CatalogError {
+        match error {
+            error @ CatalogError::Unconditional { .. } => error,
+            error => CatalogError::NotWritable {
+                url: self.storage.url().to_string(),
+                source: Box::new(error),
+            },
+        }
+    }
+
     /// Begins a run: puts a mark into the warehouse that stands until [`Self::close_run`]. A task that
     /// finishes a file after that deletes it, so that closing a run and then listing what it has
     /// written finds everything, however late a cancelled task comes to its end.
     pub async fn open_run(&self, run: &str) -> Result<()> {
+        self.check_writable().await?;
         let marked = self.storage.put(&run_mark(run), Bytes::from_static(b"open")).await;
-        marked.map_err(|error| CatalogError::NotWritable {
-            url: self.storage.url().to_string(),
-            source: Box::new(error),
-        })
+        marked.map_err(|error| self.not_writable(error))
     }
 
     /// Ends a run: what its tasks finish from now on is deleted by them.
@@ -310,7 +333,8 @@ impl Warehouse {
     }
 
     /// Publishes all that a run has staged. Each table gets a Delta commit; then one commit to the
-    /// registry makes all of them what readers see.
+    /// registry makes all of them what readers see. After any error but [`CatalogError::Unsettled`]
+    /// nothing of it is published.
     pub async fn publish(&self, run: &str, operation: &str, staged: &Staged) -> Result<Vec<Entry>> {
         let note = CommitNote { operation: operation.to_string(), run: run.to_string() };
         let mut staged = staged.clone();
@@ -321,8 +345,11 @@ impl Warehouse {
                 self.rebase(&registry, name, table).await?;
             }
             match self.try_publish(run, &staged, &note).await {
+                Err(error @ CatalogError::Unsettled { .. }) => return Err(error),
                 Err(error) => {
-                    self.take_back(&staged, &note).await?;
+                    // As long as other programs may read the commits, their files must stay.
+                    let taken_back = self.take_back(&staged, &note).await;
+                    taken_back.map_err(|error| unsettled(run, error))?;
                     if !matches!(error, CatalogError::Conflict { .. }) {
                         return Err(error);
                     }
@@ -389,7 +416,10 @@ impl Warehouse {
                 base: None,
             });
         }
-        Registry::publish(&self.storage, run, &entries).await
+        match Registry::publish(&self.storage, run, &entries).await {
+            Err(error @ CatalogError::Undecided { .. }) => Err(unsettled(run, error)),
+            published => published,
+        }
     }
 
     /// Commits once more what is published, after commits that could not be published, so that other
@@ -521,6 +551,8 @@ impl Warehouse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     #[test]
     fn names_are_checked() {
@@ -537,14 +569,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("file"), "").unwrap();
         let url = Url::from_file_path(folder.path().join("file/warehouse")).unwrap();
-        let error = Warehouse::open(&url).unwrap().open_run("r").await.unwrap_err();
+        let error =
+            Warehouse::open(&url, &Stores::default()).unwrap().open_run("r").await.unwrap_err();
         assert!(matches!(error, CatalogError::NotWritable { .. }), "{error}");
     }
 
     #[tokio::test]
     async fn what_is_discarded_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let warehouse = Warehouse::open(&Url::from_file_path(folder.path()).unwrap()).unwrap();
+        let warehouse =
+            Warehouse::open(&Url::from_file_path(folder.path()).unwrap(), &Stores::default())
+                .unwrap();
         let written = ["a/t/part-r1-x.parquet", "a/m/factors/part-r1-y.parquet"];
         let others = ["b/t/part-r1-z.parquet", "b/t/part-r1-kept.parquet", "b/t/part-r0-z.parquet"];
         for name in written.iter().chain(&others) {
@@ -559,5 +594,35 @@ mod tests {
         left.sort();
         assert_eq!(left, ["part-r0-z.parquet", "part-r1-kept.parquet"]);
         assert!(!folder.path().join("a").exists());
+    }
+
+    #[tokio::test]
+    async fn a_publication_that_may_have_been_made_is_not_called_failed() {
+        use crate::storage::testing::{Fault, Request, storage};
+        // The registry's commit is made, and then the store is gone.
+        let gone = AtomicBool::new(false);
+        let (_, stores) = storage(Duration::ZERO, move |request, path| {
+            let commit = path.as_ref().contains("system/registry/_delta_log/");
+            match (gone.load(Ordering::SeqCst), request, commit) {
+                (false, Request::Create, true) => {
+                    gone.store(true, Ordering::SeqCst);
+                    Fault::Lost
+                }
+                (false, ..) => Fault::None,
+                (true, ..) => Fault::Cut,
+            }
+        });
+        let warehouse =
+            Warehouse::open(&Url::parse("s3://bucket/warehouse").unwrap(), &stores).unwrap();
+        let names = vec![NewEntry {
+            kind: Kind::Schema,
+            name: "x".to_string(),
+            change: Change::New(BTreeMap::new(), None),
+            base: None,
+        }];
+        let staged = Staged { names, ..Staged::default() };
+        let error = warehouse.publish("r1", "CREATE SCHEMA", &staged).await.unwrap_err();
+        assert!(matches!(error, CatalogError::Unsettled { .. }), "{error}");
+        assert!(error.to_string().contains("run r1"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use crate::Failure;
 use crate::arguments::{ExecutorArguments, SchedulerArguments, UpArguments};
 use crate::settings::Settings;
 use datafusion::execution::SessionState;
+use nightshift_catalog::storage::Stores;
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::ExecutorOptions;
 use nightshift_jobs::session::Session;
@@ -31,11 +32,15 @@ pub struct Embedded {
 }
 
 /// Starts a scheduler and an executor in this process.
-pub async fn embedded() -> Result<Embedded, Failure> {
+pub async fn embedded(stores: &Stores) -> Result<Embedded, Failure> {
     let listen = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
-    let scheduler =
-        Scheduler::bind(&SchedulerOptions { listen, advertise: None, executor_timeout: 60 })
-            .await?;
+    let scheduler = Scheduler::bind(&SchedulerOptions {
+        listen,
+        advertise: None,
+        executor_timeout: 60,
+        stores: stores.clone(),
+    })
+    .await?;
     let address = scheduler.address();
     let ready = scheduler.executors_ready(1);
     tokio::spawn(scheduler.serve());
@@ -51,6 +56,7 @@ pub async fn embedded() -> Result<Embedded, Failure> {
         memory: None,
         resident: RESIDENT << 20,
         connect_seconds: 10,
+        stores: stores.clone(),
     }));
     tokio::select! {
         () = ready => {}
@@ -59,7 +65,7 @@ pub async fn embedded() -> Result<Embedded, Failure> {
             return Err("the embedded executor has stopped".into());
         }
     }
-    let state = connect(&format!("grpc://{address}")).await?;
+    let state = connect(&format!("grpc://{address}"), stores).await?;
     Ok(Embedded { state, _work_dir: work_dir })
 }
 
@@ -91,17 +97,28 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
         return Err(format!("--host {host}: say with --advertise where executors reach it").into());
     }
     let settings = Settings::read()?;
-    let warehouse = Warehouse::open(&settings.warehouse(arguments.warehouse.as_deref())?)?;
+    let stores = settings.stores()?;
+    let warehouse = Warehouse::open(&settings.warehouse(arguments.warehouse.as_deref())?, &stores)?;
+    match warehouse.check_writable().await {
+        // Who may only read can still be served.
+        Err(error) if error.is_permission() => tracing::warn!("{error}"),
+        checked => checked?,
+    }
     let locations = settings.locations(None)?;
     let flight_port = flight_port(arguments.flight_port, arguments.port)?;
-    let options = SchedulerOptions { listen, advertise: arguments.advertise, executor_timeout };
+    let options = SchedulerOptions {
+        listen,
+        advertise: arguments.advertise,
+        executor_timeout,
+        stores: stores.clone(),
+    };
     let scheduler = Scheduler::bind(&options).await?;
     let flight = FlightSql::bind(SocketAddr::new(host, flight_port))?;
     let address = scheduler.address();
     println!("scheduler grpc://{address}");
     tokio::select! {
         served = scheduler.serve() => Ok(served?),
-        served = serve_clients(flight, address, warehouse, locations) => served,
+        served = serve_clients(flight, address, warehouse, locations, &stores) => served,
         () = parent_gone(arguments.with_parent) => Ok(()),
     }
 }
@@ -123,6 +140,7 @@ async fn serve_clients(
     scheduler: SocketAddr,
     warehouse: Warehouse,
     locations: Vec<Url>,
+    stores: &Stores,
 ) -> Result<(), Failure> {
     let host = match scheduler.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -130,7 +148,7 @@ async fn serve_clients(
         ip => ip,
     };
     let scheduler = SocketAddr::new(host, scheduler.port());
-    let state = connect(&format!("grpc://{scheduler}")).await?;
+    let state = connect(&format!("grpc://{scheduler}"), stores).await?;
     println!("flight grpc://{}", flight.address());
     Ok(flight.serve(Session::new(state, warehouse, locations)).await?)
 }
@@ -138,6 +156,7 @@ async fn serve_clients(
 /// Runs an executor.
 pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
     let host = check_host(&arguments.host, arguments.insecure)?;
+    let stores = Settings::read()?.stores()?;
     let wrong = || format!("--scheduler {}: not like grpc://127.0.0.1:50050", arguments.scheduler);
     let url = Url::parse(&arguments.scheduler).map_err(|_| wrong())?;
     let scheduler_host = url.host_str().ok_or_else(wrong)?.to_string();
@@ -161,6 +180,7 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         memory: arguments.memory.map(|megabytes| megabytes << 20),
         resident: arguments.resident_memory << 20,
         connect_seconds: 30,
+        stores,
     });
     tokio::select! {
         ended = run => Ok(ended?),

@@ -36,12 +36,13 @@ struct Opened {
 
 async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Failure> {
     let settings = Settings::read()?;
-    let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?)?;
+    let stores = settings.stores()?;
+    let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?, &stores)?;
     let locations = settings.locations(pipeline)?;
     let (state, embedded) = match place.cluster.as_ref().or(settings.cluster.as_ref()) {
-        Some(address) => (nightshift_scheduler::connect(address).await?, None),
+        Some(address) => (nightshift_scheduler::connect(address, &stores).await?, None),
         None => {
-            let embedded = cluster::embedded().await?;
+            let embedded = cluster::embedded(&stores).await?;
             (embedded.state.clone(), Some(embedded))
         }
     };

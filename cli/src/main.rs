@@ -37,6 +37,9 @@ fn run() -> ExitCode {
     // What an embedded cluster reports as an error is what the command reports in the end.
     let default =
         if service { "warn,nightshift=info" } else { "error,ballista=off,datafusion=off" };
+    // Who waits for a store that doesn't answer sees what for.
+    let stores = "object_store::client::retry=info,nightshift_catalog::storage::retry=info";
+    let default = format!("{default},{stores}");
     let filter =
         EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -40,6 +40,8 @@ pub struct SchedulerOptions {
     pub advertise: Option<String>,
     /// Seconds without a sign of life after which an executor counts as lost.
     pub executor_timeout: u64,
+    /// How object stores are reached.
+    pub stores: Stores,
 }
 
 /// A scheduler that listens and does not serve yet.
@@ -90,7 +92,7 @@ impl Scheduler {
         config.validate().map_err(start)?;
         let jobs = InMemoryJobState::new(
             config.scheduler_id.clone(),
-            session_builder(),
+            session_builder(options.stores.clone()),
             Arc::new(default_config_producer),
         );
         let (damage, damaged) = unbounded_channel();
@@ -171,10 +173,10 @@ pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Sessions that find object stores by their URLs, know Nightshift's functions and plan its operators.
-fn session_builder() -> SessionBuilder {
-    Arc::new(|config| {
+fn session_builder(stores: Stores) -> SessionBuilder {
+    Arc::new(move |config| {
         let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(Arc::new(Stores::default()))
+            .with_object_store_registry(Arc::new(stores.clone()))
             .build_arc()?;
         let state = default_session_builder(config)?;
         let builder = SessionStateBuilder::new_from_existing(state)

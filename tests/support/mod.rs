@@ -2,7 +2,11 @@
 
 #![allow(dead_code)]
 
+pub mod proxy;
+pub mod s3;
+
 use serde_json::Value;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,6 +15,12 @@ use std::process::{Child, Command, Output, Stdio};
 pub fn nightshift(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
     command.current_dir(folder);
+    for provider in ["AWS_", "GOOGLE_", "AZURE_"] {
+        let named = |(name, _): &(OsString, _)| name.to_string_lossy().starts_with(provider);
+        for (name, _) in std::env::vars_os().filter(named) {
+            command.env_remove(name);
+        }
+    }
     for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY"] {
         command.env_remove(format!("NIGHTSHIFT_{name}"));
     }

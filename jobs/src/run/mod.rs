@@ -15,6 +15,7 @@ use arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::CreateExternalTable;
+use nightshift_catalog::CatalogError;
 use nightshift_catalog::delta::Contents;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::{Name, Staged, Warehouse, run_folder};
@@ -281,6 +282,8 @@ impl Run {
         } else {
             match warehouse.publish(&self.id, &self.operation, &self.staged).await {
                 Ok(published) => published,
+                // What may be published must keep its files.
+                Err(error @ CatalogError::Unsettled { .. }) => return Err(error.into()),
                 Err(error) => {
                     self.abandon().await?;
                     return Err(error.into());

@@ -1,18 +1,27 @@
-//! One URL on an object store, and the registry by which a session finds the store of a URL.
+//! One URL on an object store: read, write, create if absent.
 //!
-//! The same code serves a local folder, S3, Google Cloud Storage and Azure: `object_store` reads
-//! each provider's usual environment variables.
+//! The same code serves a local folder, S3, Google Cloud Storage and Azure. `settings` says how a store
+//! is reached, `client` makes its client, `retry` makes that patient, `stores` holds the clients of a
+//! process, and `probe` finds out whether a store can be written to by several.
+
+mod client;
+mod probe;
+mod retry;
+mod settings;
+mod stores;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use settings::{OptionValue, StoreSettings};
+pub use stores::Stores;
 
 use crate::{CatalogError, Result};
 use bytes::Bytes;
-use datafusion::common::DataFusionError;
-use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use url::Url;
 
 /// A folder on an object store.
@@ -24,9 +33,9 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens the folder that `url` names, on a store of its own.
-    pub fn open(url: &Url) -> Result<Self> {
-        Self::on(store_of(url)?, url)
+    /// Opens the folder that `url` names.
+    pub fn open(url: &Url, stores: &Stores) -> Result<Self> {
+        Self::on(stores.client(url)?, url)
     }
 
     /// Opens the folder that `url` names, on the store that a session has for it.
@@ -88,11 +97,18 @@ impl Storage {
     }
 
     /// Writes a whole object if there is none of that name; `false` if there is.
+    ///
+    /// Whoever else may create the object must have other bytes for it. On a store that is reached over
+    /// a network an answer can be lost, and the object that is there is then known for one's own by its
+    /// bytes alone.
     pub async fn create(&self, name: &str, bytes: impl Into<PutPayload>) -> Result<bool> {
         let mode = PutMode::Create.into();
         match self.store.put_opts(&self.path(name), bytes.into(), mode).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(source) if retry::is_undecided(&source) => {
+                Err(CatalogError::Undecided { url: format!("{}{name}", self.url), source })
+            }
             Err(error) => Err(self.error(name, error)),
         }
     }
@@ -184,59 +200,13 @@ fn without_parents(path: &std::path::Path) -> std::path::PathBuf {
     resolved
 }
 
-/// A new store for a URL, configured by the provider's environment variables.
-fn store_of(url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    if url.scheme() == "file" {
-        return Ok(Arc::new(object_store::local::LocalFileSystem::new()));
-    }
-    let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
-    let (store, _) =
-        object_store::parse_url_opts(url, environment).map_err(|error| location(url, error))?;
-    Ok(Arc::from(store))
-}
-
-/// Makes the store of a bucket when a plan first needs it, so that schedulers and executors need
-/// not be told of each bucket beforehand.
-#[derive(Debug, Default)]
-pub struct Stores {
-    stores: RwLock<HashMap<String, Arc<dyn ObjectStore>>>,
-}
-
-impl Stores {
-    fn key(url: &Url) -> String {
-        format!("{}://{}", url.scheme(), url.authority())
-    }
-}
-
-impl ObjectStoreRegistry for Stores {
-    fn register_store(
-        &self,
-        url: &Url,
-        store: Arc<dyn ObjectStore>,
-    ) -> Option<Arc<dyn ObjectStore>> {
-        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        stores.insert(Self::key(url), store)
-    }
-
-    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
-        let key = Self::key(url);
-        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = stores.get(&key) {
-            return Ok(Arc::clone(store));
-        }
-        drop(stores);
-        let store = store_of(url).map_err(DataFusionError::from)?;
-        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(stores.entry(key).or_insert(store)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn storage(folder: &tempfile::TempDir) -> Storage {
-        Storage::open(&parse_url(folder.path().to_str().unwrap()).unwrap()).unwrap()
+        let url = parse_url(folder.path().to_str().unwrap()).unwrap();
+        Storage::open(&url, &Stores::default()).unwrap()
     }
 
     #[tokio::test]
