@@ -17,6 +17,7 @@
 //! | [`connection`] | statements executed one by one, as clients do |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
+//! | [`rows`] | rows as other programs can read them |
 //! | [`progress`] | what a run tells while it works |
 
 mod error;
@@ -28,6 +29,7 @@ pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
+pub mod rows;
 pub mod run;
 pub mod session;
 pub mod statement;
