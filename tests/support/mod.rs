@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 pub fn nightshift(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
     command.current_dir(folder);
-    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY"] {
+    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY", "PAGER", "HISTORY"] {
         command.env_remove(format!("NIGHTSHIFT_{name}"));
     }
     command

@@ -23,9 +23,8 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
 /// Cuts a text into words.
 pub(super) fn tokenize(file: &str, text: &str) -> Result<Vec<TokenWithSpan>> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
-    tokens.map_err(|error| {
-        syntax_error(file, &ParserError::TokenizerError(error.to_string()).into())
-    })
+    tokens
+        .map_err(|error| syntax_error(file, &ParserError::TokenizerError(error.to_string()).into()))
 }
 
 /// Parses all statements of a text that has been cut into words.

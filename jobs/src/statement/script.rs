@@ -6,13 +6,14 @@
 
 use super::kinds::Located;
 use super::parse::{parse_tokens, tokenize};
-use super::{CreateModel, CreateTable, CreateView, Insert, Statement};
+use super::{CreateModel, CreateTable, CreateView, Delete, Insert, Statement, Update};
 use crate::{JobError, Result};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::{self, Value};
+use datafusion::sql::sqlparser::ast::{self, Expr, TableAlias, Value};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
+use nightshift_catalog::warehouse::Name;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Values of parameters by name, without the `$`.
@@ -95,7 +96,10 @@ impl Unparsed {
             })?;
             let kind = types.get(&format!("${name}")).and_then(Option::as_ref);
             let literal = literal(value, kind).map_err(|expected| {
-                self.error(token.span, format!("the parameter ${name} is '{value}': not {expected}"))
+                self.error(
+                    token.span,
+                    format!("the parameter ${name} is '{value}': not {expected}"),
+                )
             })?;
             // What two signs in a row begin is a comment, should the statement be written out.
             let signs = tokens.last().is_some_and(|last| last.token == Token::Minus);
@@ -117,6 +121,15 @@ impl Unparsed {
             | Statement::CreateView(CreateView { query, .. })
             | Statement::CreateModel(CreateModel { query, .. })
             | Statement::Insert(Insert { source: query, .. }) => query,
+            Statement::Delete(Delete { table, alias, condition }) => {
+                return comparison(&table, alias, condition.iter().map(Expr::to_string));
+            }
+            Statement::Update(Update { table, alias, assignments, condition }) => {
+                let assigned =
+                    assignments.iter().map(|(column, value)| format!("\"{column}\" = {value}"));
+                let conditions = condition.iter().map(Expr::to_string).chain(assigned);
+                return comparison(&table, alias, conditions);
+            }
             _ => return None,
         };
         let query = EngineStatement::Statement(Box::new(ast::Statement::Query(query)));
@@ -133,6 +146,20 @@ impl Unparsed {
         let source = Box::new(JobError::Statement(reason));
         JobError::At { file: self.file.clone(), line: span.start.line, source }
     }
+}
+
+/// A query that compares a table's columns as a statement does.
+fn comparison(
+    table: &Name,
+    alias: Option<TableAlias>,
+    conditions: impl Iterator<Item = String>,
+) -> Option<Located> {
+    let alias = alias.map(|alias| format!(" {alias}")).unwrap_or_default();
+    let conditions: Vec<_> = conditions.map(|condition| format!("({condition})")).collect();
+    let conditions = conditions.join(" AND ");
+    let (schema, name) = (&table.schema, &table.name);
+    let text = format!("SELECT 1 FROM \"{schema}\".\"{name}\"{alias} WHERE {conditions}");
+    super::parse("", &text).ok()?.pop()
 }
 
 /// The name of the parameter that a word is.
@@ -194,7 +221,8 @@ fn text(value: &str) -> Vec<Token> {
     if Value::SingleQuotedString(value.to_string()).to_string() == quoted {
         return vec![Token::SingleQuotedString(value.to_string())];
     }
-    let mark = [Token::StringConcat, Token::SingleQuotedString("'".to_string()), Token::StringConcat];
+    let mark =
+        [Token::StringConcat, Token::SingleQuotedString("'".to_string()), Token::StringConcat];
     let mut tokens = vec![Token::LParen];
     for (index, part) in value.split('\'').enumerate() {
         if index > 0 {
@@ -288,9 +316,16 @@ mod tests {
 
     #[test]
     fn a_value_stays_one_value_even_if_the_statement_is_written_out() {
-        for value in
-            ["it's", "'; DROP TABLE a.b; --", "\\' OR true --", "''", "a''b", "\\\\'", "'\\''x", "$v"]
-        {
+        for value in [
+            "it's",
+            "'; DROP TABLE a.b; --",
+            "\\' OR true --",
+            "''",
+            "a''b",
+            "\\\\'",
+            "'\\''x",
+            "$v",
+        ] {
             let written = bound("SELECT $v", &[("v", value)], None);
             let query = parse_again(&written);
             // Parsed again, it is one expression of texts whose sum is the value.
@@ -327,7 +362,17 @@ mod tests {
             let Statement::Query(query) = query.statement else { panic!("{text}") };
             assert!(query.to_string().starts_with("SELECT $a"), "{text}");
         }
-        assert!(one("DELETE FROM x.y WHERE n = $a").query().is_none());
+        for (text, expected) in [
+            ("DELETE FROM x.y AS t WHERE n = $a", "SELECT 1 FROM \"x\".\"y\" AS t WHERE (n = $a)"),
+            (
+                "UPDATE x.y SET n = $a WHERE m = $b",
+                "SELECT 1 FROM \"x\".\"y\" WHERE (m = $b) AND (\"n\" = $a)",
+            ),
+        ] {
+            let Statement::Query(query) = one(text).query().unwrap().statement else { panic!() };
+            assert_eq!(query.to_string(), expected);
+        }
+        assert!(one("DROP TABLE x.y").query().is_none());
         // Where the grammar wants a literal, the value is there when it is parsed.
         let text = "SELECT * FROM x.y VERSION AS OF $v";
         assert!(one(text).query().is_none());
