@@ -5,13 +5,14 @@ use crate::external::Externals;
 use crate::progress::Progress;
 use crate::run::{self, Run, Step};
 use crate::session::Session;
-use crate::statement::{Located, Statement};
+use crate::statement::{Located, Parameters, Statement, Unparsed};
 use crate::view::View;
 use crate::{JobError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_catalog::CatalogError;
 use nightshift_catalog::registry::Entry;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +89,20 @@ impl Connection {
             view.plan(&self.session, query.clone()).await
         };
         planned.await.map_err(|error| statement.locate(error))
+    }
+
+    /// Parses a statement with values in the places of its parameters. They get the types that its query
+    /// gives them, as far as that can be planned while they are open.
+    pub async fn bind(&self, statement: &Unparsed, values: &Parameters) -> Result<Located> {
+        let mut types = HashMap::new();
+        if !statement.parameters().is_empty()
+            && let Some(query) = statement.query()
+            && let Ok(plan) = self.prepare(&query).await
+        {
+            // A parameter of two types has none that is known.
+            types = plan.get_parameter_types().unwrap_or_default();
+        }
+        statement.bind(values, &types)
     }
 
     /// Executes one statement. What it changes is published at once, or not at all if it fails or

@@ -19,6 +19,7 @@
 //! | [`connection`] | statements executed one by one, as clients do |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
+//! | [`rows`] | rows as other programs can read them |
 //! | [`progress`] | what a run tells while it works |
 
 mod error;
@@ -30,6 +31,7 @@ pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
+pub mod rows;
 pub mod run;
 pub mod session;
 mod small;

@@ -21,7 +21,7 @@ pub fn nightshift(folder: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY"] {
+    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY", "PAGER", "HISTORY"] {
         command.env_remove(format!("NIGHTSHIFT_{name}"));
     }
     command

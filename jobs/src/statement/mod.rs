@@ -1,6 +1,7 @@
 //! Statements: text to what is to be done, and what a statement reads and creates.
 //!
-//! `parse` goes through a text, `classify` knows the engine's statements, `own` Nightshift's.
+//! `parse` goes through a text, `classify` knows the engine's statements, `own` Nightshift's, `script`
+//! cuts a text into statements that get values for their parameters before they are parsed.
 
 mod classify;
 mod kinds;
@@ -8,6 +9,7 @@ mod limits;
 mod names;
 mod own;
 mod parse;
+mod script;
 mod time;
 
 pub use classify::{assignments_of, identifier, name_of, parts_of};
@@ -15,4 +17,5 @@ pub use kinds::*;
 pub use limits::STACK;
 pub use names::{References, changes, creates, reads};
 pub use parse::parse;
+pub use script::{Parameters, Unparsed, split};
 pub use time::parse as parse_time;

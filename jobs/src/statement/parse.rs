@@ -21,12 +21,20 @@ const TOO_DEEP: &str = "the statement is nested too deeply: give names to its pa
 
 /// Parses all statements of a text. `file` names the text in errors.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
-    let syntax = |error: DataFusionError| syntax_error(file, &error);
+    parse_tokens(file, tokenize(file, text)?)
+}
+
+/// Cuts a text into words.
+pub(super) fn tokenize(file: &str, text: &str) -> Result<Vec<TokenWithSpan>> {
     check_length(file, text)?;
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
-    let tokens = tokens.map_err(|error| {
-        syntax(DataFusionError::from(ParserError::TokenizerError(error.to_string())))
-    })?;
+    tokens
+        .map_err(|error| syntax_error(file, &ParserError::TokenizerError(error.to_string()).into()))
+}
+
+/// Parses all statements of a text that has been cut into words.
+pub(super) fn parse_tokens(file: &str, tokens: Vec<TokenWithSpan>) -> Result<Vec<Located>> {
+    let syntax = |error: DataFusionError| syntax_error(file, &error);
     check_tokens(file, &tokens)?;
     let (tokens, mut partitions) = rewrite(tokens);
     let mut parser = DFParserBuilder::new("").build().map_err(syntax)?;

@@ -136,7 +136,7 @@ pub(super) async fn find_tables(
     let opened: Vec<_> = futures::stream::iter(opened).buffered(AT_ONCE).try_collect().await?;
     let mut builder = command.into_builder();
     for (schema, name, kind, columns) in opened.into_iter().flatten() {
-        let columns = wire::wire_schema(&columns);
+        let columns = wire::plain_schema(&columns);
         builder.append(CATALOG, schema, name, kind, &columns).map_err(status::internal)?;
     }
     builder.build().map_err(status::internal)

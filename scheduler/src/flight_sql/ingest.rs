@@ -201,11 +201,11 @@ async fn stage(
     let mut rows = 0;
     while let Some(batch) = batches.try_next().await.map_err(Status::from)? {
         rows += batch.num_rows();
-        let schema = wire::wire_schema(batch.schema_ref());
-        let batch = wire::wire_rows(&batch, &schema).map_err(status::internal)?;
+        let schema = wire::plain_schema(batch.schema_ref());
+        let batch = wire::plain_rows(&batch, &schema).map_err(status::internal)?;
         files.write(&batch).await?;
     }
-    let Some(schema) = batches.schema().map(|schema| wire::wire_schema(schema)) else {
+    let Some(schema) = batches.schema().map(|schema| wire::plain_schema(schema)) else {
         return Err(status::of(status::DATA, "the client has sent no columns"));
     };
     if files.number == 0 {

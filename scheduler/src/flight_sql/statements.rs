@@ -107,7 +107,7 @@ enum Source {
 impl Pending {
     fn new(schema: &Schema, changed: Option<i64>, source: Source) -> Self {
         let (cancelled, _) = watch::channel(false);
-        Self { schema: wire::wire_schema(schema), changed, source, cancelled }
+        Self { schema: wire::plain_schema(schema), changed, source, cancelled }
     }
 
     fn changed(rows: u64) -> Self {
@@ -368,7 +368,7 @@ impl Statements {
         let located = parse_one(text.sql())?;
         let description = if is_query(&located) {
             let plan = self.plan(client, &located).await?;
-            let result = wire::wire_schema(plan.schema().as_arrow());
+            let result = wire::plain_schema(plan.schema().as_arrow());
             Description { result: Some(result), parameters: text.schema(Some(&plan))? }
         } else {
             Description { result: None, parameters: text.schema(None)? }
