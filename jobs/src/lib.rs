@@ -15,19 +15,25 @@
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
 //! | [`training`] | the drivers of `CREATE MODEL` |
 //! | [`connection`] | statements executed one by one, as clients do |
+//! | [`queries`] | what is executed and was executed; cancelling it |
+//! | [`audit`] | the record of who has changed what |
+//! | [`cluster`] | what a session can tell of its executors |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
 //! | [`progress`] | what a run tells while it works |
 
 mod error;
 
+pub mod audit;
 pub mod change;
+pub mod cluster;
 pub mod connection;
 pub mod external;
 pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
+pub mod queries;
 pub mod run;
 pub mod session;
 pub mod statement;

@@ -4,9 +4,11 @@
 //! planner sends plans to a cluster, embedded or remote, or runs them in this process. Everything
 //! else in this crate is written against this type.
 
+use crate::cluster::ClusterView;
 use crate::external::{ExternalTable, Externals};
 use crate::introspection;
 use crate::operator::{Operator, OperatorNode};
+use crate::queries::Queries;
 use crate::statement::{Moment, References, parse_time};
 use crate::table_functions::{About, ModelTables, RecommendFunction};
 use crate::{JobError, Result};
@@ -76,13 +78,30 @@ pub struct Session {
     state: SessionState,
     warehouse: Warehouse,
     locations: Vec<Url>,
+    queries: Queries,
+    cluster: Option<Arc<dyn ClusterView>>,
 }
 
 impl Session {
     /// A session whose plans `state` runs. External tables may only be in the warehouse or under one
     /// of `locations`.
     pub fn new(state: SessionState, warehouse: Warehouse, locations: Vec<Url>) -> Self {
-        Self { state, warehouse, locations }
+        Self { state, warehouse, locations, queries: Queries::default(), cluster: None }
+    }
+
+    /// The same session, which can tell of the cluster that it runs on.
+    pub fn with_cluster(self, cluster: Arc<dyn ClusterView>) -> Self {
+        Self { cluster: Some(cluster), ..self }
+    }
+
+    /// The cluster that it runs on, if it can tell of it.
+    pub fn cluster(&self) -> Option<&dyn ClusterView> {
+        self.cluster.as_deref()
+    }
+
+    /// What is executed in this session and its clones, and what was.
+    pub fn queries(&self) -> &Queries {
+        &self.queries
     }
 
     /// The warehouse.

@@ -4,13 +4,16 @@
 
 mod classify;
 mod kinds;
+mod mask;
 mod names;
 mod own;
 mod parse;
+mod positions;
 mod time;
 
 pub use classify::{assignments_of, identifier, name_of, parts_of};
 pub use kinds::*;
 pub use names::{References, changes, creates, reads};
 pub use parse::parse;
+pub use positions::Positions;
 pub use time::parse as parse_time;

@@ -2,7 +2,9 @@
 
 use super::classify::{classify, identifier};
 use super::kinds::*;
+use super::mask::mask;
 use super::own::{Own, OwnError, parse_own};
+use super::positions::Positions;
 use crate::{JobError, Result};
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParser, DFParserBuilder};
@@ -28,6 +30,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
         .with_recursion_limit(DEEPEST)
         .with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
+    let mut positions = Positions::new(text);
     loop {
         while parser.parser.consume_token(&Token::SemiColon) {}
         let first = parser.parser.peek_token();
@@ -35,6 +38,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
             return Ok(statements);
         }
         let (line, column) = (first.span.start.line, first.span.start.column);
+        let start = positions.at(first.span.start);
         let at = |source: JobError| JobError::At {
             file: file.to_string(),
             line,
@@ -48,13 +52,18 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
             Err(OwnError::Meaning(error)) => return Err(at(error)),
         };
         if let Statement::CreateTable(table) = &mut statement {
-            let start = |(at, _): &(u64, _)| *at == position(line, column);
-            if let Some(found) = partitions.iter().position(start) {
+            let here = |(at, _): &(u64, _)| *at == position(line, column);
+            if let Some(found) = partitions.iter().position(here) {
                 table.partitioned_by = partitions.swap_remove(found).1;
             }
         }
-        statements.push(Located { file: file.to_string(), line, statement });
         let next = parser.parser.peek_token();
+        let end = match next.token {
+            Token::EOF => text.len(),
+            _ => positions.at(next.span.start),
+        };
+        let shown = mask(text[start..end].trim_end());
+        statements.push(Located { file: file.to_string(), line, text: shown, statement });
         if !matches!(next.token, Token::SemiColon | Token::EOF) {
             let expected = parser.parser.expected::<()>("end of statement", next);
             return Err(expected.map_or_else(
