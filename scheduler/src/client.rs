@@ -28,7 +28,9 @@ fn builder(config: SessionConfig) -> Result<SessionStateBuilder, SchedulerError>
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(Arc::new(Stores::default()))
         .build_arc()?;
-    let config = config.with_target_partitions(PARTITIONS).with_information_schema(false);
+    let mut config = config.with_target_partitions(PARTITIONS).with_information_schema(false);
+    // Errors say at which column they are.
+    config.options_mut().sql_parser.collect_spans = true;
     Ok(SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)

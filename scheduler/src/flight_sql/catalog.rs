@@ -4,7 +4,8 @@
 //! know names of three parts; quoted as one part, it is understood in queries.
 
 use super::clients::Client;
-use super::{status, wire};
+use super::status;
+use crate::statement::columns::client_schema;
 use arrow::array::{AsArray, RecordBatch};
 use arrow_flight::sql::metadata::GetCatalogsBuilder;
 use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables};
@@ -135,7 +136,7 @@ pub(super) async fn find_tables(
     let opened: Vec<_> = futures::stream::iter(opened).buffered(AT_ONCE).try_collect().await?;
     let mut builder = command.into_builder();
     for (schema, name, kind, columns) in opened.into_iter().flatten() {
-        let columns = wire::wire_schema(&columns);
+        let columns = client_schema(&columns);
         builder.append(CATALOG, schema, name, kind, &columns).map_err(status::internal)?;
     }
     builder.build().map_err(status::internal)

@@ -1,70 +1,139 @@
-//! Errors as they travel: a gRPC code, a message, and an SQLSTATE, both in the message and in the
-//! metadata `sqlstate`.
+//! Errors of statements for whoever has sent them: an SQLSTATE, a message, and where in the text it is.
 
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use nightshift_catalog::CatalogError;
 use nightshift_jobs::JobError;
-use std::fmt::Display;
-use tonic::metadata::MetadataValue;
-use tonic::{Code, Status};
+use std::fmt::{self, Display};
 
-/// What kind of error it is: the SQLSTATE, and the code of gRPC that is closest to it.
+/// What kind of error it is: an SQLSTATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kind(&'static str, Code);
+pub(crate) struct Kind(&'static str);
 
-pub(super) const SYNTAX: Kind = Kind("42601", Code::InvalidArgument);
-pub(super) const STATEMENT: Kind = Kind("42000", Code::InvalidArgument);
-pub(super) const UNKNOWN_COLUMN: Kind = Kind("42703", Code::InvalidArgument);
-pub(super) const UNKNOWN_TABLE: Kind = Kind("42P01", Code::NotFound);
-pub(super) const TABLE_EXISTS: Kind = Kind("42P07", Code::AlreadyExists);
-pub(super) const PARAMETERS: Kind = Kind("07001", Code::InvalidArgument);
-pub(super) const NOT_SUPPORTED: Kind = Kind("0A000", Code::Unimplemented);
-pub(super) const DATA: Kind = Kind("22000", Code::InvalidArgument);
-pub(super) const CANCELLED: Kind = Kind("57014", Code::Cancelled);
-pub(super) const UNKNOWN_HANDLE: Kind = Kind("26000", Code::NotFound);
-pub(super) const LIMIT: Kind = Kind("54000", Code::ResourceExhausted);
-const AMBIGUOUS_COLUMN: Kind = Kind("42702", Code::InvalidArgument);
-const DUPLICATE_COLUMN: Kind = Kind("42701", Code::InvalidArgument);
-const UNKNOWN_FUNCTION: Kind = Kind("42883", Code::InvalidArgument);
-const NAME: Kind = Kind("42602", Code::InvalidArgument);
-const OPTION: Kind = Kind("22023", Code::InvalidArgument);
-const ZERO: Kind = Kind("22012", Code::InvalidArgument);
-const OVERFLOW: Kind = Kind("22003", Code::InvalidArgument);
-const CAST: Kind = Kind("22018", Code::InvalidArgument);
-const CHECK: Kind = Kind("23514", Code::FailedPrecondition);
-const CONFLICT: Kind = Kind("40001", Code::Aborted);
-const MEMORY: Kind = Kind("53200", Code::ResourceExhausted);
-const FILE: Kind = Kind("58030", Code::Unavailable);
-const INTERNAL: Kind = Kind("XX000", Code::Internal);
+pub(crate) const SYNTAX: Kind = Kind("42601");
+pub(crate) const STATEMENT: Kind = Kind("42000");
+pub(crate) const UNKNOWN_COLUMN: Kind = Kind("42703");
+pub(crate) const UNKNOWN_TABLE: Kind = Kind("42P01");
+pub(crate) const TABLE_EXISTS: Kind = Kind("42P07");
+pub(crate) const PARAMETERS: Kind = Kind("07001");
+pub(crate) const NOT_SUPPORTED: Kind = Kind("0A000");
+pub(crate) const DATA: Kind = Kind("22000");
+pub(crate) const CANCELLED: Kind = Kind("57014");
+pub(crate) const UNKNOWN_HANDLE: Kind = Kind("26000");
+pub(crate) const LIMIT: Kind = Kind("54000");
+pub(crate) const CHECK: Kind = Kind("23514");
+pub(crate) const CONFLICT: Kind = Kind("40001");
+pub(crate) const MEMORY: Kind = Kind("53200");
+pub(crate) const FILE: Kind = Kind("58030");
+pub(crate) const INTERNAL: Kind = Kind("XX000");
+/// A request that is none.
+pub(crate) const PROTOCOL: Kind = Kind("08P01");
+/// Something that has ended and can't be stopped any more.
+pub(crate) const ENDED: Kind = Kind("55000");
+/// Something that the one who asks may not do.
+pub(crate) const FORBIDDEN: Kind = Kind("42501");
+const AMBIGUOUS_COLUMN: Kind = Kind("42702");
+const DUPLICATE_COLUMN: Kind = Kind("42701");
+const UNKNOWN_FUNCTION: Kind = Kind("42883");
+const NAME: Kind = Kind("42602");
+const OPTION: Kind = Kind("22023");
+const ZERO: Kind = Kind("22012");
+const OVERFLOW: Kind = Kind("22003");
+const CAST: Kind = Kind("22018");
 
-/// A status of a kind, with a message for whoever wrote the statement.
-pub(super) fn of(kind: Kind, message: impl Display) -> Status {
-    let Kind(state, code) = kind;
-    let mut status = Status::new(code, format!("{message} (SQLSTATE {state})"));
-    status.metadata_mut().insert("sqlstate", MetadataValue::from_static(state));
-    status
-}
-
-/// A status for what should not happen.
-pub(super) fn internal(error: impl Display) -> Status {
-    of(INTERNAL, error)
-}
-
-/// A status for an error of a statement.
-pub(super) fn of_error(error: JobError) -> Status {
-    of(kind(&error), message(&error))
-}
-
-/// The message, which begins with the line, and with the column where the engine knows it.
-fn message(error: &JobError) -> String {
-    if let JobError::At { file, source, .. } = error
-        && let JobError::Engine(engine) = source.as_ref()
-        && let Some(span) = engine.diagnostic().and_then(|diagnostic| diagnostic.span)
-    {
-        return format!("{file}:{}:{}: {source}", span.start.line, span.start.column);
+impl Kind {
+    /// The SQLSTATE.
+    pub(crate) fn sqlstate(self) -> &'static str {
+        self.0
     }
-    error.to_string()
+}
+
+/// A place in a text that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// What the text is called.
+    pub(crate) file: String,
+    /// The line, from 1.
+    pub(crate) line: u64,
+    /// The column, from 1, where it is known.
+    pub(crate) column: Option<u64>,
+}
+
+/// An error for whoever has sent a statement. It is displayed with its place.
+#[derive(Debug, Clone)]
+pub(crate) struct SqlError {
+    /// What kind of error it is.
+    pub(crate) kind: Kind,
+    /// What is wrong, and what to do.
+    pub(crate) message: String,
+    /// Where it is.
+    pub(crate) place: Option<Place>,
+}
+
+impl SqlError {
+    /// An error that is nowhere in particular.
+    pub(crate) fn new(kind: Kind, message: impl Display) -> Self {
+        Self { kind, message: message.to_string(), place: None }
+    }
+
+    /// An error of the text of a statement.
+    pub(crate) fn at(kind: Kind, line: u64, column: Option<u64>, message: impl Display) -> Self {
+        let place = Some(Place { file: TEXT.to_string(), line, column });
+        Self { place, ..Self::new(kind, message) }
+    }
+
+    /// What should not happen.
+    pub(crate) fn internal(error: impl Display) -> Self {
+        Self::new(INTERNAL, error)
+    }
+}
+
+/// What the text of a statement is called in errors.
+pub(crate) const TEXT: &str = "statement";
+
+impl Display for SqlError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Place { file, line, column }) = &self.place {
+            write!(out, "{file}:{line}")?;
+            if let Some(column) = column {
+                write!(out, ":{column}")?;
+            }
+            out.write_str(": ")?;
+        }
+        out.write_str(&self.message)
+    }
+}
+
+impl From<JobError> for SqlError {
+    fn from(error: JobError) -> Self {
+        let kind = kind(&error);
+        match error {
+            JobError::Syntax { file, line, column, reason } => {
+                let place = Some(Place { file, line, column: Some(column) });
+                Self { kind, message: reason, place }
+            }
+            JobError::At { file, line, source } => {
+                let span = match source.as_ref() {
+                    JobError::Engine(engine) => engine.diagnostic().and_then(|found| found.span),
+                    _ => None,
+                };
+                let place = match span {
+                    Some(span) => {
+                        Place { file, line: span.start.line, column: Some(span.start.column) }
+                    }
+                    None => Place { file, line, column: None },
+                };
+                Self { kind, message: source.to_string(), place: Some(place) }
+            }
+            error => Self::new(kind, error),
+        }
+    }
+}
+
+impl From<DataFusionError> for SqlError {
+    fn from(error: DataFusionError) -> Self {
+        JobError::from(error).into()
+    }
 }
 
 fn kind(error: &JobError) -> Kind {
@@ -81,7 +150,7 @@ fn kind(error: &JobError) -> Kind {
         JobError::TrainingData { .. } => DATA,
         JobError::File { .. } => CAST,
         JobError::Check { .. } => CHECK,
-        JobError::Interrupted => CANCELLED,
+        JobError::Interrupted | JobError::Cancelled => CANCELLED,
         JobError::Catalog(error) => of_catalog(error),
         JobError::Engine(error) => of_engine(error),
         JobError::Arrow(error) => of_text(&error.to_string()).unwrap_or(DATA),
@@ -171,12 +240,10 @@ mod tests {
             valid_fields: vec![Column::from_name("name")],
         };
         let missing = DataFusionError::SchemaError(Box::new(missing), Box::new(None));
-        let status = of_error(at(Box::new(JobError::Engine(missing.context("somewhere")))));
-        assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(status.message().starts_with("statement:2: "), "{}", status.message());
-        assert!(status.message().contains("naem"), "{}", status.message());
-        assert!(status.message().ends_with("(SQLSTATE 42703)"), "{}", status.message());
-        assert_eq!(status.metadata().get("sqlstate").unwrap(), "42703");
+        let error = SqlError::from(at(Box::new(JobError::Engine(missing.context("somewhere")))));
+        assert_eq!(error.kind, UNKNOWN_COLUMN);
+        assert!(error.to_string().starts_with("statement:2: "), "{error}");
+        assert!(error.message.contains("naem") && !error.message.contains("statement:"), "{error}");
 
         let contention = CatalogError::Contention { url: "x".into(), attempts: 3 };
         let contention = DataFusionError::External(Box::new(contention));
@@ -186,5 +253,10 @@ mod tests {
         let remote = "Job x failed: Task failed: DataFusionError(Shared(ArrowError(DivideByZero)))";
         assert_eq!(kind(&JobError::Engine(DataFusionError::Execution(remote.into()))), ZERO);
         assert_eq!(kind(&JobError::Interrupted), CANCELLED);
+        // What the engine only passes on is said once.
+        let located = at(Box::new(JobError::Cancelled));
+        let passed = SqlError::from(DataFusionError::from(located));
+        assert_eq!(passed.kind, CANCELLED);
+        assert_eq!(passed.to_string(), "statement:2: the statement was cancelled");
     }
 }
