@@ -16,6 +16,7 @@ use nightshift_jobs::statement::{Located, parse};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
+use std::sync::Arc;
 
 /// Executes a command.
 pub async fn execute(arguments: Arguments) -> Result<(), Failure> {
@@ -38,14 +39,14 @@ async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Failure>
     let settings = Settings::read()?;
     let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?)?;
     let locations = settings.locations(pipeline)?;
-    let (state, embedded) = match place.cluster.as_ref().or(settings.cluster.as_ref()) {
-        Some(address) => (nightshift_scheduler::connect(address).await?, None),
-        None => {
-            let embedded = cluster::embedded().await?;
-            (embedded.state.clone(), Some(embedded))
-        }
-    };
-    Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: embedded })
+    if let Some(address) = place.cluster.as_ref().or(settings.cluster.as_ref()) {
+        let state = nightshift_scheduler::connect(address).await?;
+        return Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: None });
+    }
+    let embedded = cluster::embedded().await?;
+    let session = Session::new(embedded.state.clone(), warehouse, locations);
+    let session = session.with_cluster(Arc::clone(&embedded.cluster));
+    Ok(Opened { session, _embedded: Some(embedded) })
 }
 
 async fn run(arguments: RunArguments) -> Result<(), Failure> {

@@ -20,8 +20,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let service = matches!(arguments.command, Command::Scheduler(_) | Command::Executor(_));
     // What an embedded cluster reports as an error is what the command reports in the end.
-    let default =
-        if service { "warn,nightshift=info" } else { "error,ballista=off,datafusion=off" };
+    let default = if service {
+        "warn,nightshift=info,audit=info"
+    } else {
+        "error,ballista=off,datafusion=off"
+    };
     let filter =
         EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
