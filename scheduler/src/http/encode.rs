@@ -1,8 +1,7 @@
 //! Rows as they are sent, while they come.
 //!
 //! What is sent before an error can't be taken back. In JSON a last member `error` says that the rows are
-//! not all there; in the other formats the answer is cut off, before which there is a last line with the
-//! error among lines of JSON.
+//! not all there, and among lines of JSON a last line; an Arrow stream is cut off.
 
 use super::answer::Error;
 use crate::statement::columns::{client_rows, client_schema};
@@ -129,19 +128,19 @@ impl Encoder {
     }
 
     /// Ends an answer that has not. Returns whether it must be cut off to be recognized as such.
-    fn fail(&mut self, error: SqlError) -> bool {
+    fn fail(&mut self, id: Uuid, error: SqlError) -> bool {
         let error = json!(Error::from(error));
         match self {
             Encoder::Json(writer) => {
                 writer.get_mut().extend(format!("],\"error\":{error}}}").bytes());
-                false
             }
             Encoder::JsonLines(writer) => {
-                writer.get_mut().extend(format!("{{\"error\":{error}}}\n").bytes());
-                true
+                let line = json!({ "query_id": id, "error": error });
+                writer.get_mut().extend(format!("{line}\n").bytes());
             }
-            Encoder::Arrow(_) => true,
+            Encoder::Arrow(_) => return true,
         }
+        false
     }
 
     /// What is to be sent now.
@@ -171,8 +170,6 @@ pub(super) fn body(
             let (mut encoder, mut rows) = match left {
                 Left::Rows(encoder, rows) => (encoder, rows),
                 Left::Cut => {
-                    // What was written before goes out first.
-                    tokio::task::yield_now().await;
                     let cut = io::Error::other("the query has failed");
                     return Some((Err(cut), Left::Nothing));
                 }
@@ -191,7 +188,7 @@ pub(super) fn body(
                 Ok(true) => (Ok(encoder.take()), Left::Rows(encoder, rows)),
                 Ok(false) => (Ok(encoder.take()), Left::Nothing),
                 Err(error) => {
-                    let left = if encoder.fail(error) { Left::Cut } else { Left::Nothing };
+                    let left = if encoder.fail(id, error) { Left::Cut } else { Left::Nothing };
                     (Ok(encoder.take()), left)
                 }
             })
@@ -202,4 +199,88 @@ pub(super) fn body(
         part.as_ref().is_err() || part.as_ref().is_ok_and(|part| !part.is_empty())
     };
     Ok(Body::from_stream(head.chain(rest).filter(move |part| std::future::ready(filled(part)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Float64Array, StringViewArray};
+    use arrow::ipc::reader::StreamReader;
+    use datafusion::error::DataFusionError;
+    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+    use nightshift_jobs::JobError;
+    use std::sync::Arc;
+
+    /// Everything that is sent, and whether it was cut off.
+    async fn sent(format: Format, last: Option<JobError>) -> (String, Vec<u8>, bool) {
+        let text: ArrayRef = Arc::new(StringViewArray::from(vec![Some("a\"b"), None]));
+        let number: ArrayRef = Arc::new(Float64Array::from(vec![f64::NAN, 0.5]));
+        let batch = RecordBatch::try_from_iter([("error", text), ("n", number)]).unwrap();
+        let schema = batch.schema();
+        let mut batches = vec![Ok(batch.clone()), Ok(batch)];
+        batches.extend(last.map(|error| Err(DataFusionError::from(error))));
+        let rows = RecordBatchStreamAdapter::new(schema, futures::stream::iter(batches));
+        let id = Uuid::now_v7();
+        let mut parts = body(format, id, Box::pin(rows)).unwrap().into_data_stream();
+        let mut all = Vec::new();
+        let mut cut = false;
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(part) => all.extend(part),
+                Err(_) => cut = true,
+            }
+        }
+        (id.to_string(), all, cut)
+    }
+
+    #[tokio::test]
+    async fn whole_answers_have_an_end() {
+        let (id, answer, cut) = sent(Format::Json, None).await;
+        assert!(!cut);
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        let columns =
+            json!([{"name": "error", "type": "VARCHAR"}, {"name": "n", "type": "DOUBLE"}]);
+        let rows = json!([["a\"b", null], [null, 0.5], ["a\"b", null], [null, 0.5]]);
+        assert_eq!(answer, json!({"query_id": id, "columns": columns, "rows": rows}));
+
+        let (_, answer, cut) = sent(Format::JsonLines, None).await;
+        let line = "{\"error\":\"a\\\"b\",\"n\":null}\n{\"error\":null,\"n\":0.5}\n";
+        assert_eq!((String::from_utf8(answer).unwrap(), cut), (line.repeat(2), false));
+
+        let (_, answer, cut) = sent(Format::Arrow, None).await;
+        let read = StreamReader::try_new(answer.as_slice(), None).unwrap();
+        let read: Vec<_> = read.collect::<Result<_, _>>().unwrap();
+        assert_eq!((read.len(), read[0].num_rows(), cut), (2, 2, false));
+    }
+
+    #[tokio::test]
+    async fn answers_that_break_off_say_so() {
+        let failed = || Some(JobError::Cancelled);
+        let (_, answer, cut) = sent(Format::Json, failed()).await;
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["rows"].as_array().unwrap().len(), 4);
+        assert_eq!((answer["error"]["code"].as_str(), cut), (Some("57014"), false));
+
+        let (id, answer, cut) = sent(Format::JsonLines, failed()).await;
+        let last = answer.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap();
+        let last: serde_json::Value = serde_json::from_slice(last).unwrap();
+        assert_eq!((last["query_id"].as_str(), cut), (Some(id.as_str()), false));
+        assert_eq!(last["error"]["message"], "the statement was cancelled");
+
+        assert!(sent(Format::Arrow, failed()).await.2);
+    }
+
+    #[test]
+    fn the_first_format_that_is_known_is_sent() {
+        let accepted = |values: &[&str]| {
+            let value = |text: &&str| (header::ACCEPT, text.parse().unwrap());
+            Format::accepted(&values.iter().map(value).collect())
+        };
+        assert_eq!(accepted(&[]), Some(Format::Json));
+        assert_eq!(accepted(&["text/html, */*;q=0.1"]), Some(Format::Json));
+        assert_eq!(accepted(&["text/html", "application/X-NDJSON; q=1"]), Some(Format::JsonLines));
+        let arrow = "application/vnd.apache.arrow.stream,application/json";
+        assert_eq!(accepted(&[arrow]), Some(Format::Arrow));
+        assert_eq!(accepted(&["text/html"]), None);
+    }
 }

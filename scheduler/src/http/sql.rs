@@ -117,10 +117,10 @@ pub(super) enum SqlAnswer {
 /// Execute a statement
 ///
 /// Rows are sent as they come, in the format that `Accept` names. If a query fails after its first rows, the
-/// JSON object has a last member `error`; lines of JSON end with a line `{"error": …}` and the connection is
-/// cut, as it is in the middle of an Arrow stream, after which the query's `error` says why. Any other
-/// statement is published at once, and answered in JSON. If the client goes away, the statement is
-/// cancelled. External tables are known to the request that creates them, and to no other.
+/// JSON object has a last member `error`, and lines of JSON have a last line with `query_id` and `error`; an
+/// Arrow stream is cut off by closing the connection, and the query's `error` says why. Any other statement is
+/// published at once, and answered in JSON. If the client goes away, the statement is cancelled. External
+/// tables are known to the request that creates them, and to no other.
 #[utoipa::path(
     post,
     path = "/api/v1/sql",
