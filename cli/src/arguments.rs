@@ -124,6 +124,9 @@ pub struct UpArguments {
     /// Port for SQL clients; 0 takes any that is free [default: the one after --port]
     #[arg(long)]
     pub flight_port: Option<u16>,
+    /// Port for HTTP; 0 takes any that is free [default: the one after --flight-port]
+    #[arg(long)]
+    pub http_port: Option<u16>,
     /// The warehouse of SQL clients [default: ./warehouse]
     #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
     pub warehouse: Option<String>,
@@ -145,11 +148,16 @@ pub struct SchedulerArguments {
     /// [default: the one after --port, or any if that is 0]
     #[arg(long)]
     pub flight_port: Option<u16>,
+    /// Port for HTTP; 0 takes any that is free
+    /// [default: the one after --flight-port, or any if that is 0]
+    #[arg(long)]
+    pub http_port: Option<u16>,
     /// The warehouse of SQL clients: a folder, or a URL such as s3://bucket/warehouse
     /// [default: ./warehouse]
     #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
     pub warehouse: Option<String>,
-    /// The host under which executors reach it [default: that of --host]
+    /// The host under which executors reach it, and a name that HTTP clients may use
+    /// [default: that of --host]
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
     /// Seconds without a sign of life after which an executor counts as lost

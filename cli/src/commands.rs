@@ -11,6 +11,7 @@ use nightshift_jobs::pipeline::Pipeline;
 use nightshift_jobs::session::Session;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
+use std::sync::Arc;
 
 /// Executes a command.
 pub async fn execute(arguments: Arguments) -> Result<(), Failure> {
@@ -36,14 +37,14 @@ pub async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Fail
     let stores = settings.stores()?;
     let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?, &stores)?;
     let locations = settings.locations(pipeline)?;
-    let (state, embedded) = match place.cluster.as_ref().or(settings.cluster.as_ref()) {
-        Some(address) => (nightshift_scheduler::connect(address, &stores).await?, None),
-        None => {
-            let embedded = cluster::embedded(&stores).await?;
-            (embedded.state.clone(), Some(embedded))
-        }
-    };
-    Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: embedded })
+    if let Some(address) = place.cluster.as_ref().or(settings.cluster.as_ref()) {
+        let state = nightshift_scheduler::connect(address, &stores).await?;
+        return Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: None });
+    }
+    let embedded = cluster::embedded(&stores).await?;
+    let session = Session::new(embedded.state.clone(), warehouse, locations);
+    let session = session.with_cluster(Arc::clone(&embedded.cluster));
+    Ok(Opened { session, _embedded: Some(embedded) })
 }
 
 async fn run(arguments: RunArguments) -> Result<(), Failure> {

@@ -43,8 +43,11 @@ fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let service = matches!(arguments.command, Command::Scheduler(_) | Command::Executor(_));
     // What an embedded cluster reports as an error is what the command reports in the end.
-    let default =
-        if service { "warn,nightshift=info" } else { "error,ballista=off,datafusion=off" };
+    let default = if service {
+        "warn,nightshift=info,audit=info"
+    } else {
+        "error,ballista=off,datafusion=off"
+    };
     // Who waits for a store that doesn't answer sees what for.
     let stores = "object_store::client::retry=info,nightshift_catalog::storage::retry=info";
     let default = format!("{default},{stores}");

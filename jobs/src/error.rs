@@ -1,5 +1,6 @@
 //! What can go wrong in statements, trainings and runs.
 
+use datafusion::error::DataFusionError;
 use nightshift_catalog::CatalogError;
 use std::sync::Arc;
 use thiserror::Error;
@@ -83,6 +84,9 @@ pub enum JobError {
     /// Somebody asked to stop.
     #[error("interrupted, nothing is published")]
     Interrupted,
+    /// Somebody has cancelled the query.
+    #[error("the statement was cancelled")]
+    Cancelled,
     /// Blocks or states that are not what they should be.
     #[error("{what} is damaged: {reason}")]
     Damaged {
@@ -105,13 +109,38 @@ pub enum JobError {
     Catalog(#[from] CatalogError),
     /// The engine.
     #[error("{}", engine_message(.0))]
-    Engine(#[from] datafusion::error::DataFusionError),
+    Engine(#[source] DataFusionError),
     /// Arrow.
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),
 }
 
-impl From<JobError> for datafusion::error::DataFusionError {
+impl JobError {
+    /// Whether it says only that something was stopped because somebody wanted that.
+    pub fn is_cancellation(&self) -> bool {
+        match self {
+            JobError::Interrupted | JobError::Cancelled => true,
+            JobError::At { source, .. } => source.is_cancellation(),
+            JobError::Shared(error) => error.is_cancellation(),
+            _ => false,
+        }
+    }
+}
+
+/// An error of ours that the engine has only passed on is itself again.
+impl From<DataFusionError> for JobError {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(error) => match error.downcast::<JobError>() {
+                Ok(error) => *error,
+                Err(error) => JobError::Engine(DataFusionError::External(error)),
+            },
+            error => JobError::Engine(error),
+        }
+    }
+}
+
+impl From<JobError> for DataFusionError {
     fn from(error: JobError) -> Self {
         match error {
             JobError::Engine(error) => error,
@@ -121,7 +150,7 @@ impl From<JobError> for datafusion::error::DataFusionError {
 }
 
 /// The engine's message without the wrapping that means nothing to the one who reads it.
-fn engine_message(error: &datafusion::error::DataFusionError) -> String {
+fn engine_message(error: &DataFusionError) -> String {
     let text = error.to_string();
     if text.contains("RecursionLimitReached") {
         return "the statement is nested too deeply to be sent to the cluster: put its parts into \

@@ -17,6 +17,9 @@
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
 //! | [`training`] | the drivers of `CREATE MODEL` |
 //! | [`connection`] | statements executed one by one, as clients do |
+//! | [`queries`] | what is executed and was executed; cancelling it |
+//! | [`audit`] | the record of who has changed what |
+//! | [`cluster`] | what a session can tell of its executors |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
 //! | [`rows`] | rows as other programs can read them |
@@ -24,13 +27,16 @@
 
 mod error;
 
+pub mod audit;
 pub mod change;
+pub mod cluster;
 pub mod connection;
 pub mod external;
 pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
+pub mod queries;
 pub mod rows;
 pub mod run;
 pub mod session;

@@ -4,8 +4,10 @@
 //! planner sends plans to a cluster, embedded or remote, or runs them in this process. Everything
 //! else in this crate is written against this type.
 
+use crate::cluster::ClusterView;
 use crate::introspection;
 use crate::operator::{Operator, OperatorNode};
+use crate::queries::Queries;
 use crate::small::SmallQueries;
 use crate::table_functions::{About, RecommendFunction};
 use crate::view::Names;
@@ -79,6 +81,8 @@ pub struct Session {
     warehouse: Warehouse,
     locations: Vec<Url>,
     small: SmallQueries,
+    queries: Queries,
+    cluster: Option<Arc<dyn ClusterView>>,
 }
 
 impl Session {
@@ -86,7 +90,22 @@ impl Session {
     /// of `locations`.
     pub fn new(state: SessionState, warehouse: Warehouse, locations: Vec<Url>) -> Self {
         let small = SmallQueries::new(&state);
-        Self { state, warehouse, locations, small }
+        Self { state, warehouse, locations, small, queries: Queries::default(), cluster: None }
+    }
+
+    /// The same session, which can tell of the cluster that it runs on.
+    pub fn with_cluster(self, cluster: Arc<dyn ClusterView>) -> Self {
+        Self { cluster: Some(cluster), ..self }
+    }
+
+    /// The cluster that it runs on, if it can tell of it.
+    pub fn cluster(&self) -> Option<&dyn ClusterView> {
+        self.cluster.as_deref()
+    }
+
+    /// What is executed in this session and its clones, and what was.
+    pub fn queries(&self) -> &Queries {
+        &self.queries
     }
 
     /// The warehouse.

@@ -30,10 +30,12 @@ fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder
         .build_arc()?;
     // Hash joins are several times faster than the sort-merge joins that Ballista prefers because they
     // can spill; a session runs a job with the latter whose hash tables don't fit.
-    let config = config
+    let mut config = config
         .with_target_partitions(PARTITIONS)
         .with_information_schema(false)
         .set_bool("datafusion.optimizer.prefer_hash_join", true);
+    // Errors say at which column they are.
+    config.options_mut().sql_parser.collect_spans = true;
     Ok(SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)

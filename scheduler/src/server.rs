@@ -3,6 +3,7 @@
 use crate::SchedulerError;
 use crate::cluster_state::StrictClusterState;
 use crate::cooperation::GiveWay;
+use crate::executors::Executors;
 use crate::job_state::WatchedJobState;
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
@@ -19,6 +20,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
+use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
@@ -108,6 +110,11 @@ impl Scheduler {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What sessions can tell of its executors.
+    pub fn cluster(&self) -> Arc<dyn ClusterView> {
+        Arc::new(Executors::new(self.server.clone()))
     }
 
     /// Something that waits until this many executors have registered.

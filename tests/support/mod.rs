@@ -99,7 +99,12 @@ pub struct Process(Child);
 impl Process {
     /// Starts a command and waits for the line that says that it is ready, which it returns.
     pub fn start(command: &mut Command) -> (Self, String) {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::start_logging(command, Stdio::null())
+    }
+
+    /// The same, with its log going somewhere.
+    pub fn start_logging(command: &mut Command, log: impl Into<Stdio>) -> (Self, String) {
+        let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut process = Self(child);
         let line = process.line();
         (process, line.trim().to_string())
@@ -136,6 +141,10 @@ pub struct Cluster {
     pub address: String,
     /// Where it listens for SQL clients.
     pub flight: String,
+    /// Where it listens for HTTP.
+    pub http: String,
+    /// What the scheduler logs.
+    pub log: PathBuf,
     /// The executors.
     pub executors: Vec<Process>,
     _scheduler: Process,
@@ -151,16 +160,20 @@ impl Cluster {
     pub fn start_with(folder: &Path, cores: &[usize], environment: &[(&str, &str)]) -> Self {
         let mut command = nightshift(folder);
         command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]);
-        let (mut scheduler, line) = Process::start(&mut command);
+        let log = folder.join("scheduler.log");
+        let file = std::fs::File::create(&log).unwrap();
+        let (mut scheduler, line) = Process::start_logging(command.env("NO_COLOR", "1"), file);
         let address = line.strip_prefix("scheduler ").unwrap().to_string();
         let flight = scheduler.line().strip_prefix("flight ").unwrap().to_string();
+        let http = scheduler.line().strip_prefix("http ").unwrap().to_string();
         let executors = cores.iter().map(|cores| {
             let mut command = nightshift(folder);
             command.args(["executor", "--scheduler", &address, "--cores", &cores.to_string()]);
             command.envs(environment.iter().copied());
             Process::start(&mut command).0
         });
-        Self { executors: executors.collect(), address, flight, _scheduler: scheduler }
+        let executors = executors.collect();
+        Self { executors, address, flight, http, log, _scheduler: scheduler }
     }
 }
 

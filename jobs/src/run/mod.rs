@@ -12,7 +12,6 @@ use crate::view::View;
 use crate::{JobError, Result, training};
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::CreateExternalTable;
 use nightshift_catalog::CatalogError;
@@ -30,19 +29,6 @@ mod tables;
 
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
-
-/// Runs a query on what is published now.
-pub async fn query(
-    session: &Session,
-    externals: &Externals,
-    located: &Located,
-) -> Result<SendableRecordBatchStream> {
-    let run = async {
-        let view = View::now(session, externals.clone()).await?;
-        session.stream(plan(session, &view, located).await?).await
-    };
-    run.await.map_err(|error| located.locate(error))
-}
 
 async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
     match &located.statement {

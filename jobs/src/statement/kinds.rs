@@ -16,6 +16,8 @@ pub struct Located {
     pub file: String,
     /// The line it starts on, from 1.
     pub line: u64,
+    /// Its text as it may be shown: values that may be secrets are masked.
+    pub text: String,
     /// The statement.
     pub statement: Statement,
 }

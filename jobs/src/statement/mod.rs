@@ -6,9 +6,11 @@
 mod classify;
 mod kinds;
 mod limits;
+mod mask;
 mod names;
 mod own;
 mod parse;
+mod positions;
 mod script;
 mod time;
 
@@ -17,5 +19,6 @@ pub use kinds::*;
 pub use limits::STACK;
 pub use names::{References, changes, creates, reads};
 pub use parse::parse;
+pub use positions::Positions;
 pub use script::{Parameters, Unparsed, split};
 pub use time::parse as parse_time;

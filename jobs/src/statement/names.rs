@@ -199,6 +199,14 @@ impl Located {
     pub fn changes(&self) -> Option<String> {
         changes(&self.statement)
     }
+
+    /// What the statement creates, changes or gives up; `None` if it only reads.
+    pub fn object(&self) -> Option<String> {
+        match &self.statement {
+            Statement::CreateSchema { name, .. } => Some(name.clone()),
+            statement => creates(statement).ok().flatten().or_else(|| changes(statement)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use super::classify::{classify, identifier};
 use super::kinds::*;
 use super::limits::{check_length, check_tokens};
+use super::mask::mask;
 use super::own::{Own, OwnError, parse_own};
+use super::positions::Positions;
 use crate::{JobError, Result};
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParser, DFParserBuilder};
@@ -21,7 +23,7 @@ const TOO_DEEP: &str = "the statement is nested too deeply: give names to its pa
 
 /// Parses all statements of a text. `file` names the text in errors.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
-    parse_tokens(file, tokenize(file, text)?)
+    parse_tokens(file, text, tokenize(file, text)?)
 }
 
 /// Cuts a text into words.
@@ -33,7 +35,11 @@ pub(super) fn tokenize(file: &str, text: &str) -> Result<Vec<TokenWithSpan>> {
 }
 
 /// Parses all statements of a text that has been cut into words.
-pub(super) fn parse_tokens(file: &str, tokens: Vec<TokenWithSpan>) -> Result<Vec<Located>> {
+pub(super) fn parse_tokens(
+    file: &str,
+    text: &str,
+    tokens: Vec<TokenWithSpan>,
+) -> Result<Vec<Located>> {
     let syntax = |error: DataFusionError| syntax_error(file, &error);
     check_tokens(file, &tokens)?;
     let (tokens, mut partitions) = rewrite(tokens);
@@ -42,6 +48,7 @@ pub(super) fn parse_tokens(file: &str, tokens: Vec<TokenWithSpan>) -> Result<Vec
         .with_recursion_limit(DEEPEST)
         .with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
+    let mut positions = Positions::new(text);
     loop {
         while parser.parser.consume_token(&Token::SemiColon) {}
         let first = parser.parser.peek_token();
@@ -49,6 +56,7 @@ pub(super) fn parse_tokens(file: &str, tokens: Vec<TokenWithSpan>) -> Result<Vec
             return Ok(statements);
         }
         let (line, column) = (first.span.start.line, first.span.start.column);
+        let start = positions.at(first.span.start);
         let at = |source: JobError| JobError::At {
             file: file.to_string(),
             line,
@@ -65,13 +73,18 @@ pub(super) fn parse_tokens(file: &str, tokens: Vec<TokenWithSpan>) -> Result<Vec
             Err(OwnError::Meaning(error)) => return Err(at(error)),
         };
         if let Statement::CreateTable(table) = &mut statement {
-            let start = |(at, _): &(u64, _)| *at == position(line, column);
-            if let Some(found) = partitions.iter().position(start) {
+            let here = |(at, _): &(u64, _)| *at == position(line, column);
+            if let Some(found) = partitions.iter().position(here) {
                 table.partitioned_by = partitions.swap_remove(found).1;
             }
         }
-        statements.push(Located { file: file.to_string(), line, statement });
         let next = parser.parser.peek_token();
+        let end = match next.token {
+            Token::EOF => text.len(),
+            _ => positions.at(next.span.start),
+        };
+        let shown = mask(text[start..end].trim_end());
+        statements.push(Located { file: file.to_string(), line, text: shown, statement });
         if !matches!(next.token, Token::SemiColon | Token::EOF) {
             let expected = parser.parser.expected::<()>("end of statement", next);
             return Err(expected.map_or_else(

@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{self, Expr, TableAlias, Value};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 use nightshift_catalog::warehouse::Name;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Values of parameters by name, without the `$`.
 pub type Parameters = BTreeMap<String, String>;
@@ -23,6 +24,8 @@ pub type Parameters = BTreeMap<String, String>;
 #[derive(Debug, Clone)]
 pub struct Unparsed {
     file: String,
+    /// The whole text, which the places of the tokens are in.
+    text: Arc<str>,
     tokens: Vec<TokenWithSpan>,
 }
 
@@ -32,6 +35,8 @@ pub struct Unparsed {
 ///
 /// If a string or a comment isn't closed, or a parameter has no name.
 pub fn split(file: &str, text: &str) -> Result<Vec<Unparsed>> {
+    let whole: Arc<str> = Arc::from(text);
+    let unparsed = |tokens| Unparsed { file: file.to_string(), text: Arc::clone(&whole), tokens };
     let mut statements = Vec::new();
     let mut tokens = Vec::new();
     for token in tokenize(file, text)? {
@@ -50,14 +55,13 @@ pub fn split(file: &str, text: &str) -> Result<Vec<Unparsed>> {
             Token::SemiColon => {
                 // The parser names it as what it found when it expected more.
                 tokens.push(token);
-                let tokens = std::mem::take(&mut tokens);
-                statements.push(Unparsed { file: file.to_string(), tokens });
+                statements.push(unparsed(std::mem::take(&mut tokens)));
             }
             _ => tokens.push(token),
         }
     }
     if !tokens.is_empty() {
-        statements.push(Unparsed { file: file.to_string(), tokens });
+        statements.push(unparsed(tokens));
     }
     Ok(statements)
 }
@@ -138,7 +142,7 @@ impl Unparsed {
     }
 
     fn parse_tokens(&self, tokens: Vec<TokenWithSpan>) -> Result<Located> {
-        let parsed = parse_tokens(&self.file, tokens)?.pop();
+        let parsed = parse_tokens(&self.file, &self.text, tokens)?.pop();
         parsed.ok_or_else(|| JobError::Statement("there is no statement".to_string()))
     }
 

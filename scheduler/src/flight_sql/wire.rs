@@ -13,12 +13,11 @@ use arrow_flight::{
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
+use nightshift_jobs::rows::plain_rows;
 use prost::Message;
 use prost::bytes::Bytes;
 use std::sync::Arc;
 use tonic::{Response, Status};
-
-pub(super) use nightshift_jobs::rows::{plain_rows, plain_schema};
 
 /// A schema by itself.
 pub(super) fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {

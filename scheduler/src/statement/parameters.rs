@@ -3,7 +3,7 @@
 //! In queries the engine puts the values into the plan. Other statements get them as literals in their
 //! text, wherever the text has a placeholder.
 
-use super::status;
+use super::error::{self, SqlError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -11,15 +11,15 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
+use nightshift_jobs::statement::Positions;
 use std::ops::Range;
-use tonic::Status;
 
 /// The highest number of a parameter.
 const MOST: usize = 65_535;
 
 /// A statement whose placeholders all have numbers.
 #[derive(Debug, Clone)]
-pub(super) struct Text {
+pub(crate) struct Text {
     sql: String,
     /// Where placeholders are, and their numbers from 1.
     placeholders: Vec<(Range<usize>, usize)>,
@@ -27,7 +27,7 @@ pub(super) struct Text {
 
 impl Text {
     /// Finds the placeholders of a statement. Those without a number are counted.
-    pub(super) fn new(sql: &str) -> Result<Self, Status> {
+    pub(crate) fn new(sql: &str) -> Result<Self, SqlError> {
         let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
         // A text that has no tokens is one that can't be parsed either, with a better message.
         let tokens = tokens.unwrap_or_default();
@@ -42,10 +42,8 @@ impl Text {
                     Ok(number) if (1..=MOST).contains(&number) => number,
                     _ => {
                         let Location { line, column } = token.span.start;
-                        let reason = format!(
-                            "statement:{line}:{column}: {name}: parameters are written $1, $2, … or ?"
-                        );
-                        return Err(status::of(status::SYNTAX, reason));
+                        let reason = format!("{name}: parameters are written $1, $2, … or ?");
+                        return Err(SqlError::at(error::SYNTAX, line, Some(column), reason));
                     }
                 },
             };
@@ -66,28 +64,28 @@ impl Text {
     }
 
     /// The statement with `$1`, `$2`, ….
-    pub(super) fn sql(&self) -> &str {
+    pub(crate) fn sql(&self) -> &str {
         &self.sql
     }
 
     /// How many parameters it has.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.placeholders.iter().map(|(_, number)| *number).max().unwrap_or(0)
     }
 
     /// Fails unless there is a value for each parameter.
-    pub(super) fn check(&self, values: &[ScalarValue]) -> Result<(), Status> {
+    pub(crate) fn check(&self, values: &[ScalarValue]) -> Result<(), SqlError> {
         let (expected, found) = (self.count(), values.len());
         if expected == found {
             return Ok(());
         }
         let reason =
             format!("the statement has {expected} parameters, but values for {found} are bound");
-        Err(status::of(status::PARAMETERS, reason))
+        Err(SqlError::new(error::PARAMETERS, reason))
     }
 
     /// The statement with the values in their places.
-    pub(super) fn with_literals(&self, values: &[ScalarValue]) -> Result<String, Status> {
+    pub(crate) fn with_literals(&self, values: &[ScalarValue]) -> Result<String, SqlError> {
         self.check(values)?;
         let mut text = String::with_capacity(self.sql.len());
         let mut done = 0;
@@ -102,9 +100,9 @@ impl Text {
 
     /// The parameters' types, which are those that the plan has found out; without a type where it has
     /// not.
-    pub(super) fn schema(&self, plan: Option<&LogicalPlan>) -> Result<Schema, Status> {
+    pub(crate) fn schema(&self, plan: Option<&LogicalPlan>) -> Result<Schema, SqlError> {
         let types = plan.map(LogicalPlan::get_parameter_types).transpose();
-        let types = types.map_err(|error| status::of_error(error.into()))?.unwrap_or_default();
+        let types = types.map_err(SqlError::from)?.unwrap_or_default();
         let field = |number: usize| {
             let name = format!("${number}");
             let kind = types.get(&name).cloned().flatten().unwrap_or(DataType::Null);
@@ -114,51 +112,20 @@ impl Text {
     }
 }
 
-/// Lines and columns to bytes, in the order of the text.
-struct Positions<'a> {
-    text: std::str::CharIndices<'a>,
-    length: usize,
-    line: u64,
-    column: u64,
-}
-
-impl<'a> Positions<'a> {
-    fn new(text: &'a str) -> Self {
-        Self { text: text.char_indices(), length: text.len(), line: 1, column: 1 }
-    }
-
-    fn at(&mut self, location: Location) -> usize {
-        loop {
-            let here = self.text.clone().next();
-            let Some((offset, character)) = here else { return self.length };
-            if (self.line, self.column) >= (location.line, location.column) {
-                return offset;
-            }
-            self.text.next();
-            if character == '\n' {
-                self.line += 1;
-                self.column = 1;
-            } else {
-                self.column += 1;
-            }
-        }
-    }
-}
-
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
 /// A value as it is written in SQL.
-fn literal(value: &ScalarValue) -> Result<String, Status> {
+fn literal(value: &ScalarValue) -> Result<String, SqlError> {
     if value.is_null() {
         return Ok("NULL".to_string());
     }
     let kind = value.data_type();
-    let printed = || -> Result<String, Status> {
-        let column = value.to_array().map_err(status::internal)?;
+    let printed = || -> Result<String, SqlError> {
+        let column = value.to_array().map_err(SqlError::internal)?;
         let format = ArrayFormatter::try_new(&column, &FormatOptions::default());
-        Ok(format.map_err(status::internal)?.value(0).to_string())
+        Ok(format.map_err(SqlError::internal)?.value(0).to_string())
     };
     let cast = |to: &str| Ok(format!("CAST({} AS {to})", quoted(&printed()?)));
     match &kind {
@@ -189,19 +156,22 @@ fn literal(value: &ScalarValue) -> Result<String, Status> {
         }
         other => {
             let reason = format!("a parameter of this statement can't be of type {other}");
-            Err(status::of(status::NOT_SUPPORTED, reason))
+            Err(SqlError::new(error::NOT_SUPPORTED, reason))
         }
     }
 }
 
+/// A value for each parameter of a statement.
+pub(crate) type Values = Vec<ScalarValue>;
+
 /// The rows of values that a client has bound: a statement is executed for each of them.
-pub(super) fn rows(batch: &RecordBatch) -> Result<Vec<Vec<ScalarValue>>, Status> {
+pub(crate) fn rows(batch: &RecordBatch) -> Result<Vec<Values>, SqlError> {
     let value = |row: usize| {
         let columns = batch.columns().iter();
         columns.map(|column| ScalarValue::try_from_array(column, row)).collect()
     };
     let rows: Result<_, _> = (0..batch.num_rows()).map(value).collect();
-    rows.map_err(status::internal)
+    rows.map_err(SqlError::internal)
 }
 
 #[cfg(test)]
@@ -216,7 +186,7 @@ mod tests {
         let text = Text::new("SELECT $2, $1, $2").unwrap();
         assert_eq!((text.count(), text.sql()), (2, "SELECT $2, $1, $2"));
         assert_eq!(Text::new("SELECT 1").unwrap().count(), 0);
-        let message = Text::new("SELECT\n $name").unwrap_err().message().to_string();
+        let message = Text::new("SELECT\n $name").unwrap_err().to_string();
         assert!(message.starts_with("statement:2:2: $name"), "{message}");
     }
 
@@ -234,7 +204,7 @@ mod tests {
             "INSERT INTO t VALUES ('it''s; DROP TABLE t --', (-5), CAST('0.5' AS DOUBLE), NULL)"
         );
         let few = text.with_literals(&values[..3]).unwrap_err();
-        assert!(few.message().contains("4 parameters"), "{}", few.message());
+        assert!(few.message.contains("4 parameters"), "{few}");
         let binary = ScalarValue::Binary(Some(vec![0, 255]));
         assert_eq!(literal(&binary).unwrap(), "X'00ff'");
         let time = ScalarValue::TimestampMicrosecond(Some(1_500_000), Some("UTC".into()));
