@@ -33,6 +33,8 @@ pub enum Fault {
     SlowDown,
     /// It is answered `500 InternalError` and not forwarded.
     InternalError,
+    /// It is answered `501 NotImplemented` and not forwarded.
+    NotImplemented,
     /// It is not forwarded, and the connection closed.
     CutBefore,
     /// It is forwarded, and the connection closed before its answer.
@@ -138,6 +140,11 @@ async fn serve(client: TcpStream, state: &State) -> io::Result<()> {
             }
             Fault::InternalError => {
                 let answer = failure("500 Internal Server Error", "InternalError");
+                client.stream.write_all(&answer).await?;
+                continue;
+            }
+            Fault::NotImplemented => {
+                let answer = failure("501 Not Implemented", "NotImplemented");
                 client.stream.write_all(&answer).await?;
                 continue;
             }

@@ -268,8 +268,14 @@ impl Run {
         } else {
             match warehouse.publish(&self.id, &self.operation, &self.staged).await {
                 Ok(published) => published,
-                // What may be published must keep its files.
-                Err(error @ CatalogError::Unsettled { .. }) => return Err(error.into()),
+                // What may be published must keep its files. VACUUM deletes them if it is not.
+                Err(error @ CatalogError::Unsettled { .. }) => {
+                    if let Err(left) = warehouse.close_run(&self.id).await {
+                        let id = &self.id;
+                        self.progress.note(&format!("run {id} still counts as under way: {left}"));
+                    }
+                    return Err(error.into());
+                }
                 Err(error) => {
                     self.abandon().await?;
                     return Err(error.into());
