@@ -64,7 +64,7 @@ impl Destination {
                 }
             }
             Self::Screen(screen) => {
-                if screen.end()? {
+                if screen.end(written.is_ok())? {
                     return Ok(None);
                 }
                 written

@@ -68,11 +68,12 @@ impl Screen {
         };
     }
 
-    /// A result ends: shows what was kept, or waits until the pager has been left. Returns whether that
-    /// was before its end.
-    pub fn end(&mut self) -> Result<bool, Failure> {
+    /// A result ends: shows what was kept of it if it is whole, or waits until the pager has been left.
+    /// Returns whether that was before its end.
+    pub fn end(&mut self, is_whole: bool) -> Result<bool, Failure> {
         match std::mem::replace(&mut self.shown, Shown::Printed) {
-            Shown::Kept(kept, _) => io::stdout().write_all(&kept)?,
+            Shown::Kept(kept, _) if is_whole => io::stdout().write_all(&kept)?,
+            Shown::Kept(..) => {}
             Shown::Printed => io::stdout().flush()?,
             Shown::Paged(mut child, left) => {
                 drop(child.stdin.take());

@@ -17,6 +17,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// What is shown in a line that goes on with a statement.
 const GOES_ON: &str = "-- goes on until ;";
 
+/// How long a text can be that is coloured with every key: more would be felt.
+const COLOURED: usize = 10_000;
+
 /// Answers the line editor.
 pub struct Helper {
     names: Arc<RwLock<Names>>,
@@ -85,7 +88,10 @@ impl Hinter for Helper {
 
 impl Highlighter for Helper {
     fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
-        Cow::Owned(coloured(line))
+        match line.len() > COLOURED {
+            true => Cow::Borrowed(line),
+            false => Cow::Owned(coloured(line)),
+        }
     }
 
     fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {

@@ -52,7 +52,7 @@ pub async fn run(mut shell: Shell) -> Result<(), Failure> {
         if text.trim().is_empty() {
             continue;
         }
-        lines.remember(text.trim());
+        lines.remember(text.trim_end());
         let size = lines.editor.dimensions();
         if let (Some((columns, rows)), Some(screen)) = (size, shell.execution.output.screen()) {
             screen.resize(columns.into(), rows.into());
