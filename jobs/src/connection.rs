@@ -5,7 +5,7 @@ use crate::external::Externals;
 use crate::progress::Progress;
 use crate::run::{self, Run, Step};
 use crate::session::Session;
-use crate::statement::{Located, Statement};
+use crate::statement::Located;
 use crate::view::View;
 use crate::{JobError, Result};
 use datafusion::execution::SendableRecordBatchStream;
@@ -78,14 +78,11 @@ impl Connection {
         &self.externals
     }
 
-    /// Plans a query on what is published now, without running it. The plan may have placeholders.
+    /// Plans a statement that returns rows, on what is published now. The plan may have placeholders.
     pub async fn prepare(&self, statement: &Located) -> Result<LogicalPlan> {
-        let Statement::Query(query) = &statement.statement else {
-            return Err(JobError::Statement("not a query".to_string()));
-        };
         let planned = async {
             let view = View::now(&self.session, self.externals.clone()).await?;
-            view.plan(&self.session, query.clone()).await
+            run::plan(&self.session, &view, statement).await
         };
         planned.await.map_err(|error| statement.locate(error))
     }
@@ -97,7 +94,7 @@ impl Connection {
         statement: &Located,
         interrupted: impl Future<Output = ()>,
     ) -> Result<Outcome> {
-        if matches!(statement.statement, Statement::Query(_)) {
+        if statement.statement.returns_rows() {
             let rows = run::query(&self.session, &self.externals, statement);
             return tokio::select! {
                 rows = rows => Ok(Outcome::Rows(rows?)),

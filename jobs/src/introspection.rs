@@ -6,6 +6,7 @@
 
 use crate::Result;
 use crate::session::Session;
+use crate::table_functions::documentation;
 use crate::view::View;
 use arrow::array::{
     ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -16,9 +17,6 @@ use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuil
 use nightshift_catalog::registry::{Entry, Kind, ModelDetails};
 use nightshift_catalog::warehouse::Name;
 use std::sync::Arc;
-
-/// Table functions whose argument is the name of a table.
-pub const TABLE_FUNCTIONS: &[&str] = &["table_columns", "table_history"];
 
 /// The names of the tables described here.
 const TABLES: &[&str] = &[
@@ -70,7 +68,7 @@ pub async fn about(
 }
 
 /// A batch as a plan that any process can run.
-fn rows(batch: &RecordBatch) -> Result<LogicalPlan> {
+pub fn rows(batch: &RecordBatch) -> Result<LogicalPlan> {
     let schema = Arc::new(DFSchema::try_from(batch.schema())?);
     if batch.num_rows() == 0 {
         return Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema }));
@@ -270,8 +268,8 @@ fn functions(session: &Session) -> Result<RecordBatch> {
     for (name, function) in state.window_functions() {
         add(name, "window", function.documentation());
     }
-    for name in ["ml_recommend"].iter().chain(TABLE_FUNCTIONS) {
-        add(name, "table", None);
+    for (name, documentation) in &documentation() {
+        add(name, "table", Some(documentation));
     }
     found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     batch(vec![

@@ -10,7 +10,7 @@
 //! | [`view`] | the names that a statement sees |
 //! | [`change`] | what statements do to tables that are there |
 //! | [`introspection`] | the warehouse described as tables |
-//! | `table_functions` | functions in `FROM` |
+//! | [`table_functions`] | functions in `FROM` |
 //! | [`external`] | files that are read in place |
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
@@ -29,11 +29,14 @@ pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
+#[cfg(test)]
+mod reference;
 pub mod run;
 pub mod session;
 pub mod statement;
+mod suggestion;
 pub mod superstep;
-mod table_functions;
+pub mod table_functions;
 pub mod training;
 pub mod view;
 

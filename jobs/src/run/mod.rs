@@ -43,9 +43,11 @@ pub async fn query(
     run.await.map_err(|error| located.locate(error))
 }
 
-async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
+/// Plans a statement that returns rows in a view, without running it.
+pub async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
     match &located.statement {
         Statement::Query(query) => view.plan(session, query.clone()).await,
+        Statement::ExplainModel(model) => training::explain(session, view, model).await,
         _ => Err(JobError::Statement("not a query".to_string())),
     }
 }
@@ -152,7 +154,7 @@ impl Run {
         folder: Option<PathBuf>,
     ) -> Result<Option<Made>> {
         match statement {
-            Statement::Query(_) => {
+            Statement::Query(_) | Statement::ExplainModel(_) => {
                 Err(JobError::Statement("a query makes nothing: use CREATE TABLE … AS".to_string()))
             }
             Statement::CreateSchema { name, if_not_exists } => {
@@ -253,6 +255,7 @@ impl Run {
             let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
             self.view.stage(name, provider);
         }
+        self.view.stage_model(model.name.to_string(), staged.details.clone());
         self.staged.models.insert(model.name.clone(), staged);
         Ok(Some(made))
     }

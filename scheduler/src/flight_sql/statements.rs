@@ -20,7 +20,7 @@ use nightshift_jobs::connection::{Connection, Outcome};
 use nightshift_jobs::external::Externals;
 use nightshift_jobs::progress::Progress;
 use nightshift_jobs::session::Session;
-use nightshift_jobs::statement::{Located, Statement, parse};
+use nightshift_jobs::statement::{Located, parse};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -84,7 +84,7 @@ pub(super) fn parse_one(sql: &str) -> Result<Located, Status> {
 
 /// Whether a statement is one that can be planned before it is executed.
 fn is_query(located: &Located) -> bool {
-    matches!(located.statement, Statement::Query(_))
+    located.statement.returns_rows()
 }
 
 /// A result that a client can come for.

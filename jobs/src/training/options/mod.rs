@@ -1,9 +1,15 @@
-//! The options of `CREATE MODEL`: names, types, defaults and ranges.
-//!
-//! Names follow BigQuery ML where it has them.
+//! The options of `CREATE MODEL`: what a model is to be, read from what was given or recorded.
+
+mod declarations;
+mod reference;
+
+pub use reference::reference;
 
 use crate::statement::{CreateModel, OptionValue};
+use crate::suggestion::did_you_mean;
 use crate::{JobError, Result};
+use declarations::*;
+use nightshift_catalog::registry::ModelDetails;
 use nightshift_udfs::als::Regularization;
 use std::collections::BTreeMap;
 
@@ -45,6 +51,8 @@ pub struct MatrixFactorization {
     pub min_rel_progress: f64,
     /// `seed`.
     pub seed: u64,
+    /// `warm_start`: whether training starts from the published version's factors.
+    pub warm_start: bool,
 }
 
 impl MatrixFactorization {
@@ -72,85 +80,71 @@ pub struct PageRank {
     pub max_iterations: usize,
     /// `teleport_table`: a table of nodes and their teleport weights.
     pub teleport_table: Option<String>,
+    /// `warm_start`: whether the steps start from the published version's ranks.
+    pub warm_start: bool,
 }
 
-const MATRIX_FACTORIZATION: &[&str] = &[
-    "model_type",
-    "feedback_type",
-    "num_factors",
-    "user_col",
-    "item_col",
-    "rating_col",
-    "l2_reg",
-    "l2_reg_exponent",
-    "wals_alpha",
-    "bias",
-    "max_iterations",
-    "early_stop",
-    "min_rel_progress",
-    "seed",
-];
-
-/// Columns of the tables of a matrix factorization, and of `ml_recommend`.
+/// Columns of the tables of a matrix factorization, and of what functions say of it.
 const RESULTS: &[&str] =
-    &["user_index", "item_index", "factors", "bias", "seen_items", "rank", "score"];
+    &["user_index", "item_index", "factors", "bias", "seen_items", "rank", "score", "similar_item"];
 
-const PAGERANK: &[&str] = &[
-    "model_type",
-    "source_col",
-    "target_col",
-    "weight_col",
-    "damping",
-    "tolerance",
-    "max_iterations",
-    "teleport_table",
-];
-
-/// Reads and checks the options of a model.
+/// Reads and checks the options of a model that is to be trained.
 pub fn model_spec(statement: &CreateModel) -> Result<ModelSpec> {
-    let mut given = Given { model: statement.name.to_string(), values: BTreeMap::new() };
-    for option in &statement.options {
-        if given.values.insert(&option.name, &option.value).is_some() {
-            return Err(given.error(&option.name, "it is given twice"));
+    let given = statement.options.iter().map(|option| (option.name.as_str(), &option.value));
+    spec(statement.name.to_string(), given)
+}
+
+/// Reads the options that a model was trained with.
+pub fn recorded_spec(model: &str, details: &ModelDetails) -> Result<ModelSpec> {
+    let value = |value: &serde_json::Value| match value {
+        serde_json::Value::Bool(value) => OptionValue::Boolean(*value),
+        serde_json::Value::String(text) => OptionValue::Text(text.clone()),
+        other => OptionValue::Number(other.to_string()),
+    };
+    let options = details.options.iter().map(|(name, given)| (name.as_str(), value(given)));
+    let options: Vec<_> = options.collect();
+    spec(model.to_string(), options.iter().map(|(name, value)| (*name, value)))
+}
+
+fn spec<'a>(
+    model: String,
+    options: impl Iterator<Item = (&'a str, &'a OptionValue)>,
+) -> Result<ModelSpec> {
+    let mut given = Given { model, values: BTreeMap::new() };
+    for (name, value) in options {
+        if given.values.insert(name, value).is_some() {
+            return Err(given.error(name, "it is given twice"));
         }
     }
-    let kinds = "use 'matrix_factorization' or 'pagerank'";
-    let kind = given
-        .text("model_type")?
-        .ok_or_else(|| given.error("model_type", &format!("it is missing: {kinds}")))?;
-    match kind.as_str() {
-        "matrix_factorization" => {
+    match given.value(&MODEL_TYPE)?.as_deref() {
+        Some("matrix_factorization") => {
             given.only(MATRIX_FACTORIZATION)?;
             matrix_factorization(&given).map(ModelSpec::MatrixFactorization)
         }
-        "pagerank" => {
+        Some(_) => {
             given.only(PAGERANK)?;
             pagerank(&given).map(ModelSpec::PageRank)
         }
-        other => Err(given.error("model_type", &format!("'{other}' is not a model type: {kinds}"))),
+        None => {
+            let reason = format!("it is missing: use {}", MODEL_TYPE.values.kind());
+            Err(given.error(MODEL_TYPE.name, &reason))
+        }
     }
 }
 
 fn matrix_factorization(given: &Given<'_>) -> Result<MatrixFactorization> {
-    let implicit = match given.text("feedback_type")?.as_deref() {
-        None | Some("explicit") => false,
-        Some("implicit") => true,
-        Some(other) => {
-            let reason = format!("'{other}' is neither 'implicit' nor 'explicit'");
-            return Err(given.error("feedback_type", &reason));
-        }
-    };
-    for (option, wanted) in [("wals_alpha", true), ("bias", false)] {
+    let implicit = given.text(&FEEDBACK_TYPE)? == "implicit";
+    for (option, wanted) in [(WALS_ALPHA.name, true), (BIAS.name, false)] {
         if given.values.contains_key(option) && implicit != wanted {
             let kind = if wanted { "implicit" } else { "explicit" };
             return Err(given.error(option, &format!("it only has a meaning for {kind} feedback")));
         }
     }
-    let (user, item) = (given.column("user_col", "user_id")?, given.column("item_col", "item_id")?);
+    let (user, item) = (given.text(&USER_COL)?, given.text(&ITEM_COL)?);
     if user == item {
-        return Err(given.error("item_col", &format!("{item} is the user's column too")));
+        return Err(given.error(ITEM_COL.name, &format!("{item} is the user's column too")));
     }
-    for (option, name) in [("user_col", &user), ("item_col", &item)] {
+    for (option, name) in [(USER_COL.name, &user), (ITEM_COL.name, &item)] {
         if RESULTS.contains(&name.as_str()) {
             let reason = format!("the model has a column {name} of its own: use another with AS");
             return Err(given.error(option, &reason));
@@ -158,33 +152,36 @@ fn matrix_factorization(given: &Given<'_>) -> Result<MatrixFactorization> {
     }
     Ok(MatrixFactorization {
         implicit,
-        factors: given.integer("num_factors", 16, 1..=1024)? as usize,
+        factors: given.integer(&NUM_FACTORS)? as usize,
         user,
         item,
-        rating: given.column("rating_col", "rating")?,
-        l2: given.number("l2_reg", 1.0, 0.0, 1e12)?,
-        l2_exponent: given.number("l2_reg_exponent", 0.0, 0.0, 1.0)?,
-        alpha: given.number("wals_alpha", 40.0, f64::MIN_POSITIVE, 1e12)?,
-        bias: given.boolean("bias", false)?,
-        max_iterations: given.integer("max_iterations", 20, 1..=10_000)? as usize,
-        early_stop: given.boolean("early_stop", true)?,
-        min_rel_progress: given.number("min_rel_progress", 0.01, 0.0, 1.0)?,
-        seed: given.integer("seed", 0, 0..=i64::MAX)? as u64,
+        rating: given.text(&RATING_COL)?,
+        l2: given.number(&L2_REG)?,
+        l2_exponent: given.number(&L2_REG_EXPONENT)?,
+        alpha: given.number(&WALS_ALPHA)?,
+        bias: given.boolean(&BIAS)?,
+        max_iterations: given.integer(&MAX_ITERATIONS)? as usize,
+        early_stop: given.boolean(&EARLY_STOP)?,
+        min_rel_progress: given.number(&MIN_REL_PROGRESS)?,
+        seed: given.integer(&SEED)? as u64,
+        warm_start: given.boolean(&WARM_START)?,
     })
 }
 
 fn pagerank(given: &Given<'_>) -> Result<PageRank> {
     Ok(PageRank {
-        source: given.column("source_col", "source")?,
-        target: given.column("target_col", "target")?,
-        weight: given.text("weight_col")?,
-        damping: given.number("damping", 0.85, 0.0, 1.0 - 1e-9)?,
-        tolerance: given.number("tolerance", 1e-8, 1e-15, 1.0)?,
-        max_iterations: given.integer("max_iterations", 200, 1..=100_000)? as usize,
-        teleport_table: given.text("teleport_table")?,
+        source: given.text(&SOURCE_COL)?,
+        target: given.text(&TARGET_COL)?,
+        weight: given.value(&WEIGHT_COL)?,
+        damping: given.number(&DAMPING)?,
+        tolerance: given.number(&TOLERANCE)?,
+        max_iterations: given.integer(&MOST_STEPS)? as usize,
+        teleport_table: given.value(&TELEPORT_TABLE)?,
+        warm_start: given.boolean(&WARM_RANKS)?,
     })
 }
 
+/// Options as they were given, by name.
 struct Given<'a> {
     model: String,
     values: BTreeMap<&'a str, &'a OptionValue>,
@@ -199,67 +196,43 @@ impl Given<'_> {
         }
     }
 
-    fn only(&self, known: &[&str]) -> Result<()> {
+    fn only(&self, known: &[&dyn Declared]) -> Result<()> {
+        let known: Vec<&str> = known.iter().map(|option| option.name()).collect();
         match self.values.keys().find(|name| !known.contains(name)) {
             None => Ok(()),
-            Some(unknown) => Err(self
-                .error(unknown, &format!("there is none of that name, only {}", known.join(", ")))),
-        }
-    }
-
-    fn text(&self, option: &str) -> Result<Option<String>> {
-        match self.values.get(option) {
-            None => Ok(None),
-            Some(OptionValue::Text(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(self.error(option, &format!("{} is not a text", other.to_json()))),
-        }
-    }
-
-    fn column(&self, option: &str, default: &str) -> Result<String> {
-        Ok(self.text(option)?.unwrap_or_else(|| default.to_string()))
-    }
-
-    fn boolean(&self, option: &str, default: bool) -> Result<bool> {
-        match self.values.get(option) {
-            None => Ok(default),
-            Some(OptionValue::Boolean(value)) => Ok(*value),
-            Some(other) => {
-                Err(self.error(option, &format!("{} is neither true nor false", other.to_json())))
+            Some(unknown) => {
+                let suggestion = did_you_mean(unknown, known.iter().copied());
+                let reason =
+                    format!("there is none of that name, only {}{suggestion}", known.join(", "));
+                Err(self.error(unknown, &reason))
             }
         }
     }
 
-    fn integer(
-        &self,
-        option: &str,
-        default: i64,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<i64> {
-        let Some(value) = self.values.get(option) else { return Ok(default) };
-        let number = match value {
-            OptionValue::Number(text) => text.parse::<i64>().ok(),
-            _ => None,
+    /// The value that was given for an option.
+    fn value<T: Values>(&self, option: &Declaration<T>) -> Result<Option<T::Value>> {
+        let read = |value: &&OptionValue| {
+            option.values.read(value).map_err(|reason| self.error(option.name, &reason))
         };
-        number.filter(|number| range.contains(number)).ok_or_else(|| {
-            let (low, high) = (range.start(), range.end());
-            self.error(
-                option,
-                &format!("{} is not a whole number from {low} to {high}", value.to_json()),
-            )
-        })
+        self.values.get(option.name).map(read).transpose()
     }
 
-    fn number(&self, option: &str, default: f64, low: f64, high: f64) -> Result<f64> {
-        let Some(value) = self.values.get(option) else { return Ok(default) };
-        let number = match value {
-            OptionValue::Number(text) => text.parse::<f64>().ok(),
-            _ => None,
-        };
-        number.filter(|number| (low..=high).contains(number)).ok_or_else(|| {
-            let low =
-                if low == f64::MIN_POSITIVE { "more than 0".to_string() } else { format!("{low}") };
-            self.error(option, &format!("{} is not a number from {low} to {high}", value.to_json()))
-        })
+    /// The text that was given, or the default.
+    fn text(&self, option: &Declaration<Text>) -> Result<String> {
+        let default = || option.values.default.unwrap_or_default().to_string();
+        Ok(self.value(option)?.unwrap_or_else(default))
+    }
+
+    fn integer(&self, option: &Declaration<Integer>) -> Result<i64> {
+        Ok(self.value(option)?.unwrap_or(option.values.default))
+    }
+
+    fn number(&self, option: &Declaration<Number>) -> Result<f64> {
+        Ok(self.value(option)?.unwrap_or(option.values.default))
+    }
+
+    fn boolean(&self, option: &Declaration<Boolean>) -> Result<bool> {
+        Ok(self.value(option)?.unwrap_or(option.values.default))
     }
 }
 
@@ -289,10 +262,33 @@ mod tests {
     }
 
     #[test]
+    fn options_are_the_same_when_they_are_read_back() {
+        for options in [
+            "model_type = 'matrix_factorization', feedback_type = 'implicit', wals_alpha = 0.5, seed = 7",
+            "model_type = 'matrix_factorization', bias = true, l2_reg = 1e-3, warm_start = true",
+            "model_type = 'pagerank', weight_col = 'w', tolerance = 1e-12",
+        ] {
+            let text = format!("CREATE MODEL a.m OPTIONS ({options}) AS SELECT 1");
+            let Statement::CreateModel(model) = parse("f.sql", &text).unwrap().remove(0).statement
+            else {
+                panic!()
+            };
+            let recorded = model.options.iter();
+            let recorded = recorded.map(|option| (option.name.clone(), option.value.to_json()));
+            let details = ModelDetails { options: recorded.collect(), ..Default::default() };
+            assert_eq!(recorded_spec("a.m", &details).unwrap(), model_spec(&model).unwrap());
+        }
+    }
+
+    #[test]
     fn wrong_options_are_named() {
         for (options, named) in [
             ("damping = 0.5", "option model_type: it is missing"),
-            ("model_type = 'kmeans'", "'kmeans' is not a model type"),
+            ("model_type = 'kmeans'", "'kmeans' is not 'matrix_factorization' or 'pagerank'"),
+            (
+                "model_type = 'matrix_factorization', nun_factors = 3",
+                "warm_start; did you mean num_factors?",
+            ),
             ("model_type = 'pagerank', num_factors = 3", "option num_factors: there is none"),
             ("model_type = 'pagerank', damping = 1", "option damping: 1 is not a number from 0"),
             (
