@@ -17,7 +17,7 @@ const MEASURES: [(&str, &str); 3] = [
 pub(super) fn plan(model: &Model, arguments: &Arguments<'_>) -> PlanResult<LogicalPlan> {
     arguments.count(&[2, 3])?;
     let model = model.factorization(arguments.function())?;
-    let holdout = arguments.rows(1, "holdout")?;
+    let holdout = arguments.rows(1, "held-out pairs")?;
     let k = match arguments.len() {
         2 => None,
         _ => Some(arguments.k(2)?),
@@ -60,7 +60,7 @@ impl Factorization<'_> {
     ) -> PlanResult<LogicalPlan> {
         let (user, item) = (self.user(), self.item());
         let relevant = self.relevant(holdout)?;
-        let evaluated = Rows::of(arguments, "holdout", relevant.clone())?;
+        let evaluated = Rows::of(arguments, "held-out pairs", relevant.clone())?;
         let recommended = self.recommend(k, Some(&evaluated))?;
         let recommended = LogicalPlanBuilder::from(recommended).alias("recommended")?.build()?;
 

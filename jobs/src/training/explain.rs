@@ -111,7 +111,7 @@ fn of_factorization(
     // go into the next Gram matrix.
     let of_entry = width * (width + 1.0) + 4.0 * width;
     let of_row = width.powi(3) / 3.0 + 2.0 * width * width + factors * (factors + 1.0);
-    let flops = 2.0 * rows * of_entry + (users + items) * of_row;
+    let flops = (2.0 * rows * of_entry + (users + items) * of_row).round();
     let state_bytes = 4.0 * width * (users + items);
     let block_bytes = 2.0 * 8.0 * rows + 8.0 * (users + user_blocks) + 8.0 * (items + item_blocks);
     let iterations = spec.max_iterations as f64;

@@ -71,7 +71,10 @@ pub async fn train(
 ) -> Result<StagedModel> {
     let spec = model_spec(statement)?;
     let started = Instant::now();
-    let references = reads(&Statement::CreateModel(statement.clone()))?;
+    let mut references = reads(&Statement::CreateModel(statement.clone()))?;
+    if spec.warm_start() {
+        references.models.insert(statement.name.to_string());
+    }
     let plan = view.plan_query(session, &statement.query).await?;
     let training = Training { session, view, name: &statement.name, run, folder, progress };
     let trained = match &spec {

@@ -102,7 +102,7 @@ fn wrong_factors(users: &ArrayRef, row: usize, items: &Items) -> JobError {
     ))
 }
 
-/// The numbers of a list in their order.
+/// The different numbers of a list in their order.
 fn ascending(lists: &ListArray, row: usize) -> Vec<u32> {
     if lists.is_null(row) {
         return Vec::new();
@@ -111,6 +111,7 @@ fn ascending(lists: &ListArray, row: usize) -> Vec<u32> {
     let numbers = values.as_primitive::<Int32Type>().iter().flatten();
     let mut numbers: Vec<u32> = numbers.map(|number| number as u32).collect();
     numbers.sort_unstable();
+    numbers.dedup();
     numbers
 }
 

@@ -22,6 +22,16 @@ pub enum ModelSpec {
     PageRank(PageRank),
 }
 
+impl ModelSpec {
+    /// Whether training starts from the published version of the model.
+    pub fn warm_start(&self) -> bool {
+        match self {
+            ModelSpec::MatrixFactorization(spec) => spec.warm_start,
+            ModelSpec::PageRank(spec) => spec.warm_start,
+        }
+    }
+}
+
 /// Options of `matrix_factorization`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MatrixFactorization {
