@@ -87,6 +87,16 @@ fn matrix_factorization() {
 }
 
 #[test]
+fn model_functions() {
+    file("model_functions.slt");
+}
+
+#[test]
+fn warm_start() {
+    file("warm_start.slt");
+}
+
+#[test]
 fn pagerank() {
     file("pagerank.slt");
 }

@@ -67,6 +67,9 @@ pub struct ModelDetails {
     pub query: String,
     /// The versions of the tables that the query read.
     pub inputs: BTreeMap<String, String>,
+    /// How long each iteration of the training took, in seconds.
+    #[serde(default)]
+    pub iteration_seconds: Vec<f64>,
 }
 
 /// What is known about something published, besides its version.

@@ -4,9 +4,9 @@
 use crate::external::Externals;
 use crate::progress::Progress;
 use crate::queries::{Caller, Query, Via};
-use crate::run::{Run, Step};
+use crate::run::{self, Run, Step};
 use crate::session::Session;
-use crate::statement::{Located, Parameters, Statement, Unparsed};
+use crate::statement::{Located, Parameters, Unparsed};
 use crate::view::View;
 use crate::{JobError, Result, audit};
 use arrow::datatypes::SchemaRef;
@@ -94,14 +94,11 @@ impl Connection {
         &self.externals
     }
 
-    /// Plans a query on what is published now, without running it. The plan may have placeholders.
+    /// Plans a statement that returns rows, on what is published now. The plan may have placeholders.
     pub async fn prepare(&self, statement: &Located) -> Result<LogicalPlan> {
-        let Statement::Query(query) = &statement.statement else {
-            return Err(JobError::Statement("not a query".to_string()));
-        };
         let planned = async {
             let view = View::now(&self.session, self.externals.clone()).await?;
-            view.plan(&self.session, query.clone()).await
+            run::plan(&self.session, &view, statement).await
         };
         planned.await.map_err(|error| statement.locate(error))
     }
@@ -140,7 +137,7 @@ impl Connection {
         interrupted: impl Future<Output = ()>,
     ) -> Result<Outcome> {
         let query = self.begin(statement);
-        if !matches!(statement.statement, Statement::Query(_)) {
+        if !statement.statement.returns_rows() {
             return self.change(query, statement, interrupted).await.map(Outcome::Made);
         }
         let rows = async { self.plan(query, statement).await?.run().await };

@@ -6,6 +6,7 @@
 
 use crate::queries::QueryInfo;
 use crate::session::Session;
+use crate::table_functions::documentation;
 use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::{
@@ -18,9 +19,6 @@ use datafusion::logical_expr::{EmptyRelation, LogicalPlan, LogicalPlanBuilder, l
 use nightshift_catalog::registry::{Entry, Kind, ModelDetails};
 use nightshift_catalog::warehouse::Name;
 use std::sync::Arc;
-
-/// Table functions whose argument is the name of a table.
-pub const TABLE_FUNCTIONS: &[&str] = &["table_columns", "table_history"];
 
 /// The names of the tables described here.
 const TABLES: &[&str] = &[
@@ -77,7 +75,7 @@ pub async fn about(
 
 /// A batch as a plan that any process can run: one row of literal lists, unnested. As rows of VALUES,
 /// thousands of them would be as many expressions to plan as they have values.
-fn rows(batch: &RecordBatch) -> Result<LogicalPlan> {
+pub fn rows(batch: &RecordBatch) -> Result<LogicalPlan> {
     let schema = Arc::new(DFSchema::try_from(batch.schema())?);
     if batch.num_rows() == 0 {
         return Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema }));
@@ -273,8 +271,8 @@ fn functions(session: &Session) -> Result<RecordBatch> {
     for (name, function) in state.window_functions() {
         add(name, "window", function.documentation());
     }
-    for name in ["ml_recommend"].iter().chain(TABLE_FUNCTIONS) {
-        add(name, "table", None);
+    for (name, documentation) in &documentation() {
+        add(name, "table", Some(documentation));
     }
     found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     batch(vec![

@@ -11,7 +11,7 @@
 //! | [`change`] | what statements do to tables that are there |
 //! | `small` | queries so small that no executor is asked |
 //! | [`introspection`] | the warehouse described as tables |
-//! | `table_functions` | functions in `FROM` |
+//! | [`table_functions`] | functions in `FROM` |
 //! | [`external`] | files that are read in place |
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
@@ -37,13 +37,16 @@ pub mod operator;
 pub mod pipeline;
 pub mod progress;
 pub mod queries;
+#[cfg(test)]
+mod reference;
 pub mod rows;
 pub mod run;
 pub mod session;
 mod small;
 pub mod statement;
+mod suggestion;
 pub mod superstep;
-mod table_functions;
+pub mod table_functions;
 pub mod training;
 pub mod view;
 

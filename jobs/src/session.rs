@@ -5,11 +5,10 @@
 //! else in this crate is written against this type.
 
 use crate::cluster::ClusterView;
-use crate::introspection;
 use crate::operator::{Operator, OperatorNode};
 use crate::queries::Queries;
 use crate::small::SmallQueries;
-use crate::table_functions::{About, RecommendFunction};
+use crate::table_functions::{About, ModelFunction, Question, TABLE_FUNCTIONS};
 use crate::view::Names;
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
@@ -213,8 +212,12 @@ impl Session {
                     .with_create_default_catalog_and_schema(false),
             )
             .build();
-        state.register_udtf("ml_recommend", Arc::new(RecommendFunction { models: names.models }));
-        for function in introspection::TABLE_FUNCTIONS {
+        let models = Arc::new(names.models);
+        for question in Question::ALL {
+            let asked = ModelFunction { question, models: Arc::clone(&models) };
+            state.register_udtf(question.function(), Arc::new(asked));
+        }
+        for function in TABLE_FUNCTIONS {
             let answers = names.about.iter().filter(|((name, _), _)| name == function);
             let answers = answers.map(|((_, table), answer)| (table.clone(), answer.clone()));
             let answers = About { function: function.to_string(), answers: answers.collect() };

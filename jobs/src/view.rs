@@ -3,8 +3,8 @@
 use crate::external::{ExternalTable, Externals};
 use crate::introspection;
 use crate::session::{CATALOG, SCHEMA, Session};
-use crate::statement::{Moment, References, parse_time};
-use crate::table_functions::ModelTables;
+use crate::statement::{Moment, References, parse_time, with_queries};
+use crate::table_functions::{Model, Models};
 use crate::{JobError, Result};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
@@ -15,7 +15,8 @@ use datafusion::datasource::ViewTable;
 use datafusion::error::Result as PlanResult;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
-use nightshift_catalog::registry::{Details, Kind, Registry};
+use datafusion::sql::sqlparser::ast::{self, Query};
+use nightshift_catalog::registry::{Details, Kind, ModelDetails, Registry};
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::warehouse::Name;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,7 +29,7 @@ const REGISTRY: &str = "system.registry";
 #[derive(Default)]
 pub(crate) struct Names {
     pub(crate) tables: HashMap<TableReference, Arc<dyn TableProvider>>,
-    pub(crate) models: HashMap<String, ModelTables>,
+    pub(crate) models: Models,
     pub(crate) about: HashMap<(String, String), LogicalPlan>,
 }
 
@@ -61,6 +62,8 @@ impl Names {
 pub struct View {
     registry: Arc<Registry>,
     staged: BTreeMap<String, WarehouseTable>,
+    /// What is known of the models that the run has trained.
+    models: BTreeMap<String, ModelDetails>,
     /// Queries that the run has given names to.
     views: BTreeMap<String, String>,
     /// Names that the run has given up.
@@ -75,6 +78,7 @@ impl View {
         Ok(Self {
             registry,
             staged: BTreeMap::new(),
+            models: BTreeMap::new(),
             views: BTreeMap::new(),
             dropped: BTreeSet::new(),
             external,
@@ -92,6 +96,11 @@ impl View {
         self.staged.insert(name, table);
     }
 
+    /// Puts a trained model over the published one; its tables are staged by themselves.
+    pub fn stage_model(&mut self, name: String, details: ModelDetails) {
+        self.models.insert(name, details);
+    }
+
     /// Puts a query under a name.
     pub fn stage_view(&mut self, name: String, query: String) {
         self.dropped.remove(&name);
@@ -107,6 +116,7 @@ impl View {
     pub fn hide(&mut self, name: &str) {
         self.staged.retain(|key, _| key != name && !key.starts_with(&format!("{name}.")));
         self.views.remove(name);
+        self.models.remove(name);
         self.dropped.insert(name.to_string());
     }
 
@@ -277,6 +287,12 @@ impl View {
         self.plan_within(session, statement, &[]).await
     }
 
+    /// Plans a query that is a part of a statement.
+    pub async fn plan_query(&self, session: &Session, query: &Query) -> Result<LogicalPlan> {
+        let query = ast::Statement::Query(Box::new(query.clone()));
+        self.plan(session, EngineStatement::Statement(Box::new(query))).await
+    }
+
     /// Plans a query that is given as text.
     pub async fn plan_text(&self, session: &Session, query: &str) -> Result<LogicalPlan> {
         let statement = DFParser::parse_sql(query)?.pop_front();
@@ -290,6 +306,7 @@ impl View {
         statement: EngineStatement,
         within: &[String],
     ) -> Result<LogicalPlan> {
+        let statement = with_queries(statement)?;
         let references = References::of(&statement)?;
         let mut names = Names::default();
         for name in references.tables {
@@ -297,11 +314,12 @@ impl View {
                 names.tables.insert(name, table);
             }
         }
-        for model in references.models {
-            if let Some(tables) = self.recommender(session, &model).await? {
-                names.models.insert(model, tables);
+        for name in references.models {
+            if let Some(model) = self.model(session, &name).await? {
+                names.models.found.insert(name, model);
             }
         }
+        names.models.names = self.model_names();
         for about in references.about {
             if let Some(answer) = introspection::about(session, self, &about.0, &about.1).await? {
                 names.about.insert(about, answer);
@@ -310,14 +328,36 @@ impl View {
         session.plan(statement, names).await
     }
 
-    async fn recommender(&self, session: &Session, model: &str) -> Result<Option<ModelTables>> {
-        let table = async |table: &str| -> Result<Option<WarehouseTable>> {
-            let name = TableReference::parse_str(&format!("{model}.{table}"));
-            let found = self.table(session, &name).await?;
-            Ok(found.and_then(|table| table.downcast_ref::<WarehouseTable>().cloned()))
+    /// The model of a name, `schema.name`, if there is one.
+    pub async fn model(&self, session: &Session, name: &str) -> Result<Option<Model>> {
+        if let Some(details) = self.models.get(name) {
+            let within = format!("{name}.");
+            let tables = self.staged.iter().filter_map(|(key, table)| {
+                Some((key.strip_prefix(&within)?.to_string(), table.clone()))
+            });
+            let (name, details) = (name.to_string(), details.clone());
+            return Ok(Some(Model { name, details, tables: tables.collect() }));
+        }
+        let Some(entry) = self.registry.current(Kind::Model, name) else { return Ok(None) };
+        let Some((schema, model)) = name.split_once('.') else { return Ok(None) };
+        let Some(details) = entry.model().filter(|_| !self.dropped.contains(name)) else {
+            return Ok(None);
         };
-        let tables = (table("user_factors").await?, table("item_factors").await?);
-        let (Some(users), Some(items)) = tables else { return Ok(None) };
-        Ok(Some(ModelTables { users, items }))
+        let whole = Name { schema: schema.to_string(), name: model.to_string() };
+        let mut tables = BTreeMap::new();
+        for table in entry.tables.keys() {
+            let found = session.warehouse().model_table(&self.registry, &whole, table).await?;
+            tables.extend(found.map(|found| (table.clone(), found)));
+        }
+        Ok(Some(Model { name: name.to_string(), details: details.clone(), tables }))
+    }
+
+    /// The names of all models.
+    fn model_names(&self) -> Vec<String> {
+        let published = self.registry.all_current().into_iter();
+        let published = published.filter(|entry| entry.kind == Kind::Model);
+        let published = published.map(|entry| entry.name.clone());
+        let names = published.filter(|name| !self.dropped.contains(name));
+        names.chain(self.models.keys().cloned()).collect()
     }
 }

@@ -30,9 +30,11 @@ mod tables;
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
 
-async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
+/// Plans a statement that returns rows in a view, without running it.
+pub async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
     match &located.statement {
         Statement::Query(query) => view.plan(session, query.clone()).await,
+        Statement::ExplainModel(model) => training::explain(session, view, model).await,
         _ => Err(JobError::Statement("not a query".to_string())),
     }
 }
@@ -139,7 +141,7 @@ impl Run {
         folder: Option<PathBuf>,
     ) -> Result<Option<Made>> {
         match statement {
-            Statement::Query(_) => {
+            Statement::Query(_) | Statement::ExplainModel(_) => {
                 Err(JobError::Statement("a query makes nothing: use CREATE TABLE … AS".to_string()))
             }
             Statement::CreateSchema { name, if_not_exists } => {
@@ -240,6 +242,7 @@ impl Run {
             let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
             self.view.stage(name, provider);
         }
+        self.view.stage_model(model.name.to_string(), staged.details.clone());
         self.staged.models.insert(model.name.clone(), staged);
         Ok(Some(made))
     }

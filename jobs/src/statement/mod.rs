@@ -1,8 +1,10 @@
 //! Statements: text to what is to be done, and what a statement reads and creates.
 //!
-//! `parse` goes through a text, `classify` knows the engine's statements, `own` Nightshift's, `script`
-//! cuts a text into statements that get values for their parameters before they are parsed.
+//! `parse` goes through a text, `classify` knows the engine's statements, `own` Nightshift's, `arguments`
+//! the queries among the arguments of table functions, and `script` cuts a text into statements that get
+//! values for their parameters before they are parsed.
 
+mod arguments;
 mod classify;
 mod kinds;
 mod limits;
@@ -14,6 +16,7 @@ mod positions;
 mod script;
 mod time;
 
+pub use arguments::with_queries;
 pub use classify::{assignments_of, identifier, name_of, parts_of};
 pub use kinds::*;
 pub use limits::STACK;

@@ -142,7 +142,8 @@ fn position(line: u64, column: u64) -> u64 {
 
 /// Takes out of the text what the engine's grammar has no word for: `t VERSION AS OF 3` and `t TIMESTAMP
 /// AS OF '…'` become the names `t@v3` and `t@…`, and the columns of `PARTITIONED BY (…)` in `CREATE
-/// TABLE` are returned with the place where their statement starts.
+/// TABLE` are returned with the place where their statement starts. An argument `TABLE t` becomes `(SELECT
+/// * FROM t)`.
 fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<String>)>) {
     let tokens: Vec<_> =
         tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
@@ -150,8 +151,13 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<Str
     let mut partitions = Vec::new();
     let mut start = 0;
     let mut at = 0;
+    let mut argument_ends = None;
     while at < tokens.len() {
         let rest = &tokens[at..];
+        if argument_ends == Some(at) {
+            kept.push(TokenWithSpan::new(Token::RParen, tokens[at].span));
+            argument_ends = None;
+        }
         if let Some((suffix, taken)) = moment(rest)
             && let Some(Token::Word(word)) = kept.last_mut().map(|last| &mut last.token)
             // RESTORE TABLE t TO VERSION AS OF 3.
@@ -174,6 +180,14 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<Str
             let first = kept[start].span.start;
             partitions.push((position(first.line, first.column), columns));
             at += taken;
+        } else if let Some(length) = table_argument(rest)
+            && kept.last().is_some_and(|last| last.token == Token::Comma)
+        {
+            let (select, from) = (Token::make_keyword("SELECT"), Token::make_keyword("FROM"));
+            let around = [Token::LParen, select, Token::Mul, from];
+            kept.extend(around.map(|token| TokenWithSpan::new(token, tokens[at].span)));
+            at += 1;
+            argument_ends = Some(at + length);
         } else {
             if tokens[at].token == Token::SemiColon {
                 start = kept.len() + 1;
@@ -211,6 +225,24 @@ fn moment(tokens: &[TokenWithSpan]) -> Option<(String, usize)> {
 fn creates_table(statement: &[TokenWithSpan]) -> bool {
     words(statement, &["create", "table"])
         || words(statement, &["create", "or", "replace", "table"])
+}
+
+/// How many tokens the name has in an argument `TABLE name`.
+fn table_argument(tokens: &[TokenWithSpan]) -> Option<usize> {
+    if !words(tokens, &["table"]) {
+        return None;
+    }
+    let mut length = 0;
+    loop {
+        let Token::Word(_) = tokens.get(1 + length)?.token else { return None };
+        length += 1;
+        if tokens.get(1 + length)?.token != Token::Period {
+            break;
+        }
+        length += 1;
+    }
+    length += moment(&tokens[1 + length..]).map_or(0, |(_, taken)| taken);
+    matches!(tokens.get(1 + length)?.token, Token::Comma | Token::RParen).then_some(length)
 }
 
 /// The columns of `PARTITIONED BY (a, b)`, and how many tokens it has.

@@ -16,7 +16,7 @@ use nightshift_jobs::connection::{Connection, Made};
 use nightshift_jobs::external::Externals;
 use nightshift_jobs::progress::Progress;
 use nightshift_jobs::queries::Query;
-use nightshift_jobs::statement::{Located, STACK, Statement, parse};
+use nightshift_jobs::statement::{Located, STACK, parse};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -34,7 +34,7 @@ pub(crate) fn parse_one(sql: &str) -> Result<Located, SqlError> {
 
 /// Whether a statement is one that can be planned before it is executed.
 pub(crate) fn is_query(located: &Located) -> bool {
-    matches!(located.statement, Statement::Query(_))
+    located.statement.returns_rows()
 }
 
 /// Executes a statement that changes something. Returns the files that the connection reads in place
