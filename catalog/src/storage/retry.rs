@@ -106,7 +106,7 @@ impl RetryStore {
             client: Arc::clone(&self.client),
             prefix: prefix.cloned(),
             last: after.cloned(),
-            patience: Patience::new(self.timeout),
+            timeout: self.timeout,
             ordered: self.ordered,
             stream: stream::empty().boxed(),
         };
@@ -120,7 +120,7 @@ struct Listing {
     prefix: Option<Path>,
     /// What it goes on after.
     last: Option<Path>,
-    patience: Patience,
+    timeout: Duration,
     ordered: bool,
     stream: BoxStream<'static, Result<ObjectMeta>>,
 }
@@ -134,23 +134,20 @@ impl Listing {
     }
 
     async fn next(mut self) -> Result<Option<(ObjectMeta, Self)>> {
-        let mut begun = false;
+        let mut patience = Patience::new(self.timeout);
         loop {
             match self.stream.try_next().await {
                 Ok(Some(object)) => {
-                    if self.ordered {
-                        self.last = Some(object.location.clone());
-                    }
+                    self.last = Some(object.location.clone());
                     return Ok(Some((object, self)));
                 }
                 Ok(None) => return Ok(None),
                 Err(error) => {
-                    let again = is_broken(&error) && (self.ordered || begun);
-                    if !again || !self.patience.wait(&error).await {
+                    let resumable = self.ordered && is_broken(&error);
+                    if !resumable || !patience.wait(&error).await {
                         return Err(error);
                     }
                     self.stream = self.begin();
-                    begun = true;
                 }
             }
         }
