@@ -12,13 +12,17 @@
 //! | [`partition`] | rows by the values of partition columns |
 //! | [`statistics`] | per-file column statistics in Delta's JSON form |
 //! | [`scan`] | a table as a DataFusion provider, scanned as plain Parquet |
-//! | [`write`] | the operator that writes a table, each task its own files |
+//! | [`encode`] | rows to the bytes of files: Parquet, CSV, JSON |
+//! | [`write`] | the operator that writes files, each task its own |
+//! | [`export`] | files for other programs, in a folder outside the warehouse |
 //! | [`registry`] | what is published: tables and model versions |
 //! | [`warehouse`] | names to tables, and publication of what a run has written |
 
 mod error;
 
 pub mod delta;
+pub mod encode;
+pub mod export;
 pub mod partition;
 pub mod registry;
 pub mod scan;

@@ -206,7 +206,8 @@ impl Warehouse {
         })?;
         let table = self.storage.folder(folder).url().clone();
         let partition_columns = partition_columns.to_vec();
-        Ok(WriteTarget { table, run: run.to_string(), mark, partition_columns })
+        let run = run.to_string();
+        Ok(WriteTarget { table, run, mark, partition_columns, export: None, ordered: false })
     }
 
     /// The folder of a table within the warehouse.

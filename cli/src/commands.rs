@@ -5,12 +5,12 @@ use crate::cluster::{self, Embedded};
 use crate::settings::Settings;
 use crate::{Failure, output, progress};
 use arrow::array::RecordBatch;
-use datafusion::error::DataFusionError;
 use futures::TryStreamExt;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_jobs::connection::{Connection, Outcome};
 use nightshift_jobs::pipeline::Pipeline;
+use nightshift_jobs::run::explain;
 use nightshift_jobs::session::Session;
 use nightshift_jobs::statement::{Located, parse};
 use std::io::Read;
@@ -123,9 +123,14 @@ async fn print_outcome(
         Outcome::Rows(rows) => {
             let schema = rows.schema();
             let batches: Vec<RecordBatch> = tokio::select! {
-                batches = rows.try_collect() => {
-                    batches.map_err(|error: DataFusionError| statement.locate(error.into()))?
-                }
+                batches = rows.try_collect::<Vec<_>>() => match batches {
+                    Ok(batches) => batches,
+                    Err(error) => {
+                        let externals = connection.externals();
+                        let error = explain(connection.session(), externals, statement, error.into());
+                        return Err(statement.locate(error.await).into());
+                    }
+                },
                 () = cluster::interrupted() => return Err("interrupted".into()),
             };
             output::print(schema, &batches, format)

@@ -1,5 +1,6 @@
 //! What can go wrong in statements, trainings and runs.
 
+use datafusion::error::DataFusionError;
 use nightshift_catalog::CatalogError;
 use std::sync::Arc;
 use thiserror::Error;
@@ -26,7 +27,7 @@ pub enum JobError {
     #[error("{0}")]
     Statement(String),
     /// An error of one statement of a file.
-    #[error("{file}:{line}: {source}")]
+    #[error("{file}:{}: {source}", position(*line, .source))]
     At {
         /// The file.
         file: String,
@@ -105,13 +106,13 @@ pub enum JobError {
     Catalog(#[from] CatalogError),
     /// The engine.
     #[error("{}", engine_message(.0))]
-    Engine(#[from] datafusion::error::DataFusionError),
+    Engine(#[from] DataFusionError),
     /// Arrow.
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),
 }
 
-impl From<JobError> for datafusion::error::DataFusionError {
+impl From<JobError> for DataFusionError {
     fn from(error: JobError) -> Self {
         match error {
             JobError::Engine(error) => error,
@@ -120,8 +121,40 @@ impl From<JobError> for datafusion::error::DataFusionError {
     }
 }
 
+/// The line, and the column where the engine knows it.
+fn position(line: u64, source: &JobError) -> String {
+    match source {
+        JobError::Engine(error) => match error.diagnostic().and_then(|about| about.span) {
+            Some(span) => format!("{}:{}", span.start.line, span.start.column),
+            None => line.to_string(),
+        },
+        _ => line.to_string(),
+    }
+}
+
+impl JobError {
+    /// The same error without the place where the engine says that it is: the text that it has planned
+    /// is not the one that somebody wrote.
+    pub(crate) fn without_position(self) -> Self {
+        match self {
+            Self::Engine(DataFusionError::Diagnostic(_, inner)) => {
+                Self::Engine(*inner).without_position()
+            }
+            Self::Engine(DataFusionError::Context(text, inner)) => {
+                match Self::Engine(*inner).without_position() {
+                    Self::Engine(inner) => {
+                        Self::Engine(DataFusionError::Context(text, Box::new(inner)))
+                    }
+                    other => other,
+                }
+            }
+            other => other,
+        }
+    }
+}
+
 /// The engine's message without the wrapping that means nothing to the one who reads it.
-fn engine_message(error: &datafusion::error::DataFusionError) -> String {
+fn engine_message(error: &DataFusionError) -> String {
     let text = error.to_string();
     if text.contains("RecursionLimitReached") {
         return "the statement is nested too deeply to be sent to the cluster: put its parts into \

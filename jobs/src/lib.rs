@@ -31,6 +31,7 @@ pub mod progress;
 pub mod run;
 pub mod session;
 pub mod statement;
+mod suggest;
 pub mod superstep;
 mod table_functions;
 pub mod training;

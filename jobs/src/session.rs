@@ -8,6 +8,7 @@ use crate::external::{ExternalTable, Externals};
 use crate::introspection;
 use crate::operator::{Operator, OperatorNode};
 use crate::statement::{Moment, References, parse_time};
+use crate::suggest::did_you_mean;
 use crate::table_functions::{About, ModelTables, RecommendFunction};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
@@ -34,7 +35,7 @@ use nightshift_catalog::registry::{Details, Kind, Registry};
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::schema::stored;
 use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
-use nightshift_catalog::write::files_of;
+use nightshift_catalog::write::{WriteTarget, files_of};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use url::Url;
@@ -82,6 +83,10 @@ impl Session {
     /// A session whose plans `state` runs. External tables may only be in the warehouse or under one
     /// of `locations`.
     pub fn new(state: SessionState, warehouse: Warehouse, locations: Vec<Url>) -> Self {
+        let mut config = state.config().clone();
+        // Errors say at which column they are.
+        config.options_mut().sql_parser.collect_spans = true;
+        let state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
         Self { state, warehouse, locations }
     }
 
@@ -245,6 +250,11 @@ impl Session {
             .collect();
         let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
         let target = self.warehouse.write_target(run, folder, partition_columns)?;
+        self.write_to(target, plan).await
+    }
+
+    /// Writes the rows of a plan as files.
+    pub async fn write_to(&self, target: WriteTarget, plan: LogicalPlan) -> Result<Vec<DataFile>> {
         let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
         Ok(files_of(&self.collect(plan).await?)?)
     }
@@ -507,7 +517,8 @@ impl View {
     pub async fn plan_text(&self, session: &Session, query: &str) -> Result<LogicalPlan> {
         let statement = DFParser::parse_sql(query)?.pop_front();
         let none = || JobError::Statement("there is no statement".to_string());
-        self.plan(session, statement.ok_or_else(none)?).await
+        let planned = self.plan(session, statement.ok_or_else(none)?).await;
+        planned.map_err(JobError::without_position)
     }
 
     async fn plan_within(
@@ -518,9 +529,13 @@ impl View {
     ) -> Result<LogicalPlan> {
         let references = References::of(&statement)?;
         let mut names = Names::default();
+        let mut missing = Vec::new();
         for name in references.tables {
-            if let Some(table) = self.table_within(session, &name, within).await? {
-                names.tables.insert(name, table);
+            match self.table_within(session, &name, within).await? {
+                Some(table) => {
+                    names.tables.insert(name, table);
+                }
+                None => missing.push(name.to_string()),
             }
         }
         for model in references.models {
@@ -533,7 +548,23 @@ impl View {
                 names.about.insert(about, answer);
             }
         }
-        session.plan(statement, names).await
+        let planned = session.plan(statement, names).await;
+        planned.map_err(|error| self.explain_missing(error, &missing))
+    }
+
+    /// Says of a table that there isn't which one may have been meant.
+    fn explain_missing(&self, error: JobError, missing: &[String]) -> JobError {
+        let JobError::Engine(engine) = &error else { return error };
+        let text = engine.to_string();
+        let found = missing.iter().find(|name| text.contains(&format!(".{name}' not found")));
+        let (Some(name), Some(about)) = (found, engine.diagnostic()) else { return error };
+        let published = self.registry.all_current();
+        let published = published.iter().map(|entry| entry.name.as_str());
+        let staged = self.staged.keys().chain(self.views.keys()).chain(self.external.keys());
+        let meant = did_you_mean(name, published.chain(staged.map(String::as_str)));
+        let text = format!("there is no table {name}{meant}");
+        let error = DataFusionError::Plan(text).with_diagnostic(about.clone());
+        JobError::Engine(error)
     }
 
     async fn recommender(&self, session: &Session, model: &str) -> Result<Option<ModelTables>> {

@@ -15,6 +15,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::CreateExternalTable;
 use nightshift_catalog::delta::Contents;
+use nightshift_catalog::export::ExportTarget;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::{Name, Staged, Warehouse, run_folder};
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use uuid::Uuid;
 
+mod copies;
 mod names;
 mod tables;
 
@@ -39,7 +41,43 @@ pub async fn query(
         let view = View::now(session, externals.clone()).await?;
         session.stream(plan(session, &view, located).await?).await
     };
-    run.await.map_err(|error| located.locate(error))
+    match run.await {
+        Ok(rows) => Ok(rows),
+        Err(error) => Err(located.locate(explain(session, externals, located, error).await)),
+    }
+}
+
+/// Finds out more about an error of a statement that reads files in place, if there is more to know.
+pub async fn explain(
+    session: &Session,
+    externals: &Externals,
+    located: &Located,
+    error: JobError,
+) -> JobError {
+    const SIGNS: [&str; 9] = [
+        "Error while parsing value",
+        "Parser error",
+        "Csv error",
+        "CsvError",
+        "Json error",
+        "JsonError",
+        "Parquet",
+        "Avro",
+        "IO error",
+    ];
+    let text = error.to_string();
+    if !SIGNS.iter().any(|sign| text.contains(sign)) {
+        return error;
+    }
+    let Ok(references) = located.reads() else { return error };
+    for name in references.created_names() {
+        if let Some(table) = externals.get(&name)
+            && let Ok(Some(found)) = table.find_damage(session).await
+        {
+            return found;
+        }
+    }
+    error
 }
 
 async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
@@ -89,6 +127,8 @@ pub struct Run {
     staged: Staged,
     /// Tables' folders that the run has begun to write to.
     touched: BTreeSet<String>,
+    /// Where it writes files for other programs.
+    exports: Vec<ExportTarget>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
 }
@@ -113,6 +153,7 @@ impl Run {
             view,
             staged: Staged::default(),
             touched: BTreeSet::new(),
+            exports: Vec::new(),
             steps: Vec::new(),
             progress,
         })
@@ -134,7 +175,10 @@ impl Run {
         let started = Instant::now();
         let made = match self.perform(&located.statement, folder).await {
             Ok(made) => made,
-            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+            Err(error) => {
+                return Err(located
+                    .locate(explain(&self.session, self.view.externals(), located, error).await));
+            }
         };
         if let Some(made) = made {
             let Made { name, rows, files, bytes } = made;
@@ -191,7 +235,7 @@ impl Run {
             Statement::Vacuum { table, retain_hours, dry_run } => {
                 self.vacuum(table, *retain_hours, *dry_run).await
             }
-            Statement::Copy(_) => Err(JobError::Statement("COPY is not supported".to_string())),
+            Statement::Copy(copy) => self.copy(copy, folder.as_deref()).await,
         }
     }
 
@@ -201,7 +245,10 @@ impl Run {
             async { self.session.collect(plan(&self.session, &self.view, located).await?).await };
         let batches = match collected.await {
             Ok(batches) => batches,
-            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+            Err(error) => {
+                return Err(located
+                    .locate(explain(&self.session, self.view.externals(), located, error).await));
+            }
         };
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         if rows == 0 {
@@ -256,22 +303,6 @@ impl Run {
         Ok(Some(made))
     }
 
-    /// Finds out more about an error of the engine, if there is more to know.
-    async fn explain(&self, located: &Located, error: JobError) -> JobError {
-        if !error.to_string().contains("Error while parsing value") {
-            return error;
-        }
-        let Ok(references) = located.reads() else { return error };
-        for name in references.created_names() {
-            if let Some(table) = self.view.external(&name)
-                && let Ok(Some(found)) = table.find_wrong_value(&self.session).await
-            {
-                return found;
-            }
-        }
-        error
-    }
-
     /// Publishes everything in one commit.
     pub async fn publish(self) -> Result<(Vec<Step>, Vec<Entry>)> {
         let warehouse = self.session.warehouse();
@@ -297,6 +328,9 @@ impl Run {
             warehouse.discard(&self.id, &self.touched, &kept).await?;
             warehouse.forget(&self.folder()).await
         };
+        for export in &self.exports {
+            export.publish(&self.id).await?;
+        }
         if let Err(error) = tidied.await {
             self.progress.note(&format!("some intermediate files could not be deleted: {error}"));
         }
@@ -308,6 +342,9 @@ impl Run {
         let warehouse = self.session.warehouse();
         warehouse.close_run(&self.id).await?;
         warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
+        for export in &self.exports {
+            export.discard(&self.id).await?;
+        }
         warehouse.forget(&self.folder()).await?;
         tracing::info!(run = %self.id, "run abandoned, nothing is published");
         Ok(())

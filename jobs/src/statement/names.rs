@@ -1,10 +1,10 @@
 //! What a statement reads and creates, from its text alone.
 
-use super::classify::name_of;
+use super::classify::{name_of, parts_of};
 use super::kinds::*;
 use crate::Result;
 use datafusion::common::TableReference;
-use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
+use datafusion::sql::parser::{CopyToSource, DFParser, Statement as EngineStatement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, MergeAction, MergeInsertKind, TableFactor, Value,
@@ -60,6 +60,13 @@ pub fn reads(statement: &Statement) -> Result<References> {
             }
             found
         }
+        Statement::Copy(copy) => match &copy.source {
+            CopyToSource::Query(query) => References::of_query(query)?,
+            CopyToSource::Relation(name) => {
+                let tables = vec![TableReference::parse_str(&parts_of(name).join("."))];
+                References { tables, ..References::default() }
+            }
+        },
         Statement::Delete(delete) => of_conditions(delete.condition.iter(), "")?,
         Statement::Update(update) => {
             let values = update.assignments.iter().map(|(_, value)| value);

@@ -10,15 +10,17 @@ use super::{status, wire};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use moka::future::Cache;
+use nightshift_jobs::JobError;
 use nightshift_jobs::connection::{Connection, Outcome};
 use nightshift_jobs::external::Externals;
 use nightshift_jobs::progress::Progress;
+use nightshift_jobs::run::explain;
 use nightshift_jobs::session::Session;
 use nightshift_jobs::statement::{Located, STACK, Statement, parse};
 use std::collections::HashMap;
@@ -99,7 +101,7 @@ pub(super) struct Pending {
 
 enum Source {
     /// A query with each of the rows of values that were bound to it.
-    Plans(Arc<Located>, Vec<LogicalPlan>),
+    Plans(Arc<Located>, Externals, Vec<LogicalPlan>),
     /// Rows that can be had once.
     Rows(Mutex<Option<SendableRecordBatchStream>>),
 }
@@ -118,18 +120,28 @@ impl Pending {
     /// The rows as the cluster sends them. Dropping the stream cancels what still runs.
     fn rows(&self, session: &Session) -> BoxStream<'static, Result<RecordBatch, Status>> {
         match &self.source {
-            Source::Plans(located, plans) => {
-                let (session, located) = (session.clone(), Arc::clone(located));
-                let run = move |plan: LogicalPlan| {
-                    let (session, located) = (session.clone(), Arc::clone(&located));
+            Source::Plans(located, externals, plans) => {
+                let about = Arc::new((session.clone(), Arc::clone(located), externals.clone()));
+                let failed = move |error: JobError| {
+                    let about = Arc::clone(&about);
                     async move {
-                        let failed = |error| status::of_error(located.locate(error));
-                        let rows = session.stream(plan).await.map_err(failed)?;
-                        let located = Arc::clone(&located);
-                        let failed = move |error: datafusion::error::DataFusionError| {
-                            status::of_error(located.locate(error.into()))
+                        let (session, located, externals) = about.as_ref();
+                        let error = explain(session, externals, located, error).await;
+                        status::of_error(located.locate(error))
+                    }
+                };
+                let session = session.clone();
+                let run = move |plan: LogicalPlan| {
+                    let (session, failed) = (session.clone(), failed.clone());
+                    async move {
+                        let rows = match session.stream(plan).await {
+                            Ok(rows) => rows,
+                            Err(error) => return Err(failed(error).await),
                         };
-                        Ok::<_, Status>(rows.map_err(failed))
+                        Ok(rows.or_else(move |error| {
+                            let failed = failed(error.into());
+                            async move { Err::<RecordBatch, Status>(failed.await) }
+                        }))
                     }
                 };
                 futures::stream::iter(plans.clone()).then(run).try_flatten().boxed()
@@ -187,14 +199,8 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) fn new(session: &Session) -> Self {
-        let mut config = session.state().config().clone();
-        // Errors say at which column they are.
-        config.options_mut().sql_parser.collect_spans = true;
-        let state = SessionStateBuilder::new_from_existing(session.state().clone());
-        let state = state.with_config(config).build();
-        let (warehouse, locations) = (session.warehouse().clone(), session.locations().to_vec());
         Self {
-            session: Session::new(state, warehouse, locations),
+            session: session.clone(),
             pending: Cache::builder().time_to_idle(PENDING).max_capacity(MOST).build(),
             running: Arc::default(),
             prepared: Cache::builder().time_to_idle(PREPARED).max_capacity(MOST).build(),
@@ -250,7 +256,11 @@ impl Statements {
             };
             let plans = values.iter().map(bind).collect::<Result<Vec<_>, Status>>()?;
             let schema = plans.first().unwrap_or(&plan).schema().as_arrow().clone();
-            return Ok(Pending::new(&schema, None, Source::Plans(Arc::new(located), plans)));
+            return Ok(Pending::new(
+                &schema,
+                None,
+                Source::Plans(Arc::new(located), client.externals(), plans),
+            ));
         }
         let mut changed = 0;
         for values in values {

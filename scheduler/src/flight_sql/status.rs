@@ -53,18 +53,7 @@ pub(super) fn internal(error: impl Display) -> Status {
 
 /// A status for an error of a statement.
 pub(super) fn of_error(error: JobError) -> Status {
-    of(kind(&error), message(&error))
-}
-
-/// The message, which begins with the line, and with the column where the engine knows it.
-fn message(error: &JobError) -> String {
-    if let JobError::At { file, source, .. } = error
-        && let JobError::Engine(engine) = source.as_ref()
-        && let Some(span) = engine.diagnostic().and_then(|diagnostic| diagnostic.span)
-    {
-        return format!("{file}:{}:{}: {source}", span.start.line, span.start.column);
-    }
-    error.to_string()
+    of(kind(&error), &error)
 }
 
 fn kind(error: &JobError) -> Kind {
@@ -93,7 +82,8 @@ fn of_catalog(error: &CatalogError) -> Kind {
     match error {
         CatalogError::Contention { .. } | CatalogError::Conflict { .. } => CONFLICT,
         CatalogError::Name { .. } => NAME,
-        CatalogError::Location { .. } => STATEMENT,
+        CatalogError::Location { .. } | CatalogError::Target { .. } => STATEMENT,
+        CatalogError::Option { .. } => OPTION,
         CatalogError::Store { .. } | CatalogError::NotWritable { .. } => FILE,
         CatalogError::Unsupported { .. } | CatalogError::Column { .. } => NOT_SUPPORTED,
         _ => INTERNAL,
