@@ -16,10 +16,12 @@
 //! | [`write`] | the operator that writes files, each task its own |
 //! | [`export`] | files for other programs, in a folder outside the warehouse |
 //! | [`registry`] | what is published: tables and model versions |
+//! | [`cleaning`] | files that no version needs any more |
 //! | [`warehouse`] | names to tables, and publication of what a run has written |
 
 mod error;
 
+pub mod cleaning;
 pub mod delta;
 pub mod encode;
 pub mod export;

@@ -68,6 +68,9 @@ pub struct WriteTarget {
     /// Whether rows are written in the order in which they come.
     #[serde(default)]
     pub ordered: bool,
+    /// About how many bytes a file has; 256 MB if it is not given.
+    #[serde(default)]
+    pub file_bytes: Option<u64>,
 }
 
 /// How files for other programs are written.
@@ -179,6 +182,7 @@ impl ExecutionPlan for TableWriteExec {
             mark: Storage::of_object(&runtime, &self.target.mark)?,
             partition_columns: self.target.partition_columns.clone(),
             export: self.target.export.clone(),
+            file_bytes: self.target.file_bytes.map_or(FILE_BYTES, |bytes| bytes as usize),
         };
         let write = async move { Ok(files_batch(&write_files(&folder, input).await?)?) };
         let stream = futures::stream::once(write);
@@ -196,6 +200,7 @@ struct Folder {
     mark: (Storage, String),
     partition_columns: Vec<String>,
     export: Option<Export>,
+    file_bytes: usize,
 }
 
 /// A file that rows are added to.
@@ -235,7 +240,7 @@ async fn write_files(
             };
             file.encoder.write(&batch).await?;
         }
-        let large = |file: &OpenFile| !single && file.encoder.bytes() >= FILE_BYTES;
+        let large = |file: &OpenFile| !single && file.encoder.bytes() >= folder.file_bytes;
         let full: Vec<_> =
             open.iter().filter(|(_, file)| large(file)).map(|(key, _)| key.clone()).collect();
         for partition in full {
@@ -387,6 +392,7 @@ mod tests {
             partition_columns: Vec::new(),
             export: None,
             ordered: false,
+            file_bytes: None,
         };
         let write: Arc<dyn ExecutionPlan> = Arc::new(TableWriteExec::new(target, input));
         // One after the other: when one of several fails, the others' ends aren't waited for.

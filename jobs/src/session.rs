@@ -239,6 +239,13 @@ impl Session {
         schema: &SchemaRef,
         partition_columns: &[String],
     ) -> Result<Vec<DataFile>> {
+        let plan = Self::as_stored(plan, schema)?;
+        let target = self.warehouse.write_target(run, folder, partition_columns)?;
+        self.write_to(target, plan).await
+    }
+
+    /// The rows of a plan, whose columns are those of `schema` in order, with the types of `schema`.
+    pub fn as_stored(plan: LogicalPlan, schema: &SchemaRef) -> Result<LogicalPlan> {
         let columns: Vec<Expr> = plan
             .schema()
             .columns()
@@ -248,9 +255,7 @@ impl Session {
                 cast(Expr::Column(column), field.data_type().clone()).alias(field.name())
             })
             .collect();
-        let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
-        let target = self.warehouse.write_target(run, folder, partition_columns)?;
-        self.write_to(target, plan).await
+        Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
     }
 
     /// Writes the rows of a plan as files.

@@ -10,6 +10,7 @@
 //! | [`pagerank`] | one superstep of PageRank |
 //! | [`top_k`] | the best unseen items of a batch of users |
 //! | [`random`] | starting factors, a function of seed and position alone |
+//! | [`zorder`] | the order of rows by several columns at once |
 //! | [`functions`] | the SQL functions |
 
 pub mod als;
@@ -18,3 +19,4 @@ pub mod functions;
 pub mod pagerank;
 pub mod random;
 pub mod top_k;
+pub mod zorder;

@@ -229,11 +229,11 @@ impl Run {
             Statement::Merge(merge) => {
                 self.change(&merge.table, async |change| change::merge(&change, merge).await).await
             }
-            Statement::Optimize { table } => {
-                self.change(table, async |change| change::optimize(&change).await).await
+            Statement::Optimize { table, zorder } => {
+                self.change(table, async |change| change::optimize(&change, zorder).await).await
             }
             Statement::Vacuum { table, retain_hours, dry_run } => {
-                self.vacuum(table, *retain_hours, *dry_run).await
+                self.vacuum(table.as_ref(), *retain_hours, *dry_run).await
             }
             Statement::Copy(copy) => self.copy(copy, folder.as_deref()).await,
         }

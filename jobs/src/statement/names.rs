@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, MergeAction, MergeInsertKind, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
+use nightshift_catalog::warehouse::Name;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -30,8 +31,8 @@ pub fn changes(statement: &Statement) -> Option<String> {
         Statement::AddColumns { table, .. }
         | Statement::Comment { table, .. }
         | Statement::Restore { table, .. }
-        | Statement::Optimize { table }
-        | Statement::Vacuum { table, .. } => Some(table.to_string()),
+        | Statement::Optimize { table, .. } => Some(table.to_string()),
+        Statement::Vacuum { table, .. } => table.as_ref().map(Name::to_string),
         Statement::Insert(insert) => Some(insert.table.to_string()),
         Statement::Delete(delete) => Some(delete.table.to_string()),
         Statement::Update(update) => Some(update.table.to_string()),
