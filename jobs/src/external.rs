@@ -304,7 +304,8 @@ impl Location {
     /// The URL of a file on the same store.
     fn url_of(&self, file: &ObjectMeta) -> Result<Url> {
         let mut url = self.url.clone();
-        url.set_path(file.location.as_ref());
+        // A percent sign in a name is itself.
+        url.set_path(&file.location.as_ref().replace('%', "%25"));
         Ok(url)
     }
 

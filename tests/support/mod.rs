@@ -106,6 +106,11 @@ impl Process {
         line
     }
 
+    /// Whether it has not ended.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
     /// Kills it without warning.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
@@ -128,7 +133,7 @@ pub struct Cluster {
     pub flight: String,
     /// The executors.
     pub executors: Vec<Process>,
-    _scheduler: Process,
+    scheduler: Process,
 }
 
 impl Cluster {
@@ -150,11 +155,16 @@ impl Cluster {
             command.envs(environment.iter().copied());
             Process::start(&mut command).0
         });
-        Self { executors: executors.collect(), address, flight, _scheduler: scheduler }
+        Self { executors: executors.collect(), address, flight, scheduler }
     }
 }
 
 impl Cluster {
+    /// The scheduler and the executors.
+    pub fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        std::iter::once(&mut self.scheduler).chain(&mut self.executors)
+    }
+
     /// Starts one more executor, which keeps its intermediate results in `work`.
     pub fn executor(&self, folder: &Path, cores: usize, work: &Path) -> Process {
         let mut command = nightshift(folder);

@@ -35,7 +35,7 @@ static DOCUMENTATION: LazyLock<Documentation> = LazyLock::new(|| {
             ("low", "The lowest value of the column, a constant of the same type."),
             ("high", "The highest value of the column, a constant of the same type."),
         ],
-        example: "SELECT encode(zorder(1, 0, 3, 2, 0, 3), 'hex')\n-- 1bbbbbbbbbbbbbbbbbbbbbbbbbbbbbba",
+        example: "SELECT encode(zorder(1, 0, 3, 2, 0, 3), 'hex')\n-- 66666666666666666666666666666666",
     }
     .documentation()
 });
