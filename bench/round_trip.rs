@@ -9,6 +9,7 @@ use ballista_scheduler::scheduler_process::start_server;
 use datafusion::execution::SessionState;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
+use nightshift_catalog::storage::Stores;
 use nightshift_executor::ExecutorOptions;
 use nightshift_scheduler::{Scheduler, SchedulerOptions, connect};
 use std::error::Error;
@@ -37,6 +38,7 @@ fn start_executor(scheduler: SocketAddr, work_dir: &tempfile::TempDir) -> Result
         memory: None,
         resident: 1 << 20,
         connect_seconds: 10,
+        stores: Stores::default(),
     };
     tokio::spawn(nightshift_executor::run(options));
     Ok(())
@@ -56,14 +58,18 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 async fn main() -> Result<(), Failure> {
     let work_dir = tempfile::tempdir()?;
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let scheduler =
-        Scheduler::bind(&SchedulerOptions { listen, advertise: None, executor_timeout: 60 })
-            .await?;
+    let scheduler = Scheduler::bind(&SchedulerOptions {
+        listen,
+        advertise: None,
+        executor_timeout: 60,
+        stores: Stores::default(),
+    })
+    .await?;
     let (ours, ready) = (scheduler.address(), scheduler.executors_ready(1));
     tokio::spawn(scheduler.serve());
     start_executor(ours, &work_dir)?;
     ready.await;
-    let nightshift = connect(&format!("grpc://{ours}")).await?;
+    let nightshift = connect(&format!("grpc://{ours}"), &Stores::default()).await?;
 
     let theirs = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let config = SchedulerConfig {

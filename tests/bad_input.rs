@@ -90,7 +90,7 @@ fn weights_and_ids_without_a_meaning() {
 fn options() {
     let option = |option: &str| with_data(GOOD, &MODEL.replace("'matrix_factorization'", option));
     for (given, expected) in [
-        ("'kmeans'", "option model_type: 'kmeans' is not a model type"),
+        ("'kmeans'", "option model_type: 'kmeans' is not 'matrix_factorization' or 'pagerank'"),
         ("'matrix_factorization', num_factors = 0", "option num_factors: 0 is not a whole number"),
         ("'matrix_factorization', depth = 3", "option depth: there is none of that name"),
         (

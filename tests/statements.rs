@@ -7,7 +7,9 @@ mod support;
 use sqllogictest::{DBOutput, DefaultColumnType, Runner};
 use std::io;
 use std::path::{Path, PathBuf};
+use support::s3::S3;
 use support::*;
+use tempfile::TempDir;
 
 /// Sends every statement to the binary, on the cluster of the test.
 struct Shell {
@@ -47,7 +49,10 @@ impl sqllogictest::DB for Shell {
 }
 
 fn file(name: &str) {
-    let folder = tempfile::tempdir().unwrap();
+    file_in(name, &tempfile::tempdir().unwrap());
+}
+
+fn file_in(name: &str, folder: &TempDir) {
     let key = ("NIGHTSHIFT_PSEUDONYM_KEY", "a key that only the executors have");
     let cluster = Cluster::start_with(folder.path(), &[1, 1], &[key]);
     let (path, address) = (folder.path().to_path_buf(), cluster.address.clone());
@@ -82,6 +87,16 @@ fn matrix_factorization() {
 }
 
 #[test]
+fn model_functions() {
+    file("model_functions.slt");
+}
+
+#[test]
+fn warm_start() {
+    file("warm_start.slt");
+}
+
+#[test]
 fn pagerank() {
     file("pagerank.slt");
 }
@@ -89,6 +104,44 @@ fn pagerank() {
 #[test]
 fn functions() {
     file("functions.slt");
+}
+
+/// The same statements on a warehouse in a bucket.
+mod on_s3 {
+    use super::*;
+
+    fn file(name: &str) {
+        let (folder, s3) = (tempfile::tempdir().unwrap(), S3::start());
+        s3.configure(folder.path(), &s3.address, "");
+        file_in(name, &folder);
+        assert!(!s3.objects("warehouse/").is_empty());
+        assert!(!folder.path().join("warehouse").exists());
+    }
+
+    #[test]
+    fn tables() {
+        file("tables.slt");
+    }
+
+    #[test]
+    fn changes() {
+        file("changes.slt");
+    }
+
+    #[test]
+    fn names() {
+        file("names.slt");
+    }
+
+    #[test]
+    fn matrix_factorization() {
+        file("matrix_factorization.slt");
+    }
+
+    #[test]
+    fn pagerank() {
+        file("pagerank.slt");
+    }
 }
 
 #[test]

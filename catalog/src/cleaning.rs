@@ -42,7 +42,7 @@ impl Warehouse {
             let mut needed = BTreeSet::new();
             for version in versions {
                 let snapshot = self.snapshot(folder, *version).await?;
-                needed.extend(snapshot.contents.files.into_iter().map(|file| file.path));
+                needed.extend(snapshot.contents.files.iter().map(|file| file.path.clone()));
             }
             let storage = self.storage().folder(folder);
             let root = storage.path("");

@@ -8,8 +8,10 @@ use crate::{CatalogError, Result};
 use arrow::datatypes::SchemaRef;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::{Action, Add, Remove, StructType, new_metadata};
-use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake_core::logstore::{StorageConfig, default_logstore};
+use deltalake_core::{DeltaTable, DeltaTableError};
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -125,6 +127,11 @@ pub async fn load(table: &Storage, version: Option<u64>) -> Result<Option<Snapsh
     }
 }
 
+/// Whether the log of the table in a folder has a version.
+pub async fn has_version(table: &Storage, version: u64) -> Result<bool> {
+    table.exists(&format!("_delta_log/{version:020}.json")).await
+}
+
 fn snapshot(table: &Storage, delta: &DeltaTable) -> Result<Snapshot> {
     let state = delta.snapshot().map_err(|source| delta_error(table, source))?;
     refuse_unsupported(table, delta)?;
@@ -162,17 +169,18 @@ async fn open(table: &Storage, version: Option<u64>) -> Result<Option<DeltaTable
     if table.folder("_delta_log").list().await?.is_empty() {
         return Ok(None);
     }
-    let error = |source| delta_error(table, source);
-    let mut builder = DeltaTableBuilder::from_url(table.url().clone())
-        .map_err(error)?
-        .with_storage_backend(Arc::clone(table.store()), table.url().clone());
-    if let Some(version) = version {
-        builder = builder.with_version(version);
-    }
-    match builder.load().await {
-        Ok(delta) => Ok(Some(delta)),
+    let store = Arc::clone(table.store());
+    let folder = Arc::new(PrefixStore::new(Arc::clone(&store), table.path("")));
+    let log = default_logstore(folder, store, table.url(), &StorageConfig::default());
+    let mut delta = DeltaTable::new(log);
+    let loaded = match version {
+        Some(version) => delta.load_version(version).await,
+        None => delta.load().await,
+    };
+    match loaded {
+        Ok(()) => Ok(Some(delta)),
         Err(DeltaTableError::NotATable(_)) => Ok(None),
-        Err(source) => Err(error(source)),
+        Err(source) => Err(delta_error(table, source)),
     }
 }
 
@@ -272,6 +280,8 @@ fn actions(
         "operationParameters": {},
         "engineInfo": concat!("nightshift/", env!("CARGO_PKG_VERSION")),
         "runId": note.run,
+        // No two commits have the same text, so a commit is known by it.
+        "txnId": uuid::Uuid::now_v7().to_string(),
     }})];
     let old = current.map(|delta| snapshot(table, delta)).transpose()?;
     if old.is_none() {
@@ -386,7 +396,8 @@ mod tests {
     }
 
     fn storage(folder: &tempfile::TempDir) -> Storage {
-        Storage::open(&url::Url::from_file_path(folder.path()).unwrap()).unwrap()
+        let url = url::Url::from_file_path(folder.path()).unwrap();
+        Storage::open(&url, &Default::default()).unwrap()
     }
 
     #[tokio::test]

@@ -21,6 +21,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+/// Rows of a table's row group, the least that a lookup by id has to look into. DuckDB's are about as
+/// large.
+const GROUP_ROWS: usize = 128 << 10;
+
 /// A format of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
@@ -197,6 +201,7 @@ impl Encoder {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
             .set_statistics_truncate_length(None)
+            .set_max_row_group_row_count(Some(GROUP_ROWS))
             .build();
         let writer = AsyncArrowWriter::try_new(object, schema.clone(), Some(properties))?;
         Ok(Self::Parquet(Box::new(writer)))

@@ -25,6 +25,49 @@ pub enum CatalogError {
         #[source]
         source: object_store::Error,
     },
+    /// An entry `[[store]]` of the settings that can't be used.
+    #[error("store {url} in nightshift.toml: {reason}")]
+    StoreSettings {
+        /// The entry's URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A store on which commits would be lost.
+    #[error(
+        "{url}: the store doesn't honour the condition that an object must not be there yet \
+         (If-None-Match: *), so commits made at the same time would be lost: use a store or a version of \
+         it that does: {reason}"
+    )]
+    Unconditional {
+        /// The warehouse.
+        url: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// An object of which it isn't known whether it was created.
+    #[error(
+        "{url}: the store stopped answering, it isn't known whether this was created: {source}"
+    )]
+    Undecided {
+        /// The object.
+        url: String,
+        /// What the store said last.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A run of which it isn't known whether it was published.
+    #[error(
+        "the store stopped answering while run {run} was published. Look whether system.registry has \
+         rows of it, and run it again if not; its files are left where they are: {source}"
+    )]
+    Unsettled {
+        /// The run.
+        run: String,
+        /// What happened.
+        #[source]
+        source: Box<CatalogError>,
+    },
     /// The warehouse can't be written.
     #[error("the warehouse {url} can't be written, choose another with --warehouse: {source}")]
     NotWritable {
@@ -120,6 +163,21 @@ pub enum CatalogError {
     /// Parquet refused.
     #[error(transparent)]
     Parquet(#[from] parquet::errors::ParquetError),
+}
+
+impl CatalogError {
+    /// Whether the store has refused because of who asked.
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => matches!(
+                source,
+                object_store::Error::PermissionDenied { .. }
+                    | object_store::Error::Unauthenticated { .. }
+            ),
+            Self::NotWritable { source, .. } => source.is_permission(),
+            _ => false,
+        }
+    }
 }
 
 impl From<CatalogError> for datafusion::error::DataFusionError {

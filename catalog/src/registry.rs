@@ -67,6 +67,9 @@ pub struct ModelDetails {
     pub query: String,
     /// The versions of the tables that the query read.
     pub inputs: BTreeMap<String, String>,
+    /// How long each iteration of the training took, in seconds.
+    #[serde(default)]
+    pub iteration_seconds: Vec<f64>,
 }
 
 /// What is known about something published, besides its version.
@@ -401,7 +404,8 @@ mod tests {
     }
 
     fn storage(folder: &tempfile::TempDir) -> Storage {
-        Storage::open(&url::Url::from_file_path(folder.path()).unwrap()).unwrap()
+        let url = url::Url::from_file_path(folder.path()).unwrap();
+        Storage::open(&url, &Default::default()).unwrap()
     }
 
     #[tokio::test]
@@ -486,5 +490,35 @@ mod tests {
         }
         versions.sort();
         assert_eq!(versions, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[tokio::test]
+    async fn publications_whose_answers_are_lost_are_made_once() {
+        use crate::storage::testing::{Fault, Request, storage};
+        // Every commit is made, and its writer isn't told.
+        let lose = |request, _: &object_store::path::Path| match request {
+            Request::Create => Fault::Lost,
+            _ => Fault::None,
+        };
+        let (warehouse, _) = storage(std::time::Duration::from_secs(20), lose);
+        let publish = |writer: u64| {
+            let warehouse = warehouse.clone();
+            tokio::spawn(async move {
+                let name = format!("a.m{writer}");
+                for _ in 0..3 {
+                    Registry::publish(&warehouse, "r", &[model(&name, writer)]).await.unwrap();
+                }
+            })
+        };
+        for writer in (0..4).map(publish).collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        let registry = Registry::load(&warehouse).await.unwrap();
+        let publications: Vec<_> = registry.entries.iter().map(|e| e.publication).collect();
+        assert_eq!(publications, (1..=12).collect::<Vec<_>>());
+        assert_eq!(registry.version(), Some(11));
+        assert!(
+            (0..4).all(|m| registry.current(Kind::Model, &format!("a.m{m}")).unwrap().version == 3)
+        );
     }
 }

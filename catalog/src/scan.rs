@@ -3,10 +3,11 @@
 //! delta-rs's own scan node can't travel to executors. A snapshot is a list of Parquet files with
 //! statistics, and DataFusion's Parquet scan is one that every executor understands.
 
-use crate::delta::{self, Contents, DataFile};
+use crate::delta::{Contents, DataFile};
 use crate::statistics;
 use crate::storage::Storage;
 use crate::{CatalogError, Result};
+use crate::{cache, lookup};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -63,9 +64,9 @@ impl TableScanSpec {
         match &self.files {
             FileList::Version(version) => {
                 let table = Storage::of_session(runtime, &self.table)?;
-                let snapshot = delta::load(&table, Some(*version)).await?;
+                let snapshot = cache::snapshot(&table, *version).await?;
                 let missing = || damaged(&self.table, format!("version {version} is missing"));
-                Ok(snapshot.ok_or_else(missing)?.contents.files)
+                Ok(snapshot.ok_or_else(missing)?.contents.files.clone())
             }
             FileList::Staged(url) => {
                 let (folder, name) = Storage::of_object(runtime, url)?;
@@ -152,7 +153,8 @@ impl TableProvider for WarehouseTable {
             false,
         )?;
         let store = &self.spec.table[..url::Position::BeforePath];
-        let source = Arc::new(ParquetSource::new(schema));
+        let reader = Arc::new(lookup::reader(state.runtime_env(), &storage));
+        let source = Arc::new(ParquetSource::new(schema).with_parquet_file_reader_factory(reader));
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(store)?, source)
             .with_file_groups(groups)
             .with_statistics(total)
@@ -230,7 +232,7 @@ impl<'a> Layout<'a> {
     ) -> Result<PartitionedFile> {
         let order = self.in_files.iter().chain(&self.partitions);
         known.column_statistics = order.map(|at| known.column_statistics[*at].clone()).collect();
-        let mut scanned = PartitionedFile::new(file.location(storage), file.bytes);
+        let mut scanned = PartitionedFile::new_from_meta(lookup::object(storage, file));
         for column in &self.partitions {
             let field = self.schema.field(*column);
             scanned.partition_values.push(partition_value(file, field)?);

@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(files.iter().filter_map(|file| file.rows).sum::<u64>(), 3);
         assert!(files.iter().all(|file| file.path.starts_with("part-r1-")));
 
-        let storage = Storage::open(&url).unwrap();
+        let storage = Storage::open(&url, &Default::default()).unwrap();
         let contents = Contents::plain(Arc::new(schema), files);
         delta::commit(&storage, &contents, &CommitNote::default(), None).await.unwrap();
         let table = WarehouseTable::of(url, FileList::Version(0), &contents);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[command(
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 a check found \
-wrong rows.\nLogs go to standard error; NIGHTSHIFT_LOG sets what is logged, such as \
+wrong rows, 130 interrupted.\nLogs go to standard error; NIGHTSHIFT_LOG sets what is logged, such as \
 NIGHTSHIFT_LOG=nightshift=debug."
 )]
 pub struct Arguments {
@@ -23,7 +23,7 @@ pub struct Arguments {
 pub enum Command {
     /// Run a pipeline: a folder of .sql files
     Run(RunArguments),
-    /// Execute SQL and print what it returns
+    /// Execute SQL and print what it returns; on a terminal, a shell
     Sql(SqlArguments),
     /// Start a cluster on this machine: a scheduler and executors, each a process
     Up(UpArguments),
@@ -52,10 +52,18 @@ pub struct Place {
 pub enum Format {
     /// Columns and lines, to read
     Table,
+    /// A line for each column
+    Vertical,
     /// Comma-separated values with a header
     Csv,
     /// One array of objects
     Json,
+    /// An object in each line
+    Jsonl,
+    /// A Parquet file
+    Parquet,
+    /// An Arrow IPC file, or stream if it goes to standard output
+    Arrow,
 }
 
 /// Arguments of `run`.
@@ -72,15 +80,36 @@ pub struct RunArguments {
 /// Arguments of `sql`.
 #[derive(Debug, Args)]
 pub struct SqlArguments {
-    /// The statements; read from standard input if neither -c nor -f is given
+    /// The statements; without -c and -f they are read from standard input, or, if that is a terminal,
+    /// typed in
     #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
     pub command: Option<String>,
     /// A file of statements
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// A value for the parameter $NAME of statements; can be given several times
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub parameters: Vec<(String, String)>,
+    /// The file that results are written to, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Where to work
     #[command(flatten)]
     pub place: Place,
+}
+
+/// A parameter's name and value.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is written NAME=VALUE")?;
+    if !is_parameter(name) {
+        return Err(format!("'{name}' is no name: letters, digits and _ make one"));
+    }
+    Ok((name.to_string(), value.to_string()))
+}
+
+/// Whether `$name` is a parameter.
+pub fn is_parameter(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
 /// Arguments of `up`.
@@ -95,6 +124,9 @@ pub struct UpArguments {
     /// Port for SQL clients; 0 takes any that is free [default: the one after --port]
     #[arg(long)]
     pub flight_port: Option<u16>,
+    /// Port for HTTP; 0 takes any that is free [default: the one after --flight-port]
+    #[arg(long)]
+    pub http_port: Option<u16>,
     /// The warehouse of SQL clients [default: ./warehouse]
     #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
     pub warehouse: Option<String>,
@@ -116,11 +148,16 @@ pub struct SchedulerArguments {
     /// [default: the one after --port, or any if that is 0]
     #[arg(long)]
     pub flight_port: Option<u16>,
+    /// Port for HTTP; 0 takes any that is free
+    /// [default: the one after --flight-port, or any if that is 0]
+    #[arg(long)]
+    pub http_port: Option<u16>,
     /// The warehouse of SQL clients: a folder, or a URL such as s3://bucket/warehouse
     /// [default: ./warehouse]
     #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
     pub warehouse: Option<String>,
-    /// The host under which executors reach it [default: that of --host]
+    /// The host under which executors reach it, and a name that HTTP clients may use
+    /// [default: that of --host]
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
     /// Seconds without a sign of life after which an executor counts as lost

@@ -5,13 +5,16 @@ use crate::Failure;
 use crate::arguments::{ExecutorArguments, SchedulerArguments, UpArguments};
 use crate::settings::Settings;
 use datafusion::execution::SessionState;
+use nightshift_catalog::storage::Stores;
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::ExecutorOptions;
+use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::session::Session;
-use nightshift_scheduler::{FlightSql, Scheduler, SchedulerOptions, connect};
+use nightshift_scheduler::{FlightSql, Http, Scheduler, SchedulerOptions, connect};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use url::Url;
@@ -26,18 +29,25 @@ const RESIDENT: u64 = 2048;
 pub struct Embedded {
     /// The session that runs plans on it.
     pub state: SessionState,
+    /// What it can tell of its executors.
+    pub cluster: Arc<dyn ClusterView>,
     /// Where its executor keeps intermediate results.
     _work_dir: TempDir,
 }
 
 /// Starts a scheduler and an executor in this process.
-pub async fn embedded() -> Result<Embedded, Failure> {
+pub async fn embedded(stores: &Stores) -> Result<Embedded, Failure> {
     let listen = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
-    let scheduler =
-        Scheduler::bind(&SchedulerOptions { listen, advertise: None, executor_timeout: 60 })
-            .await?;
+    let scheduler = Scheduler::bind(&SchedulerOptions {
+        listen,
+        advertise: None,
+        executor_timeout: 60,
+        stores: stores.clone(),
+    })
+    .await?;
     let address = scheduler.address();
     let ready = scheduler.executors_ready(1);
+    let cluster = scheduler.cluster();
     tokio::spawn(scheduler.serve());
     let work_dir = tempfile::Builder::new().prefix("nightshift-").tempdir()?;
     let executor = tokio::spawn(nightshift_executor::run(ExecutorOptions {
@@ -51,6 +61,7 @@ pub async fn embedded() -> Result<Embedded, Failure> {
         memory: None,
         resident: RESIDENT << 20,
         connect_seconds: 10,
+        stores: stores.clone(),
     }));
     tokio::select! {
         () = ready => {}
@@ -59,8 +70,8 @@ pub async fn embedded() -> Result<Embedded, Failure> {
             return Err("the embedded executor has stopped".into());
         }
     }
-    let state = connect(&format!("grpc://{address}")).await?;
-    Ok(Embedded { state, _work_dir: work_dir })
+    let state = connect(&format!("grpc://{address}"), stores).await?;
+    Ok(Embedded { state, cluster, _work_dir: work_dir })
 }
 
 /// A port that nobody listens on now.
@@ -91,53 +102,72 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
         return Err(format!("--host {host}: say with --advertise where executors reach it").into());
     }
     let settings = Settings::read()?;
-    let warehouse = Warehouse::open(&settings.warehouse(arguments.warehouse.as_deref())?)?;
+    let stores = settings.stores()?;
+    let warehouse = Warehouse::open(&settings.warehouse(arguments.warehouse.as_deref())?, &stores)?;
+    match warehouse.check_writable().await {
+        // Who may only read can still be served.
+        Err(error) if error.is_permission() => tracing::warn!("{error}"),
+        checked => checked?,
+    }
     let locations = settings.locations(None)?;
-    let flight_port = flight_port(arguments.flight_port, arguments.port)?;
-    let options = SchedulerOptions { listen, advertise: arguments.advertise, executor_timeout };
+    let flight_port = port_after(arguments.flight_port, arguments.port, "--flight-port")?;
+    let http_port = port_after(arguments.http_port, flight_port, "--http-port")?;
+    let names = arguments.advertise.iter().cloned().collect();
+    let options = SchedulerOptions {
+        listen,
+        advertise: arguments.advertise,
+        executor_timeout,
+        stores: stores.clone(),
+    };
     let scheduler = Scheduler::bind(&options).await?;
     let flight = FlightSql::bind(SocketAddr::new(host, flight_port))?;
-    let address = scheduler.address();
+    let http = Http::bind(SocketAddr::new(host, http_port))?;
+    let (address, cluster) = (scheduler.address(), scheduler.cluster());
     println!("scheduler grpc://{address}");
+    let clients = async {
+        let state = connect_to(address, &stores).await?;
+        println!("flight grpc://{}", flight.address());
+        println!("http http://{}", http.address());
+        let session = Session::new(state, warehouse, locations).with_cluster(cluster);
+        tokio::select! {
+            served = flight.serve(session.clone()) => Ok::<_, Failure>(served?),
+            served = http.serve(session, names) => Ok(served?),
+        }
+    };
     tokio::select! {
         served = scheduler.serve() => Ok(served?),
-        served = serve_clients(flight, address, warehouse, locations) => served,
+        served = clients => served,
         () = parent_gone(arguments.with_parent) => Ok(()),
     }
 }
 
-/// The port for SQL clients of a scheduler at `port`.
-fn flight_port(given: Option<u16>, port: u16) -> Result<u16, Failure> {
+/// A port of a scheduler: the one that is given, or the one after another of its ports.
+fn port_after(given: Option<u16>, port: u16, flag: &str) -> Result<u16, Failure> {
     match given {
         Some(given) => Ok(given),
         None if port == 0 => Ok(0),
         None => port
             .checked_add(1)
-            .ok_or_else(|| "say with --flight-port which port is for SQL clients".into()),
+            .ok_or_else(|| format!("there is no port after {port}: choose one with {flag}").into()),
     }
 }
 
-/// Serves SQL clients, whose statements run like those of any other session of the scheduler.
-async fn serve_clients(
-    flight: FlightSql,
-    scheduler: SocketAddr,
-    warehouse: Warehouse,
-    locations: Vec<Url>,
-) -> Result<(), Failure> {
+/// A session on the scheduler of this process, for clients, whose statements run like those of any other
+/// session.
+async fn connect_to(scheduler: SocketAddr, stores: &Stores) -> Result<SessionState, Failure> {
     let host = match scheduler.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let scheduler = SocketAddr::new(host, scheduler.port());
-    let state = connect(&format!("grpc://{scheduler}")).await?;
-    println!("flight grpc://{}", flight.address());
-    Ok(flight.serve(Session::new(state, warehouse, locations)).await?)
+    let address = SocketAddr::new(host, scheduler.port());
+    Ok(connect(&format!("grpc://{address}"), stores).await?)
 }
 
 /// Runs an executor.
 pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
     let host = check_host(&arguments.host, arguments.insecure)?;
+    let stores = Settings::read()?.stores()?;
     let wrong = || format!("--scheduler {}: not like grpc://127.0.0.1:50050", arguments.scheduler);
     let url = Url::parse(&arguments.scheduler).map_err(|_| wrong())?;
     let scheduler_host = url.host_str().ok_or_else(wrong)?.to_string();
@@ -161,6 +191,7 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         memory: arguments.memory.map(|megabytes| megabytes << 20),
         resident: arguments.resident_memory << 20,
         connect_seconds: 30,
+        stores,
     });
     tokio::select! {
         ended = run => Ok(ended?),
@@ -215,13 +246,17 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
         processes.0.push((name, child));
         Ok(())
     };
-    let flight_port = match flight_port(arguments.flight_port, arguments.port)? {
-        0 => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST))?,
-        port => port,
+    let free = |port| match port {
+        0 => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        port => Ok(port),
     };
-    let (port, clients) = (arguments.port.to_string(), flight_port.to_string());
-    let mut scheduler: Vec<String> =
-        ["scheduler", "--port", &port, "--flight-port", &clients].map(String::from).to_vec();
+    let flight_port = port_after(arguments.flight_port, arguments.port, "--flight-port")?;
+    let http_port = free(port_after(arguments.http_port, flight_port, "--http-port")?)?;
+    let flight_port = free(flight_port)?;
+    let port = arguments.port.to_string();
+    let (flight, http) = (flight_port.to_string(), http_port.to_string());
+    let scheduler = ["scheduler", "--port", &port, "--flight-port", &flight, "--http-port", &http];
+    let mut scheduler = scheduler.map(String::from).to_vec();
     if let Some(warehouse) = arguments.warehouse {
         scheduler.extend(["--warehouse".into(), warehouse]);
     }
@@ -236,6 +271,7 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     }
     println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");
     println!("flight grpc://127.0.0.1:{flight_port}");
+    println!("http http://127.0.0.1:{http_port}");
     println!("run something on it:  nightshift run FOLDER --cluster {address}");
     let mut check = tokio::time::interval(Duration::from_millis(200));
     loop {

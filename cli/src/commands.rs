@@ -1,27 +1,23 @@
 //! What each command does.
 
-use crate::arguments::{Arguments, Command, Format, Place, RunArguments, SqlArguments};
+use crate::arguments::{Arguments, Command, Place, RunArguments};
 use crate::cluster::{self, Embedded};
+use crate::output::Output;
 use crate::settings::Settings;
-use crate::{Failure, output, progress};
-use arrow::array::RecordBatch;
-use futures::TryStreamExt;
+use crate::{Failure, progress, shell};
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
-use nightshift_jobs::connection::{Connection, Outcome};
 use nightshift_jobs::pipeline::Pipeline;
-use nightshift_jobs::run::explain;
 use nightshift_jobs::session::Session;
-use nightshift_jobs::statement::{Located, parse};
-use std::io::Read;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
+use std::sync::Arc;
 
 /// Executes a command.
 pub async fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Run(arguments) => run(arguments).await,
-        Command::Sql(arguments) => sql(arguments).await,
+        Command::Sql(arguments) => shell::sql(arguments).await,
         Command::Up(arguments) => cluster::up(arguments).await,
         Command::Scheduler(arguments) => cluster::scheduler(arguments).await,
         Command::Executor(arguments) => cluster::executor(arguments).await,
@@ -29,23 +25,26 @@ pub async fn execute(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// A session, and the embedded cluster that it runs on if there is one.
-struct Opened {
-    session: Session,
+pub struct Opened {
+    /// The session.
+    pub session: Session,
     _embedded: Option<Embedded>,
 }
 
-async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Failure> {
+/// Opens the warehouse and the cluster of a command.
+pub async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Failure> {
     let settings = Settings::read()?;
-    let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?)?;
+    let stores = settings.stores()?;
+    let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?, &stores)?;
     let locations = settings.locations(pipeline)?;
-    let (state, embedded) = match place.cluster.as_ref().or(settings.cluster.as_ref()) {
-        Some(address) => (nightshift_scheduler::connect(address).await?, None),
-        None => {
-            let embedded = cluster::embedded().await?;
-            (embedded.state.clone(), Some(embedded))
-        }
-    };
-    Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: embedded })
+    if let Some(address) = place.cluster.as_ref().or(settings.cluster.as_ref()) {
+        let state = nightshift_scheduler::connect(address, &stores).await?;
+        return Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: None });
+    }
+    let embedded = cluster::embedded(&stores).await?;
+    let session = Session::new(embedded.state.clone(), warehouse, locations);
+    let session = session.with_cluster(Arc::clone(&embedded.cluster));
+    Ok(Opened { session, _embedded: Some(embedded) })
 }
 
 async fn run(arguments: RunArguments) -> Result<(), Failure> {
@@ -64,16 +63,18 @@ async fn run(arguments: RunArguments) -> Result<(), Failure> {
             return Err(format!("{} has not provided all inputs", missing.display()).into());
         }
     }
+    let mut output = Output::new(arguments.place.format, None)?;
     let opened = open(&arguments.place, Some(pipeline.folder())).await?;
     let progress = progress::to_standard_error();
     let (steps, published) =
         pipeline.run(opened.session.clone(), progress, cluster::interrupted()).await?;
-    output::print_steps(&steps, arguments.place.format)?;
+    output.steps(&steps)?;
     tell_published(&published);
-    Ok(())
+    output.close()
 }
 
-fn tell_published(entries: &[Entry]) {
+/// Says what everybody sees now.
+pub fn tell_published(entries: &[Entry]) {
     let models = entries.iter().filter(|entry| entry.kind == Kind::Model);
     let models: Vec<_> =
         models.map(|entry| format!("{} version {}", entry.name, entry.version)).collect();
@@ -85,62 +86,6 @@ fn tell_published(entries: &[Entry]) {
         }
         Some(entry) => {
             eprintln!("publication {}: {tables} tables, {}", entry.publication, models.join(", "));
-        }
-    }
-}
-
-async fn sql(arguments: SqlArguments) -> Result<(), Failure> {
-    let (name, text) = match (&arguments.command, &arguments.file) {
-        (Some(text), _) => ("command".to_string(), text.clone()),
-        (None, Some(file)) => {
-            let name = file.display().to_string();
-            let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
-            (name, text)
-        }
-        (None, None) => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            ("standard input".to_string(), text)
-        }
-    };
-    let statements = parse(&name, &text)?;
-    let opened = open(&arguments.place, None).await?;
-    let folder = std::env::current_dir().ok();
-    let progress = progress::to_standard_error();
-    let mut connection = Connection::new(opened.session.clone(), folder, progress);
-    for statement in &statements {
-        print_outcome(&mut connection, statement, arguments.place.format).await?;
-    }
-    Ok(())
-}
-
-async fn print_outcome(
-    connection: &mut Connection,
-    statement: &Located,
-    format: Format,
-) -> Result<(), Failure> {
-    match connection.execute(statement, cluster::interrupted()).await? {
-        Outcome::Rows(rows) => {
-            let schema = rows.schema();
-            let batches: Vec<RecordBatch> = tokio::select! {
-                batches = rows.try_collect::<Vec<_>>() => match batches {
-                    Ok(batches) => batches,
-                    Err(error) => {
-                        let externals = connection.externals();
-                        let error = explain(connection.session(), externals, statement, error.into());
-                        return Err(statement.locate(error.await).into());
-                    }
-                },
-                () = cluster::interrupted() => return Err("interrupted".into()),
-            };
-            output::print(schema, &batches, format)
-        }
-        Outcome::Made(made) => {
-            if !made.steps.is_empty() {
-                output::print_steps(&made.steps, format)?;
-            }
-            tell_published(&made.published);
-            Ok(())
         }
     }
 }

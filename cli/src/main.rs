@@ -3,19 +3,27 @@
 mod arguments;
 mod cluster;
 mod commands;
+mod interrupts;
 mod output;
 mod progress;
 mod settings;
+mod shell;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
+use nightshift_jobs::JobError;
 use nightshift_jobs::statement::STACK;
 use std::error::Error;
+use std::fmt;
+use std::io;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 /// A run whose check found wrong rows.
 const CHECK_FAILED: u8 = 3;
+
+/// A run or statement that was interrupted: what shells make of Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     // The stack of a process's first thread is as large as the system says.
@@ -35,8 +43,14 @@ fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let service = matches!(arguments.command, Command::Scheduler(_) | Command::Executor(_));
     // What an embedded cluster reports as an error is what the command reports in the end.
-    let default =
-        if service { "warn,nightshift=info" } else { "error,ballista=off,datafusion=off" };
+    let default = if service {
+        "warn,nightshift=info,audit=info"
+    } else {
+        "error,ballista=off,datafusion=off"
+    };
+    // Who waits for a store that doesn't answer sees what for.
+    let stores = "object_store::client::retry=info,nightshift_catalog::storage::retry=info";
+    let default = format!("{default},{stores}");
     let filter =
         EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -53,14 +67,47 @@ fn run() -> ExitCode {
     runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let check = error.downcast_ref::<nightshift_jobs::JobError>();
-            let check = matches!(check, Some(nightshift_jobs::JobError::Check { .. }));
-            if check { ExitCode::from(CHECK_FAILED) } else { ExitCode::FAILURE }
-        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Says what went wrong, and which exit code says it to programs.
+fn failed(error: &Failure) -> ExitCode {
+    let io = error.downcast_ref::<io::Error>();
+    if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        // Whoever read the results has read enough.
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error}");
+    if is_interrupted(error) {
+        return ExitCode::from(INTERRUPTED);
+    }
+    match error.downcast_ref::<JobError>() {
+        Some(JobError::Check { .. }) => ExitCode::from(CHECK_FAILED),
+        _ => ExitCode::FAILURE,
     }
 }
 
 /// Any error that ends the program.
 type Failure = Box<dyn Error + Send + Sync>;
+
+/// The rows of a result were interrupted.
+#[derive(Debug)]
+struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl Error for Interrupted {}
+
+/// Whether an error says that somebody asked to stop.
+fn is_interrupted(error: &Failure) -> bool {
+    let mut job = error.downcast_ref::<JobError>();
+    while let Some(JobError::At { source, .. }) = job {
+        job = Some(source);
+    }
+    error.is::<Interrupted>() || matches!(job, Some(JobError::Interrupted))
+}

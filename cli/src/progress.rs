@@ -6,13 +6,21 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// Progress that is shown somewhere.
+pub trait Shown: Progress {
+    /// What was under way is done: leaves room for what is printed next.
+    fn clear(&self) {}
+}
+
 /// What fits standard error.
-pub fn to_standard_error() -> Arc<dyn Progress> {
+pub fn to_standard_error() -> Arc<dyn Shown> {
     if std::io::stderr().is_terminal() { Arc::new(Bars::new()) } else { Arc::new(Lines) }
 }
 
 /// One line for each thing that happens.
 struct Lines;
+
+impl Shown for Lines {}
 
 impl Progress for Lines {
     fn step(&self, number: usize, total: usize, name: &str) {
@@ -31,17 +39,24 @@ impl Progress for Lines {
 /// A bar for the steps, and one for the iterations of the training that is under way.
 struct Bars {
     all: MultiProgress,
-    steps: ProgressBar,
+    steps: Mutex<Option<ProgressBar>>,
     training: Mutex<Option<ProgressBar>>,
 }
 
 impl Bars {
     fn new() -> Self {
-        let all = MultiProgress::new();
-        let steps = all.add(ProgressBar::new(0));
-        steps.set_style(style("{spinner} [{bar:30}] {pos}/{len} {msg} {elapsed}"));
-        steps.enable_steady_tick(Duration::from_millis(100));
-        Self { all, steps, training: Mutex::new(None) }
+        let steps = Mutex::new(None);
+        Self { all: MultiProgress::new(), steps, training: Mutex::new(None) }
+    }
+}
+
+impl Shown for Bars {
+    fn clear(&self) {
+        for bar in [&self.training, &self.steps] {
+            if let Some(bar) = bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                bar.finish_and_clear();
+            }
+        }
     }
 }
 
@@ -55,9 +70,16 @@ impl Progress for Bars {
         if let Some(bar) = training.take() {
             bar.finish_and_clear();
         }
-        self.steps.set_length(total as u64);
-        self.steps.set_position(number as u64 - 1);
-        self.steps.set_message(name.to_string());
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = steps.get_or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::new(total as u64));
+            bar.set_style(style("{spinner} [{bar:30}] {pos}/{len} {msg} {elapsed}"));
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        bar.set_length(total as u64);
+        bar.set_position(number as u64 - 1);
+        bar.set_message(name.to_string());
     }
 
     fn iteration(&self, _: &str, iteration: usize, total: usize, measure: &str, value: f64) {
@@ -78,6 +100,6 @@ impl Progress for Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        self.steps.finish_and_clear();
+        self.clear();
     }
 }

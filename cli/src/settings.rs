@@ -1,7 +1,7 @@
 //! `nightshift.toml`, and which setting wins: the flag, then the environment, then the file.
 
 use crate::Failure;
-use nightshift_catalog::storage::parse_url;
+use nightshift_catalog::storage::{StoreSettings, Stores, parse_url};
 use serde::Deserialize;
 use std::path::Path;
 use url::Url;
@@ -24,6 +24,9 @@ pub struct Settings {
     /// be in.
     #[serde(default)]
     locations: Vec<String>,
+    /// How object stores are reached.
+    #[serde(default)]
+    store: Vec<StoreSettings>,
 }
 
 impl Settings {
@@ -39,6 +42,11 @@ impl Settings {
     /// The warehouse. `given` is what the flag or the environment says.
     pub fn warehouse(&self, given: Option<&str>) -> Result<Url, Failure> {
         Ok(parse_url(given.or(self.warehouse.as_deref()).unwrap_or(WAREHOUSE))?)
+    }
+
+    /// The object stores of this process.
+    pub fn stores(&self) -> Result<Stores, Failure> {
+        Ok(Stores::new(&self.store)?)
     }
 
     /// Where external tables may be.
@@ -66,5 +74,16 @@ mod tests {
         assert!(default.as_str().ends_with("/warehouse"));
         assert_eq!(settings.locations(Some(Path::new("/p"))).unwrap().len(), 2);
         assert!(toml::from_str::<Settings>("warehose = 'x'").is_err());
+    }
+
+    #[test]
+    fn stores_have_options() {
+        let stores = |text: &str| toml::from_str::<Settings>(text).unwrap().stores();
+        let entry =
+            "[[store]]\nurl = 's3://b'\nendpoint = 'http://127.0.0.1:9000'\nallow_http = true";
+        assert!(stores(entry).is_ok());
+        let message = stores(&format!("{entry}\nendpiont = 'x'")).unwrap_err().to_string();
+        assert!(message.contains("nightshift.toml") && message.contains("endpiont"), "{message}");
+        assert!(toml::from_str::<Settings>("[[store]]\nregion = 'x'").is_err());
     }
 }

@@ -60,6 +60,8 @@ pub struct ExecutorOptions {
     pub resident: u64,
     /// Seconds to wait for the scheduler to answer at the start.
     pub connect_seconds: u16,
+    /// How object stores are reached.
+    pub stores: Stores,
 }
 
 /// Runs an executor until it is told to stop by a signal.
@@ -72,11 +74,11 @@ pub fn run(options: ExecutorOptions) -> BoxFuture<'static, Result<(), ExecutorEr
 
 async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
     let resident = Resident::new(options.resident);
-    let work_dir = options.work_dir.clone();
+    let (work_dir, stores) = (options.work_dir.clone(), options.stores.clone());
     let runtime: RuntimeProducer = Arc::new(move |_| {
         RuntimeEnvBuilder::new()
             .with_temp_file_path(&work_dir)
-            .with_object_store_registry(Arc::new(Stores::default()))
+            .with_object_store_registry(Arc::new(stores.clone()))
             .build_arc()
     });
     let logical = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));

@@ -84,6 +84,9 @@ pub enum JobError {
     /// Somebody asked to stop.
     #[error("interrupted, nothing is published")]
     Interrupted,
+    /// Somebody has cancelled the query.
+    #[error("the statement was cancelled")]
+    Cancelled,
     /// Blocks or states that are not what they should be.
     #[error("{what} is damaged: {reason}")]
     Damaged {
@@ -106,10 +109,35 @@ pub enum JobError {
     Catalog(#[from] CatalogError),
     /// The engine.
     #[error("{}", engine_message(.0))]
-    Engine(#[from] DataFusionError),
+    Engine(#[source] DataFusionError),
     /// Arrow.
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),
+}
+
+impl JobError {
+    /// Whether it says only that something was stopped because somebody wanted that.
+    pub fn is_cancellation(&self) -> bool {
+        match self {
+            JobError::Interrupted | JobError::Cancelled => true,
+            JobError::At { source, .. } => source.is_cancellation(),
+            JobError::Shared(error) => error.is_cancellation(),
+            _ => false,
+        }
+    }
+}
+
+/// An error of ours that the engine has only passed on is itself again.
+impl From<DataFusionError> for JobError {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(error) => match error.downcast::<JobError>() {
+                Ok(error) => *error,
+                Err(error) => JobError::Engine(DataFusionError::External(error)),
+            },
+            error => JobError::Engine(error),
+        }
+    }
 }
 
 impl From<JobError> for DataFusionError {

@@ -1,23 +1,24 @@
-//! The warehouse described as tables: `information_schema`, `system`, and what the functions
-//! `table_columns` and `table_history` say of one table.
+//! The warehouse, and what works on it, described as tables: `information_schema`, `system`, and what the
+//! functions `table_columns` and `table_history` say of one table.
 //!
 //! They are made when a statement that names them is planned, as literal rows, which travel in plans
 //! like any others.
 
-use crate::Result;
-use crate::session::{Session, View};
+use crate::queries::QueryInfo;
+use crate::session::Session;
+use crate::table_functions::documentation;
+use crate::view::View;
+use crate::{JobError, Result};
 use arrow::array::{
     ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::{DFSchema, ScalarValue, TableReference};
-use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder, lit};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::common::utils::SingleRowListArrayBuilder;
+use datafusion::common::{DFSchema, TableReference, UnnestOptions};
+use datafusion::logical_expr::{EmptyRelation, LogicalPlan, LogicalPlanBuilder, lit};
 use nightshift_catalog::registry::{Entry, Kind, ModelDetails};
 use nightshift_catalog::warehouse::Name;
 use std::sync::Arc;
-
-/// Table functions whose argument is the name of a table.
-pub const TABLE_FUNCTIONS: &[&str] = &["table_columns", "table_history"];
 
 /// The names of the tables described here.
 const TABLES: &[&str] = &[
@@ -25,9 +26,11 @@ const TABLES: &[&str] = &[
     "information_schema.schemata",
     "information_schema.tables",
     "information_schema.views",
+    "system.executors",
     "system.functions",
     "system.model_versions",
     "system.models",
+    "system.queries",
     "system.registry",
     "system.tables",
 ];
@@ -39,9 +42,11 @@ pub async fn table(session: &Session, view: &View, name: &str) -> Result<Option<
         "information_schema.tables" => tables(view)?,
         "information_schema.views" => views(view)?,
         "information_schema.columns" => columns(session, view).await?,
+        "system.executors" => executors(session).await?,
         "system.functions" => functions(session)?,
         "system.models" => models(view, true)?,
         "system.model_versions" => models(view, false)?,
+        "system.queries" => queries(session)?,
         "system.tables" => sizes(session, view).await?,
         _ => return Ok(None),
     };
@@ -68,23 +73,21 @@ pub async fn about(
     rows(&described.batch(false)?).map(Some)
 }
 
-/// A batch as a plan that any process can run.
-fn rows(batch: &RecordBatch) -> Result<LogicalPlan> {
+/// A batch as a plan that any process can run: one row of literal lists, unnested. As rows of VALUES,
+/// thousands of them would be as many expressions to plan as they have values.
+pub fn rows(batch: &RecordBatch) -> Result<LogicalPlan> {
     let schema = Arc::new(DFSchema::try_from(batch.schema())?);
     if batch.num_rows() == 0 {
         return Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema }));
     }
-    let row = |row: usize| {
-        let values = batch.columns().iter().map(|c| ScalarValue::try_from_array(c, row).map(lit));
-        values.collect::<Result<Vec<_>, _>>()
+    let list = |(column, field): (&ArrayRef, &Arc<Field>)| {
+        let list = SingleRowListArrayBuilder::new(Arc::clone(column)).build_list_scalar();
+        lit(list).alias(field.name())
     };
-    let rows = (0..batch.num_rows()).map(row).collect::<Result<Vec<_>, _>>()?;
-    let rows = LogicalPlanBuilder::values_with_schema(rows, &schema)?;
-    // The rows of VALUES lose their names on the way to the scheduler.
-    let names: Vec<_> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let columns = rows.schema().columns().into_iter().zip(names);
-    let columns: Vec<_> = columns.map(|(column, name)| Expr::Column(column).alias(name)).collect();
-    Ok(rows.project(columns)?.build()?)
+    let lists: Vec<_> = batch.columns().iter().zip(batch.schema_ref().fields()).map(list).collect();
+    let lists = LogicalPlanBuilder::empty(true).project(lists)?;
+    let columns = lists.schema().columns();
+    Ok(lists.unnest_columns_with_options(columns, UnnestOptions::default())?.build()?)
 }
 
 fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
@@ -205,7 +208,7 @@ impl Columns {
 }
 
 /// A type as SQL writes it, where SQL has a word for it.
-fn sql_type(data_type: &DataType) -> String {
+pub fn sql_type(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "BOOLEAN".to_string(),
         DataType::Int8 => "TINYINT".to_string(),
@@ -222,9 +225,8 @@ fn sql_type(data_type: &DataType) -> String {
         DataType::Decimal128(precision, scale) => format!("DECIMAL({precision}, {scale})"),
         DataType::List(item) => format!("{}[]", sql_type(item.data_type())),
         DataType::Struct(fields) => {
-            let field = |field: &Arc<arrow::datatypes::Field>| {
-                format!("{} {}", field.name(), sql_type(field.data_type()))
-            };
+            let field =
+                |field: &Arc<Field>| format!("{} {}", field.name(), sql_type(field.data_type()));
             format!("STRUCT({})", fields.iter().map(field).collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),
@@ -269,8 +271,8 @@ fn functions(session: &Session) -> Result<RecordBatch> {
     for (name, function) in state.window_functions() {
         add(name, "window", function.documentation());
     }
-    for name in ["ml_recommend"].iter().chain(TABLE_FUNCTIONS) {
-        add(name, "table", None);
+    for (name, documentation) in &documentation() {
+        add(name, "table", Some(documentation));
     }
     found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     batch(vec![
@@ -278,6 +280,48 @@ fn functions(session: &Session) -> Result<RecordBatch> {
         ("kind", texts(found.iter().map(|row| Some(row.1)))),
         ("syntax", texts(found.iter().map(|row| row.2.as_deref()))),
         ("description", texts(found.iter().map(|row| row.3.as_deref()))),
+    ])
+}
+
+/// What is executed and what was, the latest first.
+fn queries(session: &Session) -> Result<RecordBatch> {
+    let found = session.queries().list();
+    let owned = |of: fn(&QueryInfo) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(found.iter().map(of)))
+    };
+    batch(vec![
+        ("id", owned(|query| query.id.to_string())),
+        ("who", texts(found.iter().map(|query| Some(query.caller.who.as_str())))),
+        ("via", owned(|query| query.caller.via.to_string())),
+        ("statement", texts(found.iter().map(|query| Some(&*query.statement)))),
+        ("state", texts(found.iter().map(|query| Some(query.state.name())))),
+        ("started_at", times(found.iter().map(|query| Some(query.started)))),
+        ("ended_at", times(found.iter().map(|query| query.ended))),
+        ("rows", numbers(found.iter().map(|query| Some(query.rows)))),
+        ("bytes", numbers(found.iter().map(|query| Some(query.bytes)))),
+        ("rows_changed", numbers(found.iter().map(|query| query.rows_changed))),
+        ("error", texts(found.iter().map(|query| query.error.as_deref()))),
+    ])
+}
+
+/// The executors that the session's cluster has now.
+async fn executors(session: &Session) -> Result<RecordBatch> {
+    let unknown = || {
+        let reason = "system.executors: a session that is connected with --cluster does not know the \
+                      executors; read it over Flight SQL or HTTP";
+        JobError::Statement(reason.to_string())
+    };
+    let mut found = session.cluster().ok_or_else(unknown)?.executors().await?;
+    found.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+    batch(vec![
+        ("id", texts(found.iter().map(|executor| Some(executor.id.as_str())))),
+        ("host", texts(found.iter().map(|executor| Some(executor.host.as_str())))),
+        ("port", numbers(found.iter().map(|executor| Some(u64::from(executor.port))))),
+        ("cores", numbers(found.iter().map(|executor| Some(executor.cores)))),
+        ("busy_cores", numbers(found.iter().map(|executor| Some(executor.busy_cores)))),
+        ("memory", numbers(found.iter().map(|executor| executor.memory))),
+        ("last_heartbeat", times(found.iter().map(|executor| executor.last_heartbeat))),
+        ("state", texts(found.iter().map(|executor| Some(executor.state)))),
     ])
 }
 
@@ -329,8 +373,9 @@ async fn sizes(session: &Session, view: &View) -> Result<RecordBatch> {
         let (schema, table) = split(&entry.name);
         let folder = format!("{schema}/{table}");
         let snapshot = session.warehouse().snapshot(&folder, entry.version).await?;
-        contents.push(snapshot.contents);
+        contents.push(snapshot);
     }
+    let contents: Vec<_> = contents.iter().map(|snapshot| &snapshot.contents).collect();
     let partitions: Vec<_> =
         contents.iter().map(|table| table.partition_columns.join(", ")).collect();
     batch(vec![
@@ -365,4 +410,37 @@ async fn history(session: &Session, view: &View, name: &str) -> Result<RecordBat
         ("run", texts(rows.iter().map(|(commit, _)| commit.run.as_deref()))),
         ("engine", texts(rows.iter().map(|(commit, _)| commit.engine.as_deref()))),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::prelude::SessionContext;
+
+    #[tokio::test]
+    async fn literal_rows_are_what_they_were_made_of() {
+        let columns = || {
+            vec![
+                ("id", numbers([Some(1), None, Some(3)].into_iter())),
+                ("name", texts([Some("a"), Some("b"), None].into_iter())),
+                ("at", times([Some(1), None, Some(2)].into_iter())),
+            ]
+        };
+        let made = batch(columns()).unwrap();
+        let context = SessionContext::new();
+        let frame = context.execute_logical_plan(rows(&made).unwrap()).await.unwrap();
+        assert_eq!(frame.clone().count().await.unwrap(), 3);
+        let read = frame.clone().collect().await.unwrap();
+        assert_eq!(
+            pretty_format_batches(&read).unwrap().to_string(),
+            pretty_format_batches(&[made]).unwrap().to_string()
+        );
+        let one = frame.filter(datafusion::prelude::col("id").eq(lit(3))).unwrap();
+        let one = one.select_columns(&["at"]).unwrap().collect().await.unwrap();
+        assert_eq!(one.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+        assert_eq!(one[0].num_columns(), 1);
+        let empty = batch(columns()).unwrap().slice(0, 0);
+        assert_eq!(rows(&empty).unwrap().schema().fields().len(), 3);
+    }
 }

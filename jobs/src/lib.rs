@@ -6,34 +6,48 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`statement`] | text to statements, and what a statement reads and creates |
-//! | [`session`] | running plans; the names that a statement sees |
+//! | [`session`] | running plans |
+//! | [`view`] | the names that a statement sees |
 //! | [`change`] | what statements do to tables that are there |
+//! | `small` | queries so small that no executor is asked |
 //! | [`introspection`] | the warehouse described as tables |
-//! | `table_functions` | functions in `FROM` |
+//! | [`table_functions`] | functions in `FROM` |
 //! | [`external`] | files that are read in place |
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
 //! | [`training`] | the drivers of `CREATE MODEL` |
 //! | [`connection`] | statements executed one by one, as clients do |
+//! | [`queries`] | what is executed and was executed; cancelling it |
+//! | [`audit`] | the record of who has changed what |
+//! | [`cluster`] | what a session can tell of its executors |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
+//! | [`rows`] | rows as other programs can read them |
 //! | [`progress`] | what a run tells while it works |
 
 mod error;
 
+pub mod audit;
 pub mod change;
+pub mod cluster;
 pub mod connection;
 pub mod external;
 pub mod introspection;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
+pub mod queries;
+#[cfg(test)]
+mod reference;
+pub mod rows;
 pub mod run;
 pub mod session;
+mod small;
 pub mod statement;
-mod suggest;
+mod suggestion;
 pub mod superstep;
-mod table_functions;
+pub mod table_functions;
 pub mod training;
+pub mod view;
 
 pub use error::{JobError, Result};

@@ -24,11 +24,18 @@ const PORT: u16 = 50050;
 /// Partitions that a shuffle makes.
 const PARTITIONS: usize = 8;
 
-fn builder(config: SessionConfig) -> Result<SessionStateBuilder, SchedulerError> {
+fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder, SchedulerError> {
     let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(Arc::new(Stores::default()))
+        .with_object_store_registry(Arc::new(stores.clone()))
         .build_arc()?;
-    let config = config.with_target_partitions(PARTITIONS).with_information_schema(false);
+    // Hash joins are several times faster than the sort-merge joins that Ballista prefers because they
+    // can spill; a session runs a job with the latter whose hash tables don't fit.
+    let mut config = config
+        .with_target_partitions(PARTITIONS)
+        .with_information_schema(false)
+        .set_bool("datafusion.optimizer.prefer_hash_join", true);
+    // Errors say at which column they are.
+    config.options_mut().sql_parser.collect_spans = true;
     Ok(SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)
@@ -51,8 +58,8 @@ async fn greet(host: &str, port: u16) -> std::io::Result<()> {
 }
 
 /// A session whose plans run on the cluster at `address`, such as `grpc://127.0.0.1:50050`. Fails
-/// within seconds if nobody listens there.
-pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
+/// within seconds if nobody listens there. `stores` are those of this process.
+pub async fn connect(address: &str, stores: &Stores) -> Result<SessionState, SchedulerError> {
     let wrong = |reason: String| SchedulerError::Address { address: address.to_string(), reason };
     let url = Url::parse(address).map_err(|error| wrong(error.to_string()))?;
     if url.scheme() != "grpc" {
@@ -73,7 +80,7 @@ pub async fn connect(address: &str) -> Result<SessionState, SchedulerError> {
     let config = SessionConfig::new_with_ballista()
         .with_ballista_logical_extension_codec(Arc::new(codec))
         .with_ballista_adaptive_query_planner(false);
-    let state = builder(config)?.build();
+    let state = builder(config, stores)?.build();
     let state = state.upgrade_for_ballista(format!("http://{host}:{port}"))?;
     // Ballista replaces the functions of the state that it upgrades by its own.
     Ok(with_functions(SessionStateBuilder::new_from_existing(state)).build())

@@ -71,7 +71,7 @@ impl StrictClusterState {
 }
 
 /// The running tasks of a stage: the executor of each, and the cores that it holds.
-fn running_tasks(stage: &ExecutionStage) -> impl Iterator<Item = (&str, u32)> {
+pub(crate) fn running_tasks(stage: &ExecutionStage) -> impl Iterator<Item = (&str, u32)> {
     let running = matches!(stage, ExecutionStage::Running(_));
     let tasks = stage.task_infos().filter(|_| running).unwrap_or_default();
     tasks.iter().filter_map(|task| match &task.task_status {

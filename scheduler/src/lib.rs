@@ -1,15 +1,19 @@
 //! The control plane process: a Ballista scheduler that plans Nightshift's operators, the client
-//! session that sends plans to it, and the Flight SQL server that SQL clients connect to.
+//! session that sends plans to it, and the servers that clients connect to: Flight SQL and HTTP.
 
 mod client;
 mod cluster_state;
 mod cooperation;
+mod executors;
 mod flight_sql;
+mod http;
 mod job_state;
 mod server;
+mod statement;
 
 pub use client::connect;
 pub use flight_sql::FlightSql;
+pub use http::Http;
 pub use server::{Scheduler, SchedulerOptions};
 
 use ballista_core::error::BallistaError;
@@ -44,6 +48,15 @@ pub enum SchedulerError {
         /// Why.
         #[source]
         source: tonic::transport::Error,
+    },
+    /// The HTTP server has stopped.
+    #[error("HTTP at {address}: {source}")]
+    Http {
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// A cluster's address that is none.
     #[error("cluster {address}: {reason}; an address looks like grpc://127.0.0.1:50050")]

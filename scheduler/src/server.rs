@@ -3,6 +3,7 @@
 use crate::SchedulerError;
 use crate::cluster_state::StrictClusterState;
 use crate::cooperation::GiveWay;
+use crate::executors::Executors;
 use crate::job_state::WatchedJobState;
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
@@ -19,6 +20,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
+use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
@@ -40,6 +42,8 @@ pub struct SchedulerOptions {
     pub advertise: Option<String>,
     /// Seconds without a sign of life after which an executor counts as lost.
     pub executor_timeout: u64,
+    /// How object stores are reached.
+    pub stores: Stores,
 }
 
 /// A scheduler that listens and does not serve yet.
@@ -90,7 +94,7 @@ impl Scheduler {
         config.validate().map_err(start)?;
         let jobs = InMemoryJobState::new(
             config.scheduler_id.clone(),
-            session_builder(),
+            session_builder(options.stores.clone()),
             Arc::new(default_config_producer),
         );
         let (damage, damaged) = unbounded_channel();
@@ -106,6 +110,11 @@ impl Scheduler {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What sessions can tell of its executors.
+    pub fn cluster(&self) -> Arc<dyn ClusterView> {
+        Arc::new(Executors::new(self.server.clone()))
     }
 
     /// Something that waits until this many executors have registered.
@@ -171,10 +180,10 @@ pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Sessions that find object stores by their URLs, know Nightshift's functions and plan its operators.
-fn session_builder() -> SessionBuilder {
-    Arc::new(|config| {
+fn session_builder(stores: Stores) -> SessionBuilder {
+    Arc::new(move |config| {
         let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(Arc::new(Stores::default()))
+            .with_object_store_registry(Arc::new(stores.clone()))
             .build_arc()?;
         let state = default_session_builder(config)?;
         let builder = SessionStateBuilder::new_from_existing(state)

@@ -157,6 +157,19 @@ def names_errors(connection):
     fails(flight_sql.Error, ["item", "22018"], lambda: execute(cast))
 
 
+def lists_queries(connection):
+    """What was executed is known by its text, without the values that were bound to it."""
+
+    def count(condition):
+        return value(connection, f"SELECT count(*) FROM system.queries WHERE via = 'flight-sql' AND {condition}")
+
+    inserts = "statement = 'INSERT INTO shop.bound VALUES ($1, $2)'"
+    assert count(f"{inserts} AND state = 'finished' AND rows_changed = 1") == 2
+    assert count("state = 'failed' AND error LIKE '%ratng%'") >= 1
+    assert count("rows = 20 AND statement = 'SELECT * FROM shop.users'") == 1
+    assert value(connection, "SELECT sum(cores) FROM system.executors WHERE state = 'active'") == 1
+
+
 def has_files_of_its_own(connection):
     """What a client reads in place is its own, however it is recognized."""
     with connect(username="anybody", password="anything") as other:
@@ -299,6 +312,9 @@ def cancels():
             print(f"{type(query).__name__}: free after {seconds:.2f} s: {error}")
             if isinstance(query, Action):
                 assert "57014" in str(error), error
+    with connect() as connection:
+        ended = "SELECT count(*) FROM system.queries WHERE state = 'cancelled' AND statement LIKE '%300000%'"
+        assert value(connection, ended) >= 3
 
 
 with connect() as connection:
@@ -307,6 +323,7 @@ with connect() as connection:
     browses(connection)
     trains(connection)
     names_errors(connection)
+    lists_queries(connection)
     has_files_of_its_own(connection)
     ingests(connection)
 at_the_same_time()

@@ -2,7 +2,11 @@
 
 #![allow(dead_code)]
 
+pub mod proxy;
+pub mod s3;
+
 use serde_json::Value;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,7 +15,13 @@ use std::process::{Child, Command, Output, Stdio};
 pub fn nightshift(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nightshift"));
     command.current_dir(folder);
-    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY"] {
+    for provider in ["AWS_", "GOOGLE_", "AZURE_"] {
+        let named = |(name, _): &(OsString, _)| name.to_string_lossy().starts_with(provider);
+        for (name, _) in std::env::vars_os().filter(named) {
+            command.env_remove(name);
+        }
+    }
+    for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY", "PAGER", "HISTORY"] {
         command.env_remove(format!("NIGHTSHIFT_{name}"));
     }
     command
@@ -89,7 +99,12 @@ pub struct Process(Child);
 impl Process {
     /// Starts a command and waits for the line that says that it is ready, which it returns.
     pub fn start(command: &mut Command) -> (Self, String) {
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::start_logging(command, Stdio::null())
+    }
+
+    /// The same, with its log going somewhere.
+    pub fn start_logging(command: &mut Command, log: impl Into<Stdio>) -> (Self, String) {
+        let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut process = Self(child);
         let line = process.line();
         (process, line.trim().to_string())
@@ -131,6 +146,10 @@ pub struct Cluster {
     pub address: String,
     /// Where it listens for SQL clients.
     pub flight: String,
+    /// Where it listens for HTTP.
+    pub http: String,
+    /// What the scheduler logs.
+    pub log: PathBuf,
     /// The executors.
     pub executors: Vec<Process>,
     scheduler: Process,
@@ -146,16 +165,20 @@ impl Cluster {
     pub fn start_with(folder: &Path, cores: &[usize], environment: &[(&str, &str)]) -> Self {
         let mut command = nightshift(folder);
         command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]);
-        let (mut scheduler, line) = Process::start(&mut command);
+        let log = folder.join("scheduler.log");
+        let file = std::fs::File::create(&log).unwrap();
+        let (mut scheduler, line) = Process::start_logging(command.env("NO_COLOR", "1"), file);
         let address = line.strip_prefix("scheduler ").unwrap().to_string();
         let flight = scheduler.line().strip_prefix("flight ").unwrap().to_string();
+        let http = scheduler.line().strip_prefix("http ").unwrap().to_string();
         let executors = cores.iter().map(|cores| {
             let mut command = nightshift(folder);
             command.args(["executor", "--scheduler", &address, "--cores", &cores.to_string()]);
             command.envs(environment.iter().copied());
             Process::start(&mut command).0
         });
-        Self { executors: executors.collect(), address, flight, scheduler }
+        let executors = executors.collect();
+        Self { executors, address, flight, http, log, scheduler }
     }
 }
 

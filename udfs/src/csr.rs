@@ -194,6 +194,15 @@ impl<V: Value> Csr<V> {
     }
 }
 
+impl Csr<f64> {
+    /// The same block with values of single precision.
+    pub fn into_single(self) -> Csr<f32> {
+        let values = self.values.into_iter().map(|value| value as f32).collect();
+        let Self { first_row, offsets, columns, .. } = self;
+        Csr { first_row, offsets, columns, values }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@
 //! | [`als`] | one half step of alternating least squares, implicit and explicit |
 //! | [`pagerank`] | one superstep of PageRank |
 //! | [`top_k`] | the best unseen items of a batch of users |
+//! | [`similar_items`] | the most similar items of a batch of items |
 //! | [`random`] | starting factors, a function of seed and position alone |
 //! | [`zorder`] | the order of rows by several columns at once |
 //! | [`functions`] | the SQL functions |
@@ -18,5 +19,6 @@ pub mod csr;
 pub mod functions;
 pub mod pagerank;
 pub mod random;
+pub mod similar_items;
 pub mod top_k;
 pub mod zorder;

@@ -16,7 +16,8 @@ pub use insert::insert;
 pub use merge::merge;
 pub use rewrite::{delete, update};
 
-use crate::session::{Session, View};
+use crate::session::Session;
+use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::AsArray;
 use arrow::array::{Array, RecordBatch};

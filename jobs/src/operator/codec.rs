@@ -2,8 +2,8 @@
 //! scheduler to executors as physical ones. Everything else is handed on to the inner codec.
 
 use super::node::{Operator, OperatorNode};
-use super::recommend::{Recommend, RecommendExec};
-use crate::superstep::{BlockWrite, BlockWriteExec, Resident, Superstep, SuperstepExec};
+use super::with_items::{WithItemsExec, Work};
+use crate::superstep::{BlockWrite, BlockWriteExec, ItemFiles, Resident, Superstep, SuperstepExec};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
@@ -143,7 +143,7 @@ enum Message {
     WriteTable(WriteTarget),
     WriteBlocks(BlockWrite),
     Superstep(Box<Superstep>),
-    Recommend(Recommend, Vec<String>),
+    WithItems(Work, ItemFiles),
 }
 
 /// Physical plans: Nightshift's operators. On an executor, decoding gives them what it keeps in
@@ -180,8 +180,8 @@ impl PhysicalExtensionCodec for PhysicalCodec {
             Message::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
             Message::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
             Message::Superstep(step) => Arc::new(SuperstepExec::new(*step, resident, input)),
-            Message::Recommend(recommend, files) => {
-                Arc::new(RecommendExec::new(recommend, files, resident, input))
+            Message::WithItems(work, files) => {
+                Arc::new(WithItemsExec::new(work, files, resident, input))
             }
         })
     }
@@ -198,8 +198,8 @@ impl PhysicalExtensionCodec for PhysicalCodec {
             Message::WriteBlocks(write.write().clone())
         } else if let Some(step) = node.downcast_ref::<SuperstepExec>() {
             Message::Superstep(Box::new(step.step().clone()))
-        } else if let Some(exec) = node.downcast_ref::<RecommendExec>() {
-            Message::Recommend(exec.recommend().clone(), exec.files().to_vec())
+        } else if let Some(exec) = node.downcast_ref::<WithItemsExec>() {
+            Message::WithItems(exec.work().clone(), exec.files().clone())
         } else {
             return self.inner.try_encode(node, out, converter);
         };

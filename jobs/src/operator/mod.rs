@@ -7,9 +7,11 @@
 mod codec;
 mod node;
 mod planner;
-mod recommend;
+mod with_items;
 
 pub use codec::{LogicalCodec, PhysicalCodec};
 pub use node::{Operator, OperatorNode};
 pub use planner::OperatorPlanner;
-pub use recommend::{Recommend, RecommendExec};
+pub use with_items::{
+    FoldIn, INTERACTION_ITEM, INTERACTION_WEIGHT, WithItems, WithItemsExec, Work,
+};

@@ -1,6 +1,6 @@
 //! The logical node.
 
-use super::recommend::Recommend;
+use super::with_items::WithItems;
 use crate::superstep::{BLOCKS_SCHEMA, BlockWrite, Superstep};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DFSchema, DFSchemaRef};
@@ -23,8 +23,8 @@ pub enum Operator {
     WriteBlocks(BlockWrite),
     /// Runs one step on all blocks. It has no input.
     Superstep(Box<Superstep>),
-    /// Finds the best unseen items for the users in its input.
-    Recommend(Recommend),
+    /// Works on its input with a model's item factors.
+    WithItems(WithItems),
 }
 
 impl Operator {
@@ -33,8 +33,8 @@ impl Operator {
             (Operator::WriteTable(_), Some(_)) => Ok(Arc::clone(&FILES_SCHEMA)),
             (Operator::WriteBlocks(_), Some(_)) => Ok(Arc::clone(&BLOCKS_SCHEMA)),
             (Operator::Superstep(step), None) => Ok(step.kernel().schema()),
-            (Operator::Recommend(recommend), Some(input)) => {
-                Ok(recommend.schema(input.schema().field(0)))
+            (Operator::WithItems(with_items), Some(input)) => {
+                Ok(with_items.work.schema(input.schema().field(0)))
             }
             _ => Err(DataFusionError::Internal(format!(
                 "{} inputs for {self:?}",

@@ -1,7 +1,7 @@
 //! From the logical node to the physical operators.
 
 use super::node::{Operator, OperatorNode};
-use super::recommend::RecommendExec;
+use super::with_items::WithItemsExec;
 use crate::superstep::{BlockWriteExec, Resident, SuperstepExec};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
@@ -59,10 +59,10 @@ impl ExtensionPlanner for Operators {
         Ok(Some(match operator {
             Operator::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
             Operator::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
-            Operator::Recommend(recommend) => {
-                let files = recommend.item_files(session.runtime_env()).await?;
+            Operator::WithItems(with_items) => {
+                let files = with_items.item_files(session.runtime_env()).await?;
                 let resident = self.resident.clone();
-                Arc::new(RecommendExec::new(recommend, files, resident, input))
+                Arc::new(WithItemsExec::new(with_items.work, files, resident, input))
             }
             Operator::Superstep(_) => return Err(missing()),
         }))

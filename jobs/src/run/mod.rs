@@ -6,14 +6,15 @@
 use crate::change;
 use crate::external::{ExternalTable, Externals};
 use crate::progress::Progress;
-use crate::session::{Session, View};
+use crate::session::Session;
 use crate::statement::{CreateModel, Located, Statement};
+use crate::view::View;
 use crate::{JobError, Result, training};
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::CreateExternalTable;
+use nightshift_catalog::CatalogError;
 use nightshift_catalog::delta::Contents;
 use nightshift_catalog::export::ExportTarget;
 use nightshift_catalog::registry::{Entry, Kind};
@@ -30,22 +31,6 @@ mod tables;
 
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
-
-/// Runs a query on what is published now.
-pub async fn query(
-    session: &Session,
-    externals: &Externals,
-    located: &Located,
-) -> Result<SendableRecordBatchStream> {
-    let run = async {
-        let view = View::now(session, externals.clone()).await?;
-        session.stream(plan(session, &view, located).await?).await
-    };
-    match run.await {
-        Ok(rows) => Ok(rows),
-        Err(error) => Err(located.locate(explain(session, externals, located, error).await)),
-    }
-}
 
 /// Finds out more about an error of a statement that reads files in place, if there is more to know.
 pub async fn explain(
@@ -66,7 +51,7 @@ pub async fn explain(
         "IO error",
     ];
     let text = error.to_string();
-    if !SIGNS.iter().any(|sign| text.contains(sign)) {
+    if externals.is_empty() || !SIGNS.iter().any(|sign| text.contains(sign)) {
         return error;
     }
     let Ok(references) = located.reads() else { return error };
@@ -80,9 +65,11 @@ pub async fn explain(
     error
 }
 
-async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
+/// Plans a statement that returns rows in a view, without running it.
+pub async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
     match &located.statement {
         Statement::Query(query) => view.plan(session, query.clone()).await,
+        Statement::ExplainModel(model) => training::explain(session, view, model).await,
         _ => Err(JobError::Statement("not a query".to_string())),
     }
 }
@@ -195,7 +182,7 @@ impl Run {
         folder: Option<PathBuf>,
     ) -> Result<Option<Made>> {
         match statement {
-            Statement::Query(_) => {
+            Statement::Query(_) | Statement::ExplainModel(_) => {
                 Err(JobError::Statement("a query makes nothing: use CREATE TABLE … AS".to_string()))
             }
             Statement::CreateSchema { name, if_not_exists } => {
@@ -299,6 +286,7 @@ impl Run {
             let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
             self.view.stage(name, provider);
         }
+        self.view.stage_model(model.name.to_string(), staged.details.clone());
         self.staged.models.insert(model.name.clone(), staged);
         Ok(Some(made))
     }
@@ -311,6 +299,14 @@ impl Run {
         } else {
             match warehouse.publish(&self.id, &self.operation, &self.staged).await {
                 Ok(published) => published,
+                // What may be published must keep its files. VACUUM deletes them if it is not.
+                Err(error @ CatalogError::Unsettled { .. }) => {
+                    if let Err(left) = warehouse.close_run(&self.id).await {
+                        let id = &self.id;
+                        self.progress.note(&format!("run {id} still counts as under way: {left}"));
+                    }
+                    return Err(error.into());
+                }
                 Err(error) => {
                     self.abandon().await?;
                     return Err(error.into());

@@ -78,7 +78,7 @@ impl Run {
         let folder = Warehouse::table_folder(name);
         let snapshot = self.session.warehouse().snapshot(&folder, entry.version).await?;
         let base = Some(Some(entry.version));
-        Ok(StagedTable { folder, contents: snapshot.contents, base, appended: None })
+        Ok(StagedTable { folder, contents: snapshot.contents.clone(), base, appended: None })
     }
 
     /// Makes a table readable by the run's statements as it is to be.
@@ -186,7 +186,7 @@ impl Run {
         let version = self.view.version_at(&name.to_string(), moment)?;
         let snapshot = self.session.warehouse().snapshot(&table.folder, version).await?;
         let made = Made { files: 0, bytes: 0, ..Made::all(name, &snapshot.contents) };
-        let restored = StagedTable { contents: snapshot.contents, appended: None, ..table };
+        let restored = StagedTable { contents: snapshot.contents.clone(), appended: None, ..table };
         self.put(name, restored).await?;
         Ok(Some(made))
     }

@@ -16,6 +16,8 @@ pub struct Located {
     pub file: String,
     /// The line it starts on, from 1.
     pub line: u64,
+    /// Its text as it may be shown: values that may be secrets are masked.
+    pub text: String,
     /// The statement.
     pub statement: Statement,
 }
@@ -37,7 +39,7 @@ impl Located {
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub enum Statement {
-    /// Return rows.
+    /// Return the rows of a query.
     Query(EngineStatement),
     /// Give a schema a name before anything is in it.
     CreateSchema {
@@ -54,6 +56,8 @@ pub enum Statement {
     CreateView(CreateView),
     /// Train a model.
     CreateModel(CreateModel),
+    /// `EXPLAIN CREATE MODEL …`: return what training would take, as rows.
+    ExplainModel(CreateModel),
     /// Give up a name.
     Drop(Drop),
     /// `ALTER TABLE name ADD COLUMN …`.
@@ -116,6 +120,11 @@ pub enum Statement {
 }
 
 impl Statement {
+    /// Whether it returns rows and changes nothing.
+    pub fn returns_rows(&self) -> bool {
+        matches!(self, Statement::Query(_) | Statement::ExplainModel(_))
+    }
+
     /// The words that it begins with, for the record.
     pub fn word(&self) -> &'static str {
         match self {
@@ -125,6 +134,7 @@ impl Statement {
             Statement::CreateExternalTable(_) => "CREATE EXTERNAL TABLE",
             Statement::CreateView(_) => "CREATE VIEW",
             Statement::CreateModel(_) => "CREATE MODEL",
+            Statement::ExplainModel(_) => "EXPLAIN CREATE MODEL",
             Statement::Drop(_) => "DROP",
             Statement::AddColumns { .. } => "ADD COLUMN",
             Statement::Comment { .. } => "COMMENT",

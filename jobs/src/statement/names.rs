@@ -1,5 +1,6 @@
 //! What a statement reads and creates, from its text alone.
 
+use super::arguments::with_queries;
 use super::classify::{name_of, parts_of};
 use super::kinds::*;
 use crate::Result;
@@ -50,7 +51,7 @@ pub fn reads(statement: &Statement) -> Result<References> {
         Statement::CreateTable(CreateTable { query: Some(query), .. })
         | Statement::CreateView(CreateView { query, .. })
         | Statement::Insert(Insert { source: query, .. }) => References::of_query(query)?,
-        Statement::CreateModel(model) => {
+        Statement::CreateModel(model) | Statement::ExplainModel(model) => {
             let mut found = References::of_query(&model.query)?;
             for option in &model.options {
                 if let ("teleport_table", OptionValue::Text(table)) =
@@ -132,9 +133,10 @@ impl References {
 
     /// Those of a statement of the engine.
     pub fn of(statement: &EngineStatement) -> Result<Self> {
-        let (tables, _) = resolve_table_references(statement, true)?;
+        let statement = with_queries(statement.clone())?;
+        let (tables, _) = resolve_table_references(&statement, true)?;
         let mut functions = Functions::default();
-        visit(statement, &mut functions);
+        visit(&statement, &mut functions);
         // The name of a table function looks like that of a table.
         let tables =
             tables.into_iter().filter(|table| !functions.names.contains(table.table())).collect();
@@ -207,6 +209,14 @@ impl Located {
     pub fn changes(&self) -> Option<String> {
         changes(&self.statement)
     }
+
+    /// What the statement creates, changes or gives up; `None` if it only reads.
+    pub fn object(&self) -> Option<String> {
+        match &self.statement {
+            Statement::CreateSchema { name, .. } => Some(name.clone()),
+            statement => creates(statement).ok().flatten().or_else(|| changes(statement)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -234,6 +244,11 @@ mod tests {
         let read = ["a.changes", "a.defaults", "a.known", "a.limits", "a.others"];
         assert_eq!(names(text), read);
         assert_eq!(names("EXPLAIN SELECT * FROM a.b"), ["a.b"]);
+        assert_eq!(names("EXPLAIN CREATE MODEL a.m OPTIONS (x = 1) AS SELECT * FROM a.b"), ["a.b"]);
+        let text = "WITH x AS (SELECT * FROM a.b) SELECT * FROM ml_recommend('a.m', 3, \
+                    (SELECT * FROM ml_fold_in('a.n', TABLE x))) \
+                    JOIN ml_predict('a.m', 'a.c') ON true JOIN ml_evaluate('a.m', '(SELECT * FROM a.d)', 3)";
+        assert_eq!(names(text), ["a.b", "a.c", "a.d", "a.m", "a.n"]);
         assert_eq!(names("SELECT 1"), Vec::<String>::new());
     }
 }

@@ -36,7 +36,12 @@ type Parsed<T> = Result<T, OwnError>;
 pub fn parse_own(parser: &mut Parser<'_>) -> Parsed<Option<Own>> {
     let statement =
         if at(parser, &["create", "model"]) || at(parser, &["create", "or", "replace", "model"]) {
-            create_model(parser)?
+            Statement::CreateModel(create_model(parser)?)
+        } else if at(parser, &["explain", "create", "model"])
+            || at(parser, &["explain", "create", "or", "replace", "model"])
+        {
+            skip(parser, 1);
+            Statement::ExplainModel(create_model(parser)?)
         } else if at(parser, &["drop", "model"]) {
             drop_model(parser)?
         } else if at(parser, &["alter", "model"]) {
@@ -105,7 +110,7 @@ fn whole_number(parser: &mut Parser<'_>) -> Parsed<u64> {
     Ok(parser.parse_literal_uint()?)
 }
 
-fn create_model(parser: &mut Parser<'_>) -> Parsed<Statement> {
+fn create_model(parser: &mut Parser<'_>) -> Parsed<CreateModel> {
     parser.expect_keyword(Keyword::CREATE)?;
     let or_replace = parser.parse_keywords(&[Keyword::OR, Keyword::REPLACE]);
     skip(parser, 1);
@@ -141,7 +146,7 @@ fn create_model(parser: &mut Parser<'_>) -> Parsed<Statement> {
     parser.expect_keyword(Keyword::AS)?;
     let query = parser.parse_query()?;
     let name = name_of(&object)?;
-    Ok(Statement::CreateModel(CreateModel { name, or_replace, if_not_exists, options, query }))
+    Ok(CreateModel { name, or_replace, if_not_exists, options, query })
 }
 
 fn option_value(value: &Value, sign: &str) -> Option<OptionValue> {

@@ -3,7 +3,9 @@
 use super::classify::{classify, identifier};
 use super::kinds::*;
 use super::limits::{check_length, check_tokens};
+use super::mask::mask;
 use super::own::{Own, OwnError, parse_own};
+use super::positions::Positions;
 use crate::{JobError, Result};
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParser, DFParserBuilder};
@@ -21,12 +23,24 @@ const TOO_DEEP: &str = "the statement is nested too deeply: give names to its pa
 
 /// Parses all statements of a text. `file` names the text in errors.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
-    let syntax = |error: DataFusionError| syntax_error(file, &error);
+    parse_tokens(file, text, tokenize(file, text)?)
+}
+
+/// Cuts a text into words.
+pub(super) fn tokenize(file: &str, text: &str) -> Result<Vec<TokenWithSpan>> {
     check_length(file, text)?;
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
-    let tokens = tokens.map_err(|error| {
-        syntax(DataFusionError::from(ParserError::TokenizerError(error.to_string())))
-    })?;
+    tokens
+        .map_err(|error| syntax_error(file, &ParserError::TokenizerError(error.to_string()).into()))
+}
+
+/// Parses all statements of a text that has been cut into words.
+pub(super) fn parse_tokens(
+    file: &str,
+    text: &str,
+    tokens: Vec<TokenWithSpan>,
+) -> Result<Vec<Located>> {
+    let syntax = |error: DataFusionError| syntax_error(file, &error);
     check_tokens(file, &tokens)?;
     let (tokens, mut partitions) = rewrite(tokens);
     let mut parser = DFParserBuilder::new("").build().map_err(syntax)?;
@@ -34,6 +48,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
         .with_recursion_limit(DEEPEST)
         .with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
+    let mut positions = Positions::new(text);
     loop {
         while parser.parser.consume_token(&Token::SemiColon) {}
         let first = parser.parser.peek_token();
@@ -41,6 +56,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
             return Ok(statements);
         }
         let (line, column) = (first.span.start.line, first.span.start.column);
+        let start = positions.at(first.span.start);
         let at = |source: JobError| JobError::At {
             file: file.to_string(),
             line,
@@ -57,13 +73,18 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {
             Err(OwnError::Meaning(error)) => return Err(at(error)),
         };
         if let Statement::CreateTable(table) = &mut statement {
-            let start = |(at, _): &(u64, _)| *at == position(line, column);
-            if let Some(found) = partitions.iter().position(start) {
+            let here = |(at, _): &(u64, _)| *at == position(line, column);
+            if let Some(found) = partitions.iter().position(here) {
                 table.partitioned_by = partitions.swap_remove(found).1;
             }
         }
-        statements.push(Located { file: file.to_string(), line, statement });
         let next = parser.parser.peek_token();
+        let end = match next.token {
+            Token::EOF => text.len(),
+            _ => positions.at(next.span.start),
+        };
+        let shown = mask(text[start..end].trim_end());
+        statements.push(Located { file: file.to_string(), line, text: shown, statement });
         if !matches!(next.token, Token::SemiColon | Token::EOF) {
             let expected = parser.parser.expected::<()>("end of statement", next);
             return Err(expected.map_or_else(
@@ -121,7 +142,8 @@ fn position(line: u64, column: u64) -> u64 {
 
 /// Takes out of the text what the engine's grammar has no word for: `t VERSION AS OF 3` and `t TIMESTAMP
 /// AS OF '…'` become the names `t@v3` and `t@…`, and the columns of `PARTITIONED BY (…)` in `CREATE
-/// TABLE` are returned with the place where their statement starts.
+/// TABLE` are returned with the place where their statement starts. An argument `TABLE t` becomes `(SELECT
+/// * FROM t)`.
 fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<String>)>) {
     let tokens: Vec<_> =
         tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).collect();
@@ -129,8 +151,13 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<Str
     let mut partitions = Vec::new();
     let mut start = 0;
     let mut at = 0;
+    let mut argument_ends = None;
     while at < tokens.len() {
         let rest = &tokens[at..];
+        if argument_ends == Some(at) {
+            kept.push(TokenWithSpan::new(Token::RParen, tokens[at].span));
+            argument_ends = None;
+        }
         if let Some((suffix, taken)) = moment(rest)
             && let Some(Token::Word(word)) = kept.last_mut().map(|last| &mut last.token)
             // RESTORE TABLE t TO VERSION AS OF 3.
@@ -153,6 +180,14 @@ fn rewrite(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, Vec<(u64, Vec<Str
             let first = kept[start].span.start;
             partitions.push((position(first.line, first.column), columns));
             at += taken;
+        } else if let Some(length) = table_argument(rest)
+            && kept.last().is_some_and(|last| last.token == Token::Comma)
+        {
+            let (select, from) = (Token::make_keyword("SELECT"), Token::make_keyword("FROM"));
+            let around = [Token::LParen, select, Token::Mul, from];
+            kept.extend(around.map(|token| TokenWithSpan::new(token, tokens[at].span)));
+            at += 1;
+            argument_ends = Some(at + length);
         } else {
             if tokens[at].token == Token::SemiColon {
                 start = kept.len() + 1;
@@ -190,6 +225,24 @@ fn moment(tokens: &[TokenWithSpan]) -> Option<(String, usize)> {
 fn creates_table(statement: &[TokenWithSpan]) -> bool {
     words(statement, &["create", "table"])
         || words(statement, &["create", "or", "replace", "table"])
+}
+
+/// How many tokens the name has in an argument `TABLE name`.
+fn table_argument(tokens: &[TokenWithSpan]) -> Option<usize> {
+    if !words(tokens, &["table"]) {
+        return None;
+    }
+    let mut length = 0;
+    loop {
+        let Token::Word(_) = tokens.get(1 + length)?.token else { return None };
+        length += 1;
+        if tokens.get(1 + length)?.token != Token::Period {
+            break;
+        }
+        length += 1;
+    }
+    length += moment(&tokens[1 + length..]).map_or(0, |(_, taken)| taken);
+    matches!(tokens.get(1 + length)?.token, Token::Comma | Token::RParen).then_some(length)
 }
 
 /// The columns of `PARTITIONED BY (a, b)`, and how many tokens it has.

@@ -1,8 +1,9 @@
 //! ALS on blocks: starting factors, and a half step that solves one side against the other.
 
 use super::exec::{Kernel, Task, measures_batch};
+use super::items::ItemFiles;
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
-use crate::Result;
+use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use nightshift_udfs::als::{self, Feedback, Fixed, Regularization};
@@ -12,6 +13,38 @@ use std::time::Instant;
 
 /// The object in a state's folder that holds the Gram matrix of its factors.
 const GRAM: &str = "gram.bin";
+
+/// Where items are in a version of the model that was published before.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PublishedItems {
+    /// Blocks of items with at most one entry a row, whose column is the item's number in that version.
+    pub rows: Folder,
+    /// That version's factors.
+    pub factors: ItemFiles,
+}
+
+impl PublishedItems {
+    /// Puts the published factors, and biases, in the place of those that start a block.
+    async fn copy(&self, task: Task<'_>, width: usize, part: &mut [f32]) -> Result<()> {
+        let rows = task.resident.block::<f32>(task.runtime, &self.rows, task.block).await?;
+        let items = self.factors.items(task.resident, task.runtime).await?;
+        for (row, start) in part.chunks_exact_mut(width).enumerate() {
+            let [old] = rows.row(row).0 else { continue };
+            let old = *old as usize;
+            let (factors, rest) = start.split_at_mut(items.width.min(width));
+            let published = items.factors.get(old * items.width..(old + 1) * items.width);
+            let published = published.filter(|published| published.len() == factors.len());
+            factors.copy_from_slice(published.ok_or_else(|| JobError::Damaged {
+                what: format!("{}", self.factors.table),
+                reason: format!("it has no {} factors of the item number {old}", factors.len()),
+            })?);
+            if let [bias] = rest {
+                *bias = items.biases.get(old).copied().unwrap_or(0.0);
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Writes starting factors. Measures: the Gram matrix.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +59,8 @@ pub struct AlsInitialize {
     pub factors: usize,
     /// Numbers of a row: the factors, and the bias if there is one.
     pub width: usize,
+    /// Factors to start from instead, as far as there are any.
+    pub published: Option<PublishedItems>,
 }
 
 #[async_trait]
@@ -42,7 +77,10 @@ impl Kernel for AlsInitialize {
         let started = Instant::now();
         let first = self.cut.range(task.block).start as usize;
         let rows = self.cut.rows(task.block);
-        let part = random::starting_factors(self.seed, first, rows, self.factors, self.width);
+        let mut part = random::starting_factors(self.seed, first, rows, self.factors, self.width);
+        if let Some(published) = &self.published {
+            published.copy(task, self.width, &mut part).await?;
+        }
         let gram = als::gram(&part, self.width, self.factors);
         let state = self.state.open(task.runtime)?;
         state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;

@@ -61,13 +61,7 @@ impl Content {
         }
         match self {
             Content::Single(duplicates) => {
-                let block = Csr::from_entries(first_row, rows, entries, duplicates);
-                let block = Csr {
-                    first_row,
-                    offsets: block.offsets,
-                    columns: block.columns,
-                    values: block.values.into_iter().map(|value| value as f32).collect(),
-                };
+                let block = Csr::from_entries(first_row, rows, entries, duplicates).into_single();
                 let total = sum(block.values.iter().map(|value| f64::from(*value)));
                 (block.to_bytes().into(), block.columns.len(), total)
             }

@@ -13,16 +13,18 @@ mod als;
 mod blocks;
 mod exec;
 mod export;
+mod items;
 mod layout;
 mod pagerank;
 mod resident;
 
-pub use als::{AlsInitialize, AlsStep};
+pub use als::{AlsInitialize, AlsStep, PublishedItems};
 pub use blocks::{
     BLOCKS_SCHEMA, BlockWrite, BlockWriteExec, Content, WrittenBlock, written_blocks,
 };
 pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task};
 pub use export::{FactorsExport, RanksExport};
+pub use items::{FixedItems, ItemFiles};
 pub use layout::{Folder, Partitioned};
 pub use pagerank::{PageRankGraph, PageRankInitialize, PageRankState, PageRankStep};
 pub use resident::Resident;

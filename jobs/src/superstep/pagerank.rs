@@ -62,13 +62,16 @@ impl PageRankState {
     }
 }
 
-/// Starts with the teleport distribution. Measures: zero, dangling mass.
+/// Starts with ranks that were published before, or with the teleport distribution. Measures: zero,
+/// dangling mass.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PageRankInitialize {
     /// The graph.
     pub graph: PageRankGraph,
     /// Where the ranks go.
     pub state: PageRankState,
+    /// Ranks that were published before, 0 for nodes that had none, and their sum.
+    pub published: Option<(Folder, f64)>,
 }
 
 #[async_trait]
@@ -84,7 +87,15 @@ impl Kernel for PageRankInitialize {
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
         let out_weights = self.graph.out_weights(task).await?;
-        let ranks = self.graph.teleport(task).await?;
+        let ranks = match &self.published {
+            None => self.graph.teleport(task).await?,
+            Some((folder, sum)) => {
+                let (rows, name) = (self.graph.cut.rows(task.block), Folder::part(task.block));
+                let ranks: Arc<Vec<f64>> =
+                    task.resident.numbers(task.runtime, folder, &name, rows).await?;
+                ranks.iter().map(|rank| rank / sum).collect()
+            }
+        };
         let nodes = || ranks.iter().zip(out_weights.iter());
         let contributions: Vec<f64> =
             nodes().map(|(rank, weight)| contribution(*rank, *weight)).collect();

@@ -1,17 +1,18 @@
 //! The driver of matrix factorization.
 
 use super::options::MatrixFactorization;
-use super::prepare::{Columns, entries};
+use super::prepare::entries;
 use super::{Trained, Training, quoted, total};
 use crate::Result;
 use crate::superstep::{
-    AlsInitialize, AlsStep, Content, FactorsExport, Folder, Partitioned, Superstep,
+    AlsInitialize, AlsStep, Content, FactorsExport, Folder, Partitioned, PublishedItems, Superstep,
 };
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::als::{Feedback, Regularization, unobserved_loss};
 use nightshift_udfs::csr::Duplicates;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One side of the matrix, as far as training needs it.
 struct Side {
@@ -29,19 +30,21 @@ struct State {
     observed_loss: f64,
 }
 
+/// Both sides at the end, and the loss and duration of each iteration.
+struct Solved {
+    users: State,
+    items: State,
+    losses: Vec<f64>,
+    seconds: Vec<f64>,
+}
+
 impl Training<'_> {
     pub(super) async fn matrix_factorization(
         &self,
         spec: &MatrixFactorization,
         plan: LogicalPlan,
     ) -> Result<Trained> {
-        let columns = Columns {
-            row: ("user_col", &spec.user),
-            column: ("item_col", &spec.item),
-            weight: Some(("rating_col", &spec.rating)),
-            negative: true,
-        };
-        let data = self.training_data(plan, &columns).await?;
+        let data = self.training_data(plan, &spec.columns()).await?;
         let users = self.number(&data, r#"SELECT "row" AS id FROM training"#, "users").await?;
         let items = self.number(&data, r#"SELECT "column" AS id FROM training"#, "items").await?;
 
@@ -85,8 +88,12 @@ impl Training<'_> {
             blocks: item_blocks.folder,
             regularization: spec.regularization(users.count),
         };
-        let (user_state, item_state, losses) =
-            self.alternate(spec, feedback, &user_side, &item_side).await?;
+        let published = match spec.warm_start {
+            true => self.published_items(spec, &items, item_cut).await?,
+            false => None,
+        };
+        let solved = self.alternate(spec, feedback, &user_side, &item_side, published).await?;
+        let Solved { users: user_state, items: item_state, losses, seconds } = solved;
 
         let width = feedback.width(spec.factors);
         let offset = match feedback {
@@ -121,28 +128,32 @@ impl Training<'_> {
         made.insert("item_factors".to_string(), self.write("item_factors", plan).await?);
         let rows: Vec<_> = losses.iter().map(|loss| vec![*loss]).collect();
         made.insert("training_info".to_string(), self.write_training_info(&["loss"], &rows).await?);
-        let metrics = BTreeMap::from([
+        let mut metrics = BTreeMap::from([
             ("rows".to_string(), data.rows as f64),
             ("users".to_string(), users.count as f64),
             ("items".to_string(), items.count as f64),
             ("iterations".to_string(), losses.len() as f64),
             ("loss".to_string(), losses.last().copied().unwrap_or(f64::NAN)),
         ]);
-        Ok(Trained { tables: made, metrics })
+        // Predictions for users who are folded in start from it.
+        metrics.extend(offset.map(|mean| ("mean".to_string(), mean)));
+        Ok(Trained { tables: made, metrics, iteration_seconds: seconds })
     }
 
-    /// Solves users and items in turn until the loss hardly falls any more. Returns both states and
-    /// the loss after each iteration.
+    /// Solves users and items in turn until the loss hardly falls any more. The items start from
+    /// `published` as far as it has them.
     async fn alternate(
         &self,
         spec: &MatrixFactorization,
         feedback: Feedback,
         users: &Side,
         items: &Side,
-    ) -> Result<(State, State, Vec<f64>)> {
-        let mut item_state = self.initialize(spec, feedback, items).await?;
-        let mut losses: Vec<f64> = Vec::new();
+        published: Option<PublishedItems>,
+    ) -> Result<Solved> {
+        let mut item_state = self.initialize(spec, feedback, items, published).await?;
+        let (mut losses, mut seconds): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
         loop {
+            let started = Instant::now();
             let iteration = losses.len() + 1;
             let user_state =
                 self.half_step(spec, feedback, users, iteration, items.cut, &item_state).await?;
@@ -156,10 +167,11 @@ impl Training<'_> {
             self.progress.iteration(&name, iteration, spec.max_iterations, "loss", loss);
             let before = losses.last().copied();
             losses.push(loss);
+            seconds.push(started.elapsed().as_secs_f64());
             let slow =
                 before.is_some_and(|before| before - loss < spec.min_rel_progress * before.abs());
             if iteration == spec.max_iterations || spec.early_stop && slow {
-                return Ok((user_state, item_state, losses));
+                return Ok(Solved { users: user_state, items: item_state, losses, seconds });
             }
             if iteration > 1 {
                 self.remove(&state_name(users, iteration - 1)).await?;
@@ -173,6 +185,7 @@ impl Training<'_> {
         spec: &MatrixFactorization,
         feedback: Feedback,
         side: &Side,
+        published: Option<PublishedItems>,
     ) -> Result<State> {
         let folder = self.folder(&state_name(side, 0));
         let measures = self
@@ -182,6 +195,7 @@ impl Training<'_> {
                 seed: spec.seed,
                 factors: spec.factors,
                 width: feedback.width(spec.factors),
+                published,
             }))
             .await?;
         let gram = total(&measures);

@@ -4,17 +4,22 @@
 //! the ids, and the entries are written as blocks. From there on only numbers are touched.
 
 mod als;
+mod explain;
 mod options;
 mod pagerank;
 mod prepare;
+mod select;
+mod warm_start;
 
-pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
+pub use explain::explain;
+pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec, recorded_spec, reference};
 
 use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
-use crate::session::{Session, View};
+use crate::session::Session;
 use crate::statement::{CreateModel, Statement, reads};
 use crate::superstep::{Folder, Superstep};
+use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, UInt32Type};
@@ -42,6 +47,8 @@ pub struct Training<'a> {
 struct Trained {
     tables: BTreeMap<String, StagedTable>,
     metrics: BTreeMap<String, f64>,
+    /// How long each iteration took.
+    iteration_seconds: Vec<f64>,
 }
 
 /// The names of the tables that a model of a type has.
@@ -64,10 +71,11 @@ pub async fn train(
 ) -> Result<StagedModel> {
     let spec = model_spec(statement)?;
     let started = Instant::now();
-    let references = reads(&Statement::CreateModel(statement.clone()))?;
-    let query = datafusion::sql::sqlparser::ast::Statement::Query(statement.query.clone());
-    let query = datafusion::sql::parser::Statement::Statement(Box::new(query));
-    let plan = view.plan(session, query).await?;
+    let mut references = reads(&Statement::CreateModel(statement.clone()))?;
+    if spec.warm_start() {
+        references.models.insert(statement.name.to_string());
+    }
+    let plan = view.plan_query(session, &statement.query).await?;
     let training = Training { session, view, name: &statement.name, run, folder, progress };
     let trained = match &spec {
         ModelSpec::MatrixFactorization(spec) => training.matrix_factorization(spec, plan).await?,
@@ -87,15 +95,12 @@ pub async fn train(
         query: statement.query.to_string(),
         inputs: view.versions(&references),
         options,
+        iteration_seconds: trained.iteration_seconds,
     };
     Ok(StagedModel { tables: trained.tables, details })
 }
 
 impl Training<'_> {
-    fn data_error(&self, reason: String) -> JobError {
-        JobError::TrainingData { model: self.name.to_string(), reason }
-    }
-
     /// A folder of this training.
     fn folder(&self, name: &str) -> Folder {
         let folder = self.session.warehouse().storage().folder(&self.folder).folder(name);

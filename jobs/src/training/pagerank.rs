@@ -1,7 +1,8 @@
 //! The driver of PageRank.
 
 use super::options::PageRank;
-use super::prepare::{Columns, Ids, TrainingData, entries};
+use super::prepare::{Ids, TrainingData, entries};
+use super::select::data_error;
 use super::{Trained, Training, total};
 use crate::superstep::{
     Content, Folder, PageRankGraph, PageRankInitialize, PageRankState, PageRankStep, Partitioned,
@@ -14,29 +15,36 @@ use nightshift_udfs::csr::Duplicates;
 use nightshift_udfs::pagerank::error_bound;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// The last state, and for each step the change with the bound of the error, and how long it took.
+struct Iterated {
+    state: PageRankState,
+    history: Vec<Vec<f64>>,
+    seconds: Vec<f64>,
+}
 
 impl Training<'_> {
     pub(super) async fn pagerank(&self, spec: &PageRank, plan: LogicalPlan) -> Result<Trained> {
-        let columns = Columns {
-            row: ("source_col", &spec.source),
-            column: ("target_col", &spec.target),
-            weight: spec.weight.as_deref().map(|weight| ("weight_col", weight)),
-            negative: false,
-        };
-        let data = self.training_data(plan, &columns).await?;
+        let data = self.training_data(plan, &spec.columns()).await?;
         let schema = data.table.schema();
         let (source, target) = (schema.field(0).data_type(), schema.field(1).data_type());
         if source != target {
-            return Err(self.data_error(format!(
+            let reason = format!(
                 "columns {} and {} are a {source} and a {target}: cast one to the type of the other",
                 spec.source, spec.target
-            )));
+            );
+            return Err(data_error(self.name, reason));
         }
         let both =
             r#"SELECT "row" AS id FROM training UNION ALL SELECT "column" AS id FROM training"#;
         let ids = self.number(&data, both, "nodes").await?;
         let graph = self.graph(spec, &data, &ids).await?;
-        let (state, history) = self.iterate(spec, &graph).await?;
+        let published = match spec.warm_start {
+            true => self.published_ranks(&ids, graph.cut).await?,
+            false => None,
+        };
+        let Iterated { state, history, seconds } = self.iterate(spec, &graph, published).await?;
 
         let export = RanksExport { cut: graph.cut, ranks: state.ranks };
         let sql = "SELECT ids.id AS node, e.rank FROM export AS e JOIN ids ON e.index = ids.index";
@@ -54,7 +62,7 @@ impl Training<'_> {
             ("error_bound".to_string(), bound),
             ("converged".to_string(), if bound <= spec.tolerance { 1.0 } else { 0.0 }),
         ]);
-        Ok(Trained { tables: made, metrics })
+        Ok(Trained { tables: made, metrics, iteration_seconds: seconds })
     }
 
     async fn graph(
@@ -138,18 +146,20 @@ impl Training<'_> {
         Ok((blocks.folder, sum))
     }
 
-    /// Steps until the ranks are as close to exact as asked. Returns the last state, and for each
-    /// step the change and the bound of the error.
+    /// Steps until the ranks are as close to exact as asked, from `published` ranks and their sum or
+    /// from the teleport distribution.
     async fn iterate(
         &self,
         spec: &PageRank,
         graph: &PageRankGraph,
-    ) -> Result<(PageRankState, Vec<Vec<f64>>)> {
+        published: Option<(Folder, f64)>,
+    ) -> Result<Iterated> {
         let mut state = self.rank_state(0);
-        let first = PageRankInitialize { graph: graph.clone(), state: state.clone() };
+        let first = PageRankInitialize { graph: graph.clone(), state: state.clone(), published };
         let mut totals = total(&self.superstep(Superstep::PageRankInitialize(first)).await?);
-        let mut history = Vec::new();
+        let (mut history, mut seconds) = (Vec::new(), Vec::new());
         loop {
+            let started = Instant::now();
             let iteration = history.len() + 1;
             let next = self.rank_state(iteration);
             let step = PageRankStep {
@@ -162,11 +172,12 @@ impl Training<'_> {
             totals = total(&self.superstep(Superstep::PageRankStep(step)).await?);
             let bound = error_bound(totals[0], spec.damping);
             history.push(vec![totals[0], bound]);
+            seconds.push(started.elapsed().as_secs_f64());
             let name = self.name.to_string();
             self.progress.iteration(&name, iteration, spec.max_iterations, "error bound", bound);
             state = next;
             if bound <= spec.tolerance {
-                return Ok((state, history));
+                return Ok(Iterated { state, history, seconds });
             }
             if iteration == spec.max_iterations {
                 self.progress.note(&format!(
@@ -174,7 +185,7 @@ impl Training<'_> {
                      {bound:.1e}, asked was {:.1e}; raise max_iterations or tolerance",
                     spec.tolerance
                 ));
-                return Ok((state, history));
+                return Ok(Iterated { state, history, seconds });
             }
             if iteration > 1 {
                 self.remove(&format!("state/{:05}", iteration - 2)).await?;

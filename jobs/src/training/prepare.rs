@@ -1,29 +1,16 @@
 //! From a training query to blocks: check, number the ids, cut and write.
 
+use super::select::{Columns, data_error, no_rows, select};
 use super::{Training, quoted};
+use crate::Result;
 use crate::operator::{Operator, OperatorNode};
 use crate::superstep::{BlockWrite, Content, Folder, Partitioned, WrittenBlock, written_blocks};
-use crate::{JobError, Result};
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
-use datafusion::common::{ExprSchema, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::LogicalPlan;
 use nightshift_catalog::scan::WarehouseTable;
-use nightshift_catalog::schema::stored;
 use std::sync::Arc;
-
-/// The columns of a training query: the option that names each, and its name.
-pub struct Columns<'a> {
-    /// The row's id: a user, or the source of an edge.
-    pub row: (&'a str, &'a str),
-    /// The column's id: an item, or the target of an edge.
-    pub column: (&'a str, &'a str),
-    /// The weight; 1 without it.
-    pub weight: Option<(&'a str, &'a str)>,
-    /// Whether weights can be negative.
-    pub negative: bool,
-}
 
 /// A training query's rows, written once, with the columns `row`, `column` and `weight`.
 pub struct TrainingData {
@@ -68,63 +55,10 @@ impl Training<'_> {
         plan: LogicalPlan,
         columns: &Columns<'_>,
     ) -> Result<TrainingData> {
-        let id = |option: (&str, &str)| {
-            let (expr, data_type) = self.find(&plan, option)?;
-            match data_type {
-                DataType::Float16 | DataType::Float32 | DataType::Float64 => Err(self.data_error(format!(
-                    "column {} is a {data_type} and can't be an id: cast it to BIGINT or VARCHAR",
-                    option.1
-                ))),
-                nested if nested.is_nested() => {
-                    Err(self.data_error(format!("column {} is a {nested} and can't be an id", option.1)))
-                }
-                // Whatever a table can't hold is refused under the name that the user knows.
-                other => {
-                    stored(&Schema::new(vec![Field::new(option.1, other, true)]))?;
-                    Ok(expr)
-                }
-            }
-        };
-        let weight = match columns.weight {
-            None => lit(1.0f64),
-            Some(option) => {
-                let (expr, data_type) = self.find(&plan, option)?;
-                if !data_type.is_numeric() {
-                    return Err(self.data_error(format!(
-                        "column {} is a {data_type} and can't be a weight: cast it to DOUBLE",
-                        option.1
-                    )));
-                }
-                cast(expr, DataType::Float64)
-            }
-        };
-        let selected = [
-            id(columns.row)?.alias("row"),
-            id(columns.column)?.alias("column"),
-            weight.alias("weight"),
-        ];
-        let plan = LogicalPlanBuilder::from(plan).project(selected)?.build()?;
+        let plan = select(self.name, plan, columns)?;
         let table = self.stage(plan, "training").await?;
         self.check(&table, columns).await?;
         Ok(TrainingData { rows: table.1, table: table.0 })
-    }
-
-    fn find(&self, plan: &LogicalPlan, (option, name): (&str, &str)) -> Result<(Expr, DataType)> {
-        let schema = plan.schema();
-        let found = schema.columns().into_iter().find(|column| column.name == name);
-        let column = found.ok_or_else(|| {
-            let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-            JobError::Option {
-                model: self.name.to_string(),
-                option: option.to_string(),
-                reason: format!(
-                    "the training query has no column {name}, only {}",
-                    names.join(", ")
-                ),
-            }
-        })?;
-        let data_type = schema.field_from_column(&column)?.data_type().clone();
-        Ok((Expr::Column(column), data_type))
     }
 
     /// Writes a plan's rows as intermediate data.
@@ -145,7 +79,7 @@ impl Training<'_> {
     ) -> Result<()> {
         let (table, rows) = table;
         if *rows == 0 {
-            return Err(self.data_error("the training query returns no rows".to_string()));
+            return Err(no_rows(self.name));
         }
         let weight = columns.weight.map_or("weight", |weight| weight.1);
         let mut checks = vec![
@@ -174,14 +108,17 @@ impl Training<'_> {
             );
             let plan = self.session.plan_over(&sql, &tables).await?;
             let example = self.session.collect(plan).await?;
-            return Err(self.data_error(format!(
-                "column {column} is {what} in {count} of {rows} rows, such as the one with {} = {}, {} = {}, {weight} = {}",
-                columns.row.1,
-                first_value(&example, 0)?,
-                columns.column.1,
-                first_value(&example, 1)?,
-                first_value(&example, 2)?,
-            )));
+            return Err(data_error(
+                self.name,
+                format!(
+                    "column {column} is {what} in {count} of {rows} rows, such as the one with {} = {}, {} = {}, {weight} = {}",
+                    columns.row.1,
+                    first_value(&example, 0)?,
+                    columns.column.1,
+                    first_value(&example, 1)?,
+                    first_value(&example, 2)?,
+                ),
+            ));
         }
         Ok(())
     }
@@ -195,9 +132,8 @@ impl Training<'_> {
         let plan = self.session.plan_over(&sql, &[("training", Arc::clone(&data.table))]).await?;
         let (table, count) = self.stage(plan, name).await?;
         if count > i32::MAX as u64 {
-            return Err(
-                self.data_error(format!("{count} different ids are more than {}", i32::MAX))
-            );
+            let reason = format!("{count} different ids are more than {}", i32::MAX);
+            return Err(data_error(self.name, reason));
         }
         Ok(Ids { table, count })
     }

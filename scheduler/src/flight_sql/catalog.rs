@@ -4,14 +4,16 @@
 //! know names of three parts; quoted as one part, it is understood in queries.
 
 use super::clients::Client;
-use super::{status, wire};
+use super::status;
 use arrow::array::{AsArray, RecordBatch};
 use arrow_flight::sql::metadata::GetCatalogsBuilder;
 use arrow_flight::sql::{CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables};
 use datafusion::common::TableReference;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::registry::Kind;
-use nightshift_jobs::session::{Session, View};
+use nightshift_jobs::rows::plain_schema;
+use nightshift_jobs::session::Session;
+use nightshift_jobs::view::View;
 use tonic::Status;
 
 /// The only catalog.
@@ -135,7 +137,7 @@ pub(super) async fn find_tables(
     let opened: Vec<_> = futures::stream::iter(opened).buffered(AT_ONCE).try_collect().await?;
     let mut builder = command.into_builder();
     for (schema, name, kind, columns) in opened.into_iter().flatten() {
-        let columns = wire::wire_schema(&columns);
+        let columns = plain_schema(&columns);
         builder.append(CATALOG, schema, name, kind, &columns).map_err(status::internal)?;
     }
     builder.build().map_err(status::internal)

@@ -3,8 +3,9 @@
 
 use super::catalog::{CATALOG, SCHEMA};
 use super::clients::Client;
-use super::statements::{Gone, Statements, supervised};
-use super::{status, wire};
+use super::statements::Statements;
+use super::status;
+use crate::statement::{Gone, supervised};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::decode::FlightRecordBatchStream;
@@ -16,8 +17,9 @@ use futures::TryStreamExt;
 use nightshift_catalog::registry::Kind;
 use nightshift_catalog::storage::Storage;
 use nightshift_jobs::connection::Connection;
-use nightshift_jobs::session::View;
+use nightshift_jobs::rows::{plain_rows, plain_schema};
 use nightshift_jobs::statement::parse;
+use nightshift_jobs::view::View;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use std::sync::Arc;
@@ -155,7 +157,7 @@ pub(super) async fn ingest(
 ) -> Result<i64, Status> {
     let target = Target::find(statements, client, &command).await?;
     let warehouse = statements.session().warehouse().clone();
-    let connection = statements.connection(Default::default());
+    let connection = statements.connection(client, Default::default());
     supervised(move |gone| async move {
         let id = Uuid::now_v7().simple().to_string();
         let folder = format!("_nightshift/ingest/{id}");
@@ -201,11 +203,11 @@ async fn stage(
     let mut rows = 0;
     while let Some(batch) = batches.try_next().await.map_err(Status::from)? {
         rows += batch.num_rows();
-        let schema = wire::wire_schema(batch.schema_ref());
-        let batch = wire::wire_rows(&batch, &schema).map_err(status::internal)?;
+        let schema = plain_schema(batch.schema_ref());
+        let batch = plain_rows(&batch, &schema).map_err(status::internal)?;
         files.write(&batch).await?;
     }
-    let Some(schema) = batches.schema().map(|schema| wire::wire_schema(schema)) else {
+    let Some(schema) = batches.schema().map(|schema| plain_schema(schema)) else {
         return Err(status::of(status::DATA, "the client has sent no columns"));
     };
     if files.number == 0 {

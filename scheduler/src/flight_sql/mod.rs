@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `service` | the requests of the protocol |
 //! | `statements` | planning and executing statements, and what handles stand for |
-//! | `parameters` | placeholders and the values that are bound to them |
 //! | `ingest` | tables that clients send |
 //! | `catalog` | what there is: catalogs, schemas, tables |
 //! | `capabilities` | what the server says about itself and its types |
@@ -18,7 +17,6 @@ mod capabilities;
 mod catalog;
 mod clients;
 mod ingest;
-mod parameters;
 mod service;
 mod statements;
 mod status;

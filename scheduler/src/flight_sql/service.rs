@@ -1,9 +1,10 @@
 //! The requests of the protocol.
 
-use super::clients::Clients;
-use super::parameters::{self, Text};
-use super::statements::{Statements, Values};
+use super::clients::{Client, Clients};
+use super::statements::Statements;
 use super::{capabilities, catalog, ingest, status, wire};
+use crate::statement::parameters::{self, Text, Values};
+use crate::statement::parse_one;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -58,7 +59,7 @@ impl Service {
             datafusion::error::DataFusionError::Internal(status.message().to_string())
         };
         Ok(Self {
-            statements: Statements::new(&session),
+            statements: Statements::new(session),
             clients: Clients::new(),
             info: capabilities::sql_info().map_err(built)?,
             types: capabilities::types().map_err(built)?,
@@ -66,14 +67,14 @@ impl Service {
     }
 
     /// Cancels what the tickets of a `FlightInfo` stand for.
-    async fn cancel(&self, info: &FlightInfo) -> Result<(), Status> {
+    async fn cancel(&self, client: &Client, info: &FlightInfo) -> Result<(), Status> {
         let mut found = false;
         for endpoint in &info.endpoint {
             let Some(ticket) = &endpoint.ticket else { continue };
             let ticket = Any::decode(&*ticket.ticket).ok();
             let ticket = ticket.and_then(|any| any.unpack::<TicketStatementQuery>().ok().flatten());
             if let Some(ticket) = ticket {
-                found |= self.statements.cancel(&ticket.statement_handle).await?;
+                found |= self.statements.cancel(client, &ticket.statement_handle).await?;
             }
         }
         if found {
@@ -108,7 +109,7 @@ fn values(
     let data = data.map_err(|status| FlightError::Tonic(Box::new(status)));
     FlightRecordBatchStream::new_from_flight_data(data)
         .map_err(Status::from)
-        .and_then(|batch| std::future::ready(parameters::rows(&batch)))
+        .and_then(|batch| std::future::ready(parameters::rows(&batch).map_err(Status::from)))
 }
 
 #[tonic::async_trait]
@@ -173,7 +174,7 @@ impl FlightSqlService for Service {
     ) -> Result<i64, Status> {
         let client = self.clients.of(&request).await;
         drain(request.into_inner()).await;
-        super::statements::parse_one(&command.query)?;
+        parse_one(&command.query)?;
         let text = Text::new(&command.query)?;
         self.statements.finish(&client, &text, &[Values::new()]).await
     }
@@ -277,11 +278,12 @@ impl FlightSqlService for Service {
     async fn do_action_cancel_query(
         &self,
         query: ActionCancelQueryRequest,
-        _request: Request<Action>,
+        request: Request<Action>,
     ) -> Result<ActionCancelQueryResult, Status> {
+        let client = self.clients.of(&request).await;
         let info = FlightInfo::decode(&*query.info);
         let info = info.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.cancel(&info).await?;
+        self.cancel(&client, &info).await?;
         // The values of this result are those of `CancelStatus`.
         Ok(ActionCancelQueryResult { result: CancelStatus::Cancelled as i32 })
     }
@@ -290,6 +292,7 @@ impl FlightSqlService for Service {
         &self,
         request: Request<Action>,
     ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
+        let client = self.clients.of(&request).await;
         let action = request.into_inner();
         if action.r#type != CANCEL_FLIGHT_INFO {
             let reason = format!("there is no action {}", action.r#type);
@@ -297,7 +300,7 @@ impl FlightSqlService for Service {
         }
         let request = CancelFlightInfoRequest::decode(&*action.body);
         let request = request.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.cancel(&request.info.unwrap_or_default()).await?;
+        self.cancel(&client, &request.info.unwrap_or_default()).await?;
         let result = CancelFlightInfoResult::new(CancelStatus::Cancelled);
         let result = arrow_flight::Result::new(result.encode_to_vec());
         Ok(Response::new(futures::stream::iter([Ok(result)]).boxed()))

@@ -5,29 +5,23 @@
 //! being gathered here. Any other statement is executed at once, so that it is executed exactly once.
 
 use super::clients::Client;
-use super::parameters::Text;
-use super::{status, wire};
+use super::status;
+use crate::statement::error::SqlError;
+use crate::statement::parameters::{Text, Values};
+use crate::statement::{Log, change, is_query, parse_one};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::logical_expr::LogicalPlan;
-use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use moka::future::Cache;
-use nightshift_jobs::JobError;
-use nightshift_jobs::connection::{Connection, Outcome};
+use nightshift_jobs::connection::{Connection, Planned};
 use nightshift_jobs::external::Externals;
-use nightshift_jobs::progress::Progress;
-use nightshift_jobs::run::explain;
+use nightshift_jobs::queries::Cancellation;
+use nightshift_jobs::rows::plain_schema;
 use nightshift_jobs::session::Session;
-use nightshift_jobs::statement::{Located, STACK, Statement, parse};
-use std::collections::HashMap;
+use nightshift_jobs::statement::Located;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -40,119 +34,36 @@ pub(super) const PREPARED: Duration = Duration::from_secs(4 * 3600);
 /// Results and prepared statements that are kept at the same time.
 const MOST: u64 = 10_000;
 
-/// A value for each parameter of a statement.
-pub(super) type Values = Vec<ScalarValue>;
-
-/// Resolves when the request that something is done for has gone away.
-pub(super) type Gone = Shared<BoxFuture<'static, ()>>;
-
-/// Does something that has to tidy up after itself even when nobody waits for it any more, in a thread
-/// of its own: the futures of runs need not be such that they can move between threads.
-pub(super) async fn supervised<T, F>(
-    work: impl FnOnce(Gone) -> F + Send + 'static,
-) -> Result<T, Status>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, Status>>,
-{
-    let (waiting, gone) = oneshot::channel::<()>();
-    // Nothing is ever sent: the other end is dropped together with this future.
-    let gone = gone.map(drop).boxed().shared();
-    let (answer, answered) = oneshot::channel();
-    let runtime = Handle::current();
-    let thread = std::thread::Builder::new().name("statement".to_string()).stack_size(STACK);
-    let started = thread.spawn(move || {
-        // When nobody waits for the answer, it is not missed.
-        let _ = answer.send(runtime.block_on(work(gone)));
-    });
-    started.map_err(status::internal)?;
-    let done = answered.await;
-    drop(waiting);
-    done.map_err(status::internal)?
-}
-
-/// The one statement of a request.
-pub(super) fn parse_one(sql: &str) -> Result<Located, Status> {
-    let mut statements = parse("statement", sql).map_err(status::of_error)?;
-    match (statements.pop(), statements.last()) {
-        (Some(statement), None) => Ok(statement),
-        (None, _) => Err(status::of(status::SYNTAX, "there is no statement")),
-        (Some(second), Some(_)) => {
-            let reason = format!("statement:{}: send one statement at a time", second.line);
-            Err(status::of(status::SYNTAX, reason))
-        }
-    }
-}
-
-/// Whether a statement is one that can be planned before it is executed.
-fn is_query(located: &Located) -> bool {
-    matches!(located.statement, Statement::Query(_))
-}
-
-/// A result that a client can come for.
+/// A result that a client can come for, once.
 pub(super) struct Pending {
     /// Its columns, as they are sent.
     pub(super) schema: SchemaRef,
     /// Rows that were written, if it is the result of a change.
     pub(super) changed: Option<i64>,
-    source: Source,
-    cancelled: watch::Sender<bool>,
-}
-
-enum Source {
-    /// A query with each of the rows of values that were bound to it.
-    Plans(Arc<Located>, Externals, Vec<LogicalPlan>),
-    /// Rows that can be had once.
-    Rows(Mutex<Option<SendableRecordBatchStream>>),
+    planned: Mutex<Option<Planned>>,
 }
 
 impl Pending {
-    fn new(schema: &Schema, changed: Option<i64>, source: Source) -> Self {
-        let (cancelled, _) = watch::channel(false);
-        Self { schema: wire::wire_schema(schema), changed, source, cancelled }
+    fn query(planned: Planned) -> Self {
+        let schema = plain_schema(planned.schema());
+        Self { schema, changed: None, planned: Mutex::new(Some(planned)) }
     }
 
     fn changed(rows: u64) -> Self {
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-        Self::new(&Schema::empty(), Some(rows), Source::Rows(Mutex::new(None)))
+        let schema = plain_schema(&Schema::empty());
+        Self { schema, changed: Some(rows), planned: Mutex::new(None) }
     }
 
     /// The rows as the cluster sends them. Dropping the stream cancels what still runs.
-    fn rows(&self, session: &Session) -> BoxStream<'static, Result<RecordBatch, Status>> {
-        match &self.source {
-            Source::Plans(located, externals, plans) => {
-                let about = Arc::new((session.clone(), Arc::clone(located), externals.clone()));
-                let failed = move |error: JobError| {
-                    let about = Arc::clone(&about);
-                    async move {
-                        let (session, located, externals) = about.as_ref();
-                        let error = explain(session, externals, located, error).await;
-                        status::of_error(located.locate(error))
-                    }
-                };
-                let session = session.clone();
-                let run = move |plan: LogicalPlan| {
-                    let (session, failed) = (session.clone(), failed.clone());
-                    async move {
-                        let rows = match session.stream(plan).await {
-                            Ok(rows) => rows,
-                            Err(error) => return Err(failed(error).await),
-                        };
-                        Ok(rows.or_else(move |error| {
-                            let failed = failed(error.into());
-                            async move { Err::<RecordBatch, Status>(failed.await) }
-                        }))
-                    }
-                };
-                futures::stream::iter(plans.clone()).then(run).try_flatten().boxed()
-            }
-            Source::Rows(rows) => {
-                let rows = rows.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let failed =
-                    |error: datafusion::error::DataFusionError| status::of_error(error.into());
-                futures::stream::iter(rows).flatten().map_err(failed).boxed()
-            }
-        }
+    fn rows(&self) -> BoxStream<'static, Result<RecordBatch, Status>> {
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failed = |error: datafusion::error::DataFusionError| status::of_error(error.into());
+        let run = move |planned: Planned| async move {
+            let rows = planned.run().await.map_err(status::of_error)?;
+            Ok::<_, Status>(rows.map_err(failed))
+        };
+        futures::stream::iter(planned).then(run).try_flatten().boxed()
     }
 }
 
@@ -192,17 +103,14 @@ pub(super) struct Description {
 pub(super) struct Statements {
     session: Session,
     pending: Cache<String, Arc<Pending>>,
-    /// Results that are being sent, for as long as that takes.
-    running: Arc<Mutex<HashMap<String, Arc<Pending>>>>,
     prepared: Cache<String, Arc<Prepared>>,
 }
 
 impl Statements {
-    pub(super) fn new(session: &Session) -> Self {
+    pub(super) fn new(session: Session) -> Self {
         Self {
-            session: session.clone(),
+            session,
             pending: Cache::builder().time_to_idle(PENDING).max_capacity(MOST).build(),
-            running: Arc::default(),
             prepared: Cache::builder().time_to_idle(PREPARED).max_capacity(MOST).build(),
         }
     }
@@ -212,73 +120,51 @@ impl Statements {
         &self.session
     }
 
-    /// A connection that reads these files in place.
-    pub(super) fn connection(&self, externals: Externals) -> Connection {
+    /// A connection of a client that reads these files in place.
+    pub(super) fn connection(&self, client: &Client, externals: Externals) -> Connection {
         let connection = Connection::new(self.session.clone(), None, Arc::new(Log));
-        connection.with_externals(externals)
+        connection.with_externals(externals).with_caller(client.caller())
     }
 
-    async fn plan(&self, client: &Client, located: &Located) -> Result<LogicalPlan, Status> {
-        let connection = self.connection(client.externals());
-        connection.prepare(located).await.map_err(status::of_error)
-    }
-
-    async fn execute(&self, client: &Client, located: Located) -> Result<Outcome, Status> {
+    async fn change(&self, client: &Client, located: Located) -> Result<u64, SqlError> {
         let before = client.externals();
-        let mut connection = self.connection(before.clone());
-        let client = client.clone();
-        supervised(move |gone| async move {
-            let outcome = connection.execute(&located, gone).await.map_err(status::of_error)?;
-            client.changed(&before, connection.externals());
-            Ok(outcome)
-        })
-        .await
+        let connection = self.connection(client, before.clone());
+        let query = connection.begin(&located);
+        let (made, after) = change(connection, query, located).await?;
+        client.changed(&before, &after);
+        Ok(made.rows())
     }
 
-    /// Executes a statement that is not a query once for each row of values, or plans a query.
+    /// Executes a statement that is not a query once for each row of values, or plans a query. Returns
+    /// it with its handle: that of a query is its id.
     async fn answer(
         &self,
         client: &Client,
         text: &Text,
         values: &[Values],
-    ) -> Result<Pending, Status> {
+    ) -> Result<(String, Pending), SqlError> {
         let located = parse_one(text.sql())?;
         if is_query(&located) {
-            let plan = self.plan(client, &located).await?;
-            let bind = |values: &Values| {
+            for values in values {
                 text.check(values)?;
-                if values.is_empty() {
-                    return Ok(plan.clone());
-                }
-                let bound =
-                    plan.clone().replace_params_with_values(&ParamValues::from(values.clone()));
-                bound.map_err(|error| status::of_error(located.locate(error.into())))
-            };
-            let plans = values.iter().map(bind).collect::<Result<Vec<_>, Status>>()?;
-            let schema = plans.first().unwrap_or(&plan).schema().as_arrow().clone();
-            return Ok(Pending::new(
-                &schema,
-                None,
-                Source::Plans(Arc::new(located), client.externals(), plans),
-            ));
+            }
+            let connection = self.connection(client, client.externals());
+            let query = connection.begin(&located);
+            let planned = connection.plan(query, &located).await?.bind(values)?;
+            return Ok((planned.id().to_string(), Pending::query(planned)));
         }
         let mut changed = 0;
         for values in values {
-            let located = parse_one(&text.with_literals(values)?)?;
-            match self.execute(client, located).await? {
-                Outcome::Made(made) => changed += made.rows(),
-                Outcome::Rows(rows) => {
-                    let schema = rows.schema();
-                    let rows = Source::Rows(Mutex::new(Some(rows)));
-                    return Ok(Pending::new(&schema, None, rows));
-                }
-            }
+            let bound = parse_one(&text.with_literals(values)?)?;
+            // It is known by what was prepared, not by the values.
+            let bound = Located { text: located.text.clone(), ..bound };
+            changed += self.change(client, bound).await?;
         }
-        Ok(Pending::changed(changed))
+        Ok((Uuid::now_v7().to_string(), Pending::changed(changed)))
     }
 
-    async fn keep(&self, pending: Pending) -> (String, Arc<Pending>) {
-        let (handle, pending) = (Uuid::now_v7().to_string(), Arc::new(pending));
+    async fn keep(&self, (handle, pending): (String, Pending)) -> (String, Arc<Pending>) {
+        let pending = Arc::new(pending);
         self.pending.insert(handle.clone(), Arc::clone(&pending)).await;
         (handle, pending)
     }
@@ -292,8 +178,8 @@ impl Statements {
         let located = parse_one(sql)?;
         let text = Text::new(sql)?;
         tracing::debug!(line = located.line, "statement");
-        let pending = self.answer(client, &text, &[Values::new()]).await?;
-        Ok(self.keep(pending).await)
+        let answer = self.answer(client, &text, &[Values::new()]).await?;
+        Ok(self.keep(answer).await)
     }
 
     /// Begins a prepared statement with the values that are bound to it.
@@ -302,8 +188,8 @@ impl Statements {
         client: &Client,
         prepared: &Prepared,
     ) -> Result<(String, Arc<Pending>), Status> {
-        let pending = self.answer(client, &prepared.text, &prepared.values()).await?;
-        Ok(self.keep(pending).await)
+        let answer = self.answer(client, &prepared.text, &prepared.values()).await?;
+        Ok(self.keep(answer).await)
     }
 
     /// Executes a statement to its end with each of the rows of values; returns how many rows it has
@@ -314,11 +200,11 @@ impl Statements {
         text: &Text,
         values: &[Values],
     ) -> Result<i64, Status> {
-        let pending = self.answer(client, text, values).await?;
+        let (_, pending) = self.answer(client, text, values).await?;
         if let Some(changed) = pending.changed {
             return Ok(changed);
         }
-        let mut rows = pending.rows(&self.session);
+        let mut rows = pending.rows();
         let mut count = 0;
         while let Some(batch) = rows.try_next().await? {
             count += batch.num_rows();
@@ -331,39 +217,18 @@ impl Statements {
         &self,
         handle: &[u8],
     ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch, Status>>), Status> {
-        let handle = name(handle)?;
-        let Some(pending) = self.pending.get(handle).await else {
-            return Err(unknown("result"));
-        };
-        let running = Running::new(&self.running, handle, Arc::clone(&pending));
-        let mut cancelled = pending.cancelled.subscribe();
-        let stop = async move {
-            if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
-                // Nobody can cancel it any more.
-                std::future::pending::<()>().await;
-            }
-        };
-        let last = Arc::clone(&pending);
-        let last = futures::stream::once(async move {
-            drop(running);
-            let cancelled = *last.cancelled.borrow();
-            cancelled.then(|| Err(status::of(status::CANCELLED, "the statement was cancelled")))
-        });
-        let rows =
-            pending.rows(&self.session).take_until(stop).chain(last.filter_map(std::future::ready));
-        Ok((Arc::clone(&pending.schema), rows.boxed()))
+        let pending = self.pending.remove(name(handle)?).await;
+        let pending = pending.ok_or_else(|| unknown("result"))?;
+        Ok((Arc::clone(&pending.schema), pending.rows()))
     }
 
-    /// Cancels the statement whose result a handle stands for; `false` if there is none.
-    pub(super) async fn cancel(&self, handle: &[u8]) -> Result<bool, Status> {
+    /// Cancels the query whose rows a handle stands for; `false` if there is none, or no longer.
+    pub(super) async fn cancel(&self, client: &Client, handle: &[u8]) -> Result<bool, Status> {
         let handle = name(handle)?;
-        let waiting = self.pending.remove(handle).await;
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(handle);
-        let pending = waiting.or(running);
-        if let Some(pending) = &pending {
-            pending.cancelled.send_replace(true);
-        }
-        Ok(pending.is_some())
+        let Ok(id) = Uuid::parse_str(handle) else { return Ok(false) };
+        let cancelled = self.session.queries().cancel(id, &client.caller());
+        self.pending.invalidate(handle).await;
+        Ok(cancelled == Cancellation::Requested)
     }
 
     /// Prepares a statement and returns its handle.
@@ -377,8 +242,9 @@ impl Statements {
         let text = Text::new(sql)?;
         let located = parse_one(text.sql())?;
         let description = if is_query(&located) {
-            let plan = self.plan(client, &located).await?;
-            let result = wire::wire_schema(plan.schema().as_arrow());
+            let connection = self.connection(client, client.externals());
+            let plan = connection.prepare(&located).await.map_err(status::of_error)?;
+            let result = plain_schema(plan.schema().as_arrow());
             Description { result: Some(result), parameters: text.schema(Some(&plan))? }
         } else {
             Description { result: None, parameters: text.schema(None)? }
@@ -409,79 +275,4 @@ fn unknown(what: &str) -> Status {
 
 fn name(handle: &[u8]) -> Result<&str, Status> {
     std::str::from_utf8(handle).map_err(|_| unknown("statement"))
-}
-
-/// A result that is being sent, until this is dropped.
-struct Running {
-    all: Arc<Mutex<HashMap<String, Arc<Pending>>>>,
-    handle: String,
-}
-
-impl Running {
-    fn new(
-        all: &Arc<Mutex<HashMap<String, Arc<Pending>>>>,
-        handle: &str,
-        pending: Arc<Pending>,
-    ) -> Self {
-        let mut running = all.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(handle.to_string(), pending);
-        Self { all: Arc::clone(all), handle: handle.to_string() }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.handle);
-    }
-}
-
-/// Tells the log of the server.
-struct Log;
-
-impl Progress for Log {
-    fn step(&self, number: usize, total: usize, name: &str) {
-        tracing::debug!(number, total, name, "step");
-    }
-
-    fn iteration(&self, model: &str, iteration: usize, total: usize, measure: &str, value: f64) {
-        tracing::debug!(model, iteration, total, measure, value, "iteration");
-    }
-
-    fn note(&self, text: &str) {
-        tracing::info!("{text}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_has_one_statement() {
-        assert!(is_query(&parse_one("SELECT 1;").unwrap()));
-        assert!(!is_query(&parse_one("CREATE TABLE a.b AS SELECT 1 AS x").unwrap()));
-        let two = parse_one("SELECT 1;\nSELECT 2").unwrap_err();
-        assert!(two.message().starts_with("statement:2: send one"), "{}", two.message());
-        let none = parse_one(" ; ").unwrap_err();
-        assert!(none.message().starts_with("there is no statement"), "{}", none.message());
-        let wrong = parse_one("SELEC 1").unwrap_err();
-        assert!(wrong.message().starts_with("statement:1:1: "), "{}", wrong.message());
-        assert!(wrong.message().ends_with("(SQLSTATE 42601)"), "{}", wrong.message());
-    }
-
-    #[tokio::test]
-    async fn what_is_supervised_is_told_when_nobody_waits() {
-        let (done, told) = oneshot::channel();
-        let work = supervised(move |gone| async move {
-            gone.await;
-            done.send("tidied up").map_err(status::internal)
-        });
-        tokio::select! {
-            biased;
-            _ = work => panic!("nobody was gone"),
-            () = tokio::task::yield_now() => {}
-        }
-        assert_eq!(told.await.unwrap(), "tidied up");
-        assert_eq!(supervised(|_| async { Ok(5) }).await.unwrap(), 5);
-    }
 }

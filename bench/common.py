@@ -1,0 +1,142 @@
+"""What the measurements share: data, a cluster of processes, tables of figures."""
+
+import contextlib
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import adbc_driver_flightsql.dbapi as flight_sql
+
+TARGET = pathlib.Path(sys.argv[1])
+PROGRAM = TARGET / "release" / "nightshift"
+PEER = TARGET / "release" / "examples" / "peer"
+
+
+class Cluster:
+    """A scheduler and executors with a core each, every one a process."""
+
+    def __init__(self, folder, executors, locations=()):
+        self.folder = folder
+        self.processes = []
+        listed = ", ".join(f"'{location}'" for location in locations)
+        (folder / "nightshift.toml").write_text(f"locations = [{listed}]\n")
+        self.scheduler = self.start("scheduler", "--port", "0")
+        address = self.line("scheduler ")
+        self.uri = self.line("flight ")
+        for _ in range(executors):
+            self.start("executor", "--scheduler", address, "--cores", "1").stdout.readline()
+
+    def start(self, *arguments):
+        process = subprocess.Popen(
+            [PROGRAM, *arguments], cwd=self.folder, stdout=subprocess.PIPE, text=True
+        )
+        self.processes.append(process)
+        return process
+
+    def line(self, prefix):
+        line = self.scheduler.stdout.readline().strip()
+        assert line.startswith(prefix), line
+        return line.removeprefix(prefix)
+
+    def connect(self):
+        return flight_sql.connect(self.uri, autocommit=True)
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def cluster(executors=2, locations=()):
+    with tempfile.TemporaryDirectory(dir=TARGET) as folder:
+        running = Cluster(pathlib.Path(folder), executors, locations)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def seconds(work):
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def geometric_mean(values):
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def quantile(values, share):
+    ordered = sorted(values)
+    return ordered[round((len(ordered) - 1) * share)]
+
+
+def table(header, rows):
+    """Prints rows as Markdown, numbers with three digits that count."""
+
+    def text(value):
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    cells = [[text(value) for value in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for number, row in enumerate(cells):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+        if number == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+
+
+class Memory:
+    """The largest resident memory of a process while this is open, in megabytes."""
+
+    def __init__(self, process):
+        self.path = f"/proc/{process.pid}/status"
+        self.before = self.most = self.now()
+        self.open = True
+        self.thread = threading.Thread(target=self.watch)
+
+    def now(self):
+        with open(self.path) as status:
+            for line in status:
+                if line.startswith("VmRSS:"):
+                    return int(line.split()[1]) / 1024
+        return 0.0
+
+    def watch(self):
+        while self.open:
+            self.most = max(self.most, self.now())
+            time.sleep(0.01)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.open = False
+        self.thread.join()
+
+    @property
+    def growth(self):
+        return self.most - self.before
+
+
+def numbers(rows):
+    """A folder with a Parquet file of ten columns: an id that counts up, and figures."""
+    import duckdb
+
+    folder = TARGET / "bench-data" / f"numbers-{rows}"
+    file = folder / "numbers.parquet"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = ", ".join(f"hash(i * 8 + {n}) / 18446744073709551616.0 AS f{n}" for n in range(7))
+        duckdb.sql(
+            f"COPY (SELECT i AS id, 'item ' || i AS name, (hash(i) % 1000)::INTEGER AS category,"
+            f" {figures} FROM range({rows}) r(i)) TO '{file}.new' (FORMAT parquet)"
+        )
+        os.rename(f"{file}.new", file)
+    return folder

@@ -1,0 +1,112 @@
+"""TPC-H at scale factor 1: the 22 queries through Flight SQL on two executors, beside DuckDB, DataFusion
+in one process, and Spark, all with two cores over the same Parquet files. The engines take turns, query
+by query; the time is the best of three, rows fetched. Results are compared with DuckDB's."""
+
+import decimal
+import math
+import pathlib
+import subprocess
+
+import duckdb
+from common import PEER, TARGET, cluster, geometric_mean, seconds, table
+from pyspark.sql import SparkSession
+
+TABLES = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"]
+REPETITIONS = 3
+DATA = TARGET / "bench-data" / "tpch-sf1"
+QUERIES = sorted((pathlib.Path(__file__).parent / "tpch").glob("q*.sql"))
+
+
+def generate():
+    if not (DATA / "supplier.parquet").exists():
+        program = TARGET / "bench-python" / "bin" / "tpchgen-cli"
+        command = [program, "parquet", "--scale-factor", "1", "--output-dir", DATA]
+        subprocess.run(command, check=True)
+
+
+def plain(value):
+    return float(value) if isinstance(value, (decimal.Decimal, float)) else value
+
+
+def same(left, right):
+    def ordered(rows):
+        rows = [[plain(value) for value in row] for row in rows]
+        return sorted(rows, key=lambda row: [str(v) for v in row if not isinstance(v, float)])
+
+    def equal(a, b):
+        if isinstance(a, float) and isinstance(b, (int, float)):
+            return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6)
+        return a == b
+
+    left, right = ordered(left), ordered(right)
+    return len(left) == len(right) and all(
+        len(a) == len(b) and all(map(equal, a, b)) for a, b in zip(left, right)
+    )
+
+
+class Plain:
+    """DataFusion in a process of its own."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [PEER, "datafusion", DATA], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.process.stdout.readline()
+
+    def time(self, query):
+        self.process.stdin.write(f"{query}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline().split()[0])
+
+
+def spark_session():
+    spark = SparkSession.builder.master("local[2]").config("spark.driver.memory", "8g")
+    spark = spark.config("spark.sql.shuffle.partitions", "2").config("spark.ui.enabled", "false")
+    spark = spark.config("spark.log.level", "ERROR").getOrCreate()
+    for name in TABLES:
+        spark.read.parquet(str(DATA / f"{name}.parquet")).createOrReplaceTempView(name)
+    return spark
+
+
+def main():
+    generate()
+    duck = duckdb.connect()
+    duck.execute("SET threads = 2")
+    for name in TABLES:
+        duck.execute(f"CREATE VIEW {name} AS SELECT * FROM '{DATA}/{name}.parquet'")
+    datafusion, spark = Plain(), spark_session()
+    with cluster(executors=2, locations=[DATA]) as ours, ours.connect() as connection:
+        cursor = connection.cursor()
+        for name in TABLES:
+            location = f"STORED AS PARQUET LOCATION '{DATA}/{name}.parquet'"
+            cursor.execute(f"CREATE EXTERNAL TABLE {name} {location}")
+        rows = []
+        for query in QUERIES:
+            sql = query.read_text()
+
+            def nightshift():
+                cursor.execute(sql)
+                return cursor.fetch_arrow_table()
+
+            engines = {
+                "nightshift": lambda: seconds(nightshift)[0],
+                "duckdb": lambda: seconds(lambda: duck.execute(sql).fetchall())[0],
+                "datafusion": lambda: datafusion.time(query),
+                "spark": lambda: seconds(lambda: spark.sql(sql).collect())[0],
+            }
+            found = [tuple(row.values()) for row in nightshift().to_pylist()]
+            expected = duck.execute(sql).fetchall()
+            best = dict.fromkeys(engines, math.inf)
+            for _ in range(REPETITIONS):
+                for name, run in engines.items():
+                    best[name] = min(best[name], run())
+            equal = "yes" if same(found, expected) else "NO"
+            rows.append([query.stem, equal, *best.values()])
+            print(*rows[-1], flush=True)
+    means = [geometric_mean(column) for column in list(zip(*rows))[2:]]
+    rows.append(["geometric mean", "", *means])
+    rows.append(["nightshift's ratio", "", *(means[0] / mean for mean in means)])
+    table(["query, seconds", "equal", "nightshift", "duckdb", "datafusion", "spark"], rows)
+
+
+main()

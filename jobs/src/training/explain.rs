@@ -1,0 +1,232 @@
+//! `EXPLAIN CREATE MODEL`: what a training would take, computed from counts, without training.
+
+use super::options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
+use super::select::{no_rows, select};
+use crate::introspection;
+use crate::session::Session;
+use crate::statement::CreateModel;
+use crate::superstep::Partitioned;
+use crate::view::View;
+use crate::{JobError, Result};
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::ViewTable;
+use datafusion::logical_expr::LogicalPlan;
+use std::sync::Arc;
+
+/// Floating-point operations that a core is assumed to do in a second of exact solving.
+const FLOPS_OF_A_CORE: f64 = 1e10;
+
+/// Edges that a core is assumed to follow in a second of PageRank.
+const EDGES_OF_A_CORE: f64 = 1e8;
+
+/// Bytes of an entry on its way to its block: number of the block, row, column, weight.
+const ENTRY_BYTES: f64 = 32.0;
+
+/// Bytes of a row of the training query as it is kept during training, if ids are numbers.
+const ROW_BYTES: f64 = 24.0;
+
+/// Plans the rows that say what a training would take: `property`, `value` and `meaning`. Runs two
+/// aggregate queries over the training query to that end.
+pub async fn explain(
+    session: &Session,
+    view: &View,
+    statement: &CreateModel,
+) -> Result<LogicalPlan> {
+    let spec = model_spec(statement)?;
+    let plan = view.plan_query(session, &statement.query).await?;
+    let selected = select(&statement.name, plan, &spec.columns())?;
+    let training: Arc<dyn TableProvider> = Arc::new(ViewTable::new(selected, None));
+    let count = async |sql: &str| -> Result<Vec<f64>> {
+        let plan = session.plan_over(sql, &[("training", Arc::clone(&training))]).await?;
+        let rows = session.collect(plan).await?;
+        let row = rows.iter().find(|batch| batch.num_rows() > 0);
+        let row = row.ok_or_else(|| JobError::Damaged {
+            what: "the counts of the training query".to_string(),
+            reason: "there are none".to_string(),
+        })?;
+        let number = |column: &ArrayRef| column.as_primitive::<Int64Type>().value(0) as f64;
+        Ok(row.columns().iter().map(number).collect())
+    };
+    let properties = match &spec {
+        ModelSpec::MatrixFactorization(spec) => {
+            let users = count(
+                r#"SELECT coalesce(CAST(sum(entries) AS BIGINT), 0), count(*) FROM
+                   (SELECT "row", count(*) AS entries FROM training GROUP BY "row") AS users"#,
+            )
+            .await?;
+            let items =
+                count(r#"SELECT count(*) FROM (SELECT DISTINCT "column" FROM training) AS items"#)
+                    .await?;
+            match (users.as_slice(), items.as_slice()) {
+                ([rows, users], [items]) if *rows > 0.0 => {
+                    of_factorization(spec, *rows, *users, *items)
+                }
+                _ => return Err(no_rows(&statement.name)),
+            }
+        }
+        ModelSpec::PageRank(spec) => {
+            let edges = count("SELECT count(*) FROM training").await?;
+            let nodes = count(
+                r#"SELECT count(*) FROM (SELECT "row" FROM training UNION
+                   SELECT "column" FROM training) AS nodes"#,
+            )
+            .await?;
+            match (edges.as_slice(), nodes.as_slice()) {
+                ([edges], [nodes]) if *edges > 0.0 => of_pagerank(spec, *edges, *nodes),
+                _ => return Err(no_rows(&statement.name)),
+            }
+        }
+    };
+    let texts = |of: fn(&Property) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(properties.iter().map(of)))
+    };
+    let values = Float64Array::from_iter_values(properties.iter().map(|property| property.1));
+    introspection::rows(&RecordBatch::try_from_iter([
+        ("property", texts(|property| property.0)),
+        ("value", Arc::new(values)),
+        ("meaning", texts(|property| property.2)),
+    ])?)
+}
+
+/// Name, value and meaning.
+type Property = (&'static str, f64, &'static str);
+
+fn blocks(count: f64, entries: f64) -> f64 {
+    f64::from(Partitioned::new(count as u64, entries as u64).blocks())
+}
+
+fn of_factorization(
+    spec: &MatrixFactorization,
+    rows: f64,
+    users: f64,
+    items: f64,
+) -> Vec<Property> {
+    let factors = spec.factors as f64;
+    let width = factors + if spec.bias { 1.0 } else { 0.0 };
+    let (user_blocks, item_blocks) = (blocks(users, rows), blocks(items, rows));
+    // An entry adds the triangle of an outer product to the matrix, and its row to the target; then it
+    // is scored for the loss. A row is decomposed (a third of the cube) and solved, and its new factors
+    // go into the next Gram matrix.
+    let of_entry = width * (width + 1.0) + 4.0 * width;
+    let of_row = width.powi(3) / 3.0 + 2.0 * width * width + factors * (factors + 1.0);
+    let flops = (2.0 * rows * of_entry + (users + items) * of_row).round();
+    let state_bytes = 4.0 * width * (users + items);
+    let block_bytes = 2.0 * 8.0 * rows + 8.0 * (users + user_blocks) + 8.0 * (items + item_blocks);
+    let iterations = spec.max_iterations as f64;
+    // Two states of the users and three of the items are there at the end of an iteration.
+    let kept_states = 4.0 * width * (2.0 * users + 3.0 * items);
+    vec![
+        ("rows", rows, "rows of the training query"),
+        ("users", users, "different users"),
+        ("items", items, "different items"),
+        ("user_blocks", user_blocks, "tasks of the half step that solves users"),
+        ("item_blocks", item_blocks, "tasks of the half step that solves items"),
+        ("iterations", iterations, "iterations at most"),
+        ("flops_per_iteration", flops, "floating-point operations of solving all users and items"),
+        (
+            "core_seconds",
+            flops * iterations / FLOPS_OF_A_CORE,
+            "arithmetic of all iterations at 10 GFLOP/s a core",
+        ),
+        (
+            "shuffle_bytes",
+            2.0 * 3.0 * ENTRY_BYTES * rows,
+            "what executors exchange before the first iteration; more if ids are longer than 8 bytes",
+        ),
+        ("state_bytes", state_bytes, "factors of all users and items as written in an iteration"),
+        (
+            "bytes_moved_per_iteration",
+            2.0 * state_bytes,
+            "factors written and read with one executor; each further executor reads state_bytes more",
+        ),
+        ("block_bytes", block_bytes, "training data as blocks of both sides"),
+        (
+            "resident_bytes",
+            block_bytes + state_bytes + 8.0 * factors * factors,
+            "what one executor keeps in memory; several share the block_bytes among them",
+        ),
+        (
+            "storage_bytes",
+            block_bytes + kept_states + ROW_BYTES * rows,
+            "intermediate data in the warehouse at most; more if ids are longer than 8 bytes",
+        ),
+    ]
+}
+
+fn of_pagerank(spec: &PageRank, edges: f64, nodes: f64) -> Vec<Property> {
+    let most = spec.max_iterations as f64;
+    let iterations = steps(spec.damping, spec.tolerance).min(most);
+    let vectors = if spec.teleport_table.is_some() { 2.0 } else { 1.0 };
+    let count = blocks(nodes, edges);
+    let block_bytes = 12.0 * edges + 8.0 * (nodes + count) + 8.0 * vectors * nodes;
+    let state_bytes = 16.0 * nodes;
+    vec![
+        ("edges", edges, "rows of the training query"),
+        ("nodes", nodes, "different nodes"),
+        ("blocks", count, "tasks of a step"),
+        (
+            "iterations",
+            iterations,
+            "steps at most until the tolerance or max_iterations is reached",
+        ),
+        ("flops_per_iteration", 2.0 * edges + 8.0 * nodes, "floating-point operations of a step"),
+        (
+            "core_seconds",
+            edges * iterations / EDGES_OF_A_CORE,
+            "time of all steps at 100 million edges a second and core",
+        ),
+        (
+            "shuffle_bytes",
+            2.0 * 3.0 * ENTRY_BYTES * edges,
+            "what executors exchange before the first step; more if ids are longer than 8 bytes",
+        ),
+        ("state_bytes", state_bytes, "ranks and contributions of all nodes as written in a step"),
+        (
+            "bytes_moved_per_iteration",
+            2.0 * state_bytes,
+            "numbers written and read with one executor; each further executor reads half of state_bytes more",
+        ),
+        ("block_bytes", block_bytes, "incoming edges as blocks and weights of nodes"),
+        (
+            "resident_bytes",
+            block_bytes + state_bytes,
+            "what one executor keeps in memory; several share the block_bytes among them",
+        ),
+        (
+            "storage_bytes",
+            block_bytes + 3.0 * state_bytes + ROW_BYTES * edges,
+            "intermediate data in the warehouse at most; more if ids are longer than 8 bytes",
+        ),
+    ]
+}
+
+/// The steps after which the change guarantees the tolerance, whatever the graph: the first change is at
+/// most 2, and each is at most `damping` of the one before.
+fn steps(damping: f64, tolerance: f64) -> f64 {
+    let wanted = tolerance * (1.0 - damping) / damping;
+    if damping == 0.0 || wanted >= 2.0 {
+        return 1.0;
+    }
+    1.0 + ((wanted / 2.0).ln() / damping.ln()).ceil()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_steps_is_enough_for_any_graph() {
+        for (damping, tolerance) in [(0.5, 1e-3), (0.85, 1e-8), (0.99, 1e-12)] {
+            let mut change: f64 = 2.0;
+            let mut expected = 1.0;
+            while nightshift_udfs::pagerank::error_bound(change, damping) > tolerance {
+                change *= damping;
+                expected += 1.0;
+            }
+            assert_eq!(steps(damping, tolerance), expected);
+        }
+        assert_eq!(steps(0.0, 1e-8), 1.0);
+    }
+}
