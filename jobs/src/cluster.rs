@@ -9,6 +9,11 @@ use std::fmt::Debug;
 pub trait ClusterView: Debug + Send + Sync {
     /// The executors that are registered now.
     async fn executors(&self) -> Result<Vec<ExecutorInfo>>;
+
+    /// Tasks that all executors together can run at the same time.
+    async fn cores(&self) -> Result<u64> {
+        Ok(self.executors().await?.iter().map(|executor| executor.cores).sum())
+    }
 }
 
 /// What is known of an executor.

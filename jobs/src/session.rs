@@ -135,6 +135,7 @@ impl Session {
             return Ok(rows);
         }
         self.run_again_when_lost(
+            self.for_query().await?,
             |frame| {
                 Box::pin(async {
                     let mut rows = frame.execute_stream().await?;
@@ -153,17 +154,32 @@ impl Session {
     /// Runs a plan and gathers its rows. A plan that loses an executor, or whose hash joins don't fit
     /// into memory, is run again: what our operators write a second time is the same, or unreferenced.
     pub async fn collect(&self, plan: LogicalPlan) -> Result<Vec<RecordBatch>> {
-        self.run_again_when_lost(|frame| Box::pin(frame.collect()), plan).await
+        self.run_again_when_lost(self.state.clone(), |frame| Box::pin(frame.collect()), plan).await
+    }
+
+    /// The engine's session for a query whose rows are only looked at: it is cut into as many partitions
+    /// as the cluster can work on at once. What is written is always cut in the same way, so that it
+    /// doesn't depend on the cluster.
+    async fn for_query(&self) -> Result<SessionState> {
+        let cores = match &self.cluster {
+            Some(cluster) => cluster.cores().await? as usize,
+            None => 0,
+        };
+        if cores == 0 {
+            return Ok(self.state.clone());
+        }
+        let config = self.state.config().clone().with_target_partitions(cores);
+        Ok(SessionStateBuilder::new_from_existing(self.state.clone()).with_config(config).build())
     }
 
     /// `run` borrows nothing, so that whoever calls this can go on in another thread.
     async fn run_again_when_lost<T>(
         &self,
+        mut state: SessionState,
         run: fn(DataFrame) -> BoxFuture<'static, PlanResult<T>>,
         plan: LogicalPlan,
     ) -> Result<T> {
         let mut attempt = 1;
-        let mut state = self.state.clone();
         loop {
             match run(DataFrame::new(state.clone(), plan.clone())).await {
                 Err(error)

@@ -26,13 +26,19 @@ const PORT: u16 = 50050;
 /// Partitions that a shuffle makes.
 const PARTITIONS: usize = 8;
 
+/// Bytes of the smaller side of a join up to which it is sent whole to every task.
+const BROADCAST_BYTES: u64 = 16 << 20;
+
 fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder, SchedulerError> {
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(Arc::new(stores.clone()))
         .build_arc()?;
     // Hash joins are several times faster than the sort-merge joins that Ballista prefers because they
     // can spill; a session runs a job with the latter whose hash tables don't fit.
+    // A build side below the threshold is sent to every task, which hashes it again.
     let mut config = config
+        .set_u64("datafusion.optimizer.hash_join_single_partition_threshold", BROADCAST_BYTES)
+        .set_u64("ballista.optimizer.broadcast_join_threshold_bytes", BROADCAST_BYTES)
         .with_target_partitions(PARTITIONS)
         .with_information_schema(false)
         .set_bool("datafusion.optimizer.prefer_hash_join", true);

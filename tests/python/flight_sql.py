@@ -191,7 +191,7 @@ def at_the_same_time():
 
 
 def ingests(connection):
-    rows = 250_000
+    rows = 1_000_000
     sent = pyarrow.table(
         {
             "id": pyarrow.array(range(rows)),
