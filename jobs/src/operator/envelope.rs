@@ -117,29 +117,35 @@ impl AsLogicalPlan for DeepLogicalPlan {
         plan: &LogicalPlan,
         codec: &dyn LogicalExtensionCodec,
     ) -> Result<Self> {
-        let (plan, _) = cut(plan)?;
+        // Most plans are not deep, and travel as they are.
+        if depth(plan) < NODES {
+            return LogicalPlanNode::try_from_logical_plan(plan, codec).map(Self);
+        }
+        let (plan, _) = cut(plan.clone())?;
         LogicalPlanNode::try_from_logical_plan(&plan, codec).map(Self)
     }
 }
 
 /// A plan with cuts, and how many nodes are above the deepest of them.
-fn cut(plan: &LogicalPlan) -> Result<(LogicalPlan, usize)> {
+fn cut(plan: LogicalPlan) -> Result<(LogicalPlan, usize)> {
     let mut deepest = 0;
-    let mut inputs = Vec::new();
-    for input in plan.inputs() {
+    let plan = plan.map_children(|input| {
         let (input, depth) = cut(input)?;
         deepest = deepest.max(depth);
-        inputs.push(input);
-    }
-    // What ends a plan has to be what it is: only what is read by others is cut off.
-    let below = match inputs.is_empty() {
-        true => plan.clone(),
-        false => plan.with_new_exprs(plan.expressions(), inputs)?,
-    };
+        Ok(Transformed::yes(input))
+    })?;
     match deepest + 1 >= NODES {
-        true => Ok((LogicalPlan::Extension(Extension { node: Arc::new(EnvelopeNode(below)) }), 0)),
-        false => Ok((below, deepest + 1)),
+        true => {
+            let node = Arc::new(EnvelopeNode(plan.data));
+            Ok((LogicalPlan::Extension(Extension { node }), 0))
+        }
+        false => Ok((plan.data, deepest + 1)),
     }
+}
+
+/// How many nodes a plan has above the deepest of its inputs.
+fn depth(plan: &LogicalPlan) -> usize {
+    plan.inputs().into_iter().map(depth).max().unwrap_or(0) + 1
 }
 
 /// The plan without cuts.
