@@ -63,21 +63,26 @@ impl Place {
 }
 
 #[test]
-fn copies_come_back_in_every_format_and_compression() {
+fn copies_come_back_in_every_format() {
     let place = Place::new();
     place.execute(
         "CREATE TABLE x.t AS SELECT value AS n, 'text, \"' || value AS s, CAST(value AS DOUBLE) / 4 AS d \
-         FROM generate_series(1, 1000)",
+         FROM (SELECT unnest(generate_series(1, 1000)) AS value)",
     );
-    for (location, stored, options) in [
-        ("data/a/", "STORED AS PARQUET", ""),
-        ("data/b", "STORED AS CSV", ""),
-        ("data/c.csv", "", ""),
-        ("data/d.csv.gz", "", ""),
-        ("data/e.json.zst", "", ""),
-        ("data/f", "STORED AS JSON", "OPTIONS ('format.compression' 'bzip2')"),
-        ("data/g", "STORED AS CSV", "OPTIONS (compression 'xz', delimiter '|', has_header false)"),
-        ("data/h.parquet", "", "OPTIONS ('format.compression' 'snappy')"),
+    for (location, stored, options, compressed) in [
+        ("data/a/", "STORED AS PARQUET", "", false),
+        ("data/b", "STORED AS CSV", "", false),
+        ("data/c.csv", "", "", false),
+        ("data/d.csv.gz", "", "", true),
+        ("data/e.json.zst", "", "", true),
+        ("data/f", "STORED AS JSON", "OPTIONS ('format.compression' 'bzip2')", true),
+        (
+            "data/g",
+            "STORED AS CSV",
+            "OPTIONS (compression 'xz', delimiter '|', has_header false)",
+            true,
+        ),
+        ("data/h.parquet", "", "OPTIONS ('format.compression' 'snappy')", false),
     ] {
         place.execute(&format!("COPY x.t TO '{location}' {stored} {options}"));
         let format =
@@ -88,8 +93,14 @@ fn copies_come_back_in_every_format_and_compression() {
         );
         let same = "SELECT count(*) AS n FROM raw.t AS a JOIN x.t AS b ON a.n = b.n AND a.s = b.s AND \
                     a.d = b.d";
-        let rows = place.rows(&format!("{external}; {same}"));
-        assert_eq!(rows, json!([{"n": 1000}]), "{location} {stored} {options}");
+        if compressed {
+            // What would be misread is refused.
+            let said = place.failure(&external);
+            assert!(said.contains("compressed"), "{said}");
+        } else {
+            let rows = place.rows(&format!("{external}; {same}"));
+            assert_eq!(rows, json!([{"n": 1000}]), "{location} {stored} {options}");
+        }
         let again = place.failure(&format!("COPY x.t TO '{location}' {stored} {options}"));
         assert!(again.contains("there is something already"), "{again}");
     }
@@ -299,7 +310,7 @@ fn what_is_wrong_in_a_file_is_found() {
         place.failure(&format!("{external} JSON LOCATION 'data/j'; SELECT sum(n) FROM raw.t"));
     assert!(said.contains("j/1.json: ") && said.contains("in line 2"), "{said}");
     place.execute(
-        "COPY (SELECT value AS n, 'x' AS s FROM generate_series(1, 100000)) TO 'data/p/1.parquet'",
+        "COPY (SELECT value AS n, 'x' AS s FROM (SELECT unnest(generate_series(1, 100000)) AS value)) TO 'data/p/1.parquet'",
     );
     let path = place.folder.path().join("data/p/1.parquet");
     let bytes = std::fs::read(&path).unwrap();
@@ -342,7 +353,7 @@ fn rows_in_z_order_let_queries_skip_files() {
     place.execute(
         "CREATE TABLE x.z AS SELECT value AS id, (value * 7919) % 1000003 AS a, 'k' || \
          lpad(CAST((value * 104729) % 1000033 AS VARCHAR), 7, '0') AS b, \
-         CASE WHEN value % 50 = 0 THEN NULL ELSE random() END AS c FROM generate_series(1, 1000000)",
+         CASE WHEN value % 50 = 0 THEN NULL ELSE random() END AS c FROM (SELECT unnest(generate_series(1, 1000000)) AS value)",
     );
     let sums = "SELECT count(*) AS n, sum(a) AS a, count(c) AS c, count(DISTINCT b) AS b FROM x.z";
     let ranges = [
