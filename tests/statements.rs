@@ -82,6 +82,11 @@ fn names() {
 }
 
 #[test]
+fn refused() {
+    file("refused.slt");
+}
+
+#[test]
 fn matrix_factorization() {
     file("matrix_factorization.slt");
 }

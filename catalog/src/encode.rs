@@ -191,6 +191,8 @@ pub enum Encoder {
 pub struct Finished {
     /// Rows.
     pub rows: u64,
+    /// Bytes, if whoever wrote them has counted them.
+    pub bytes: Option<u64>,
     /// What Parquet says of it.
     pub footer: Option<ParquetMetaData>,
 }
@@ -255,14 +257,15 @@ impl Encoder {
             Self::Parquet(mut writer) => {
                 let footer = writer.finish().await?;
                 let rows = footer.file_metadata().num_rows() as u64;
-                Ok(Finished { rows, footer: Some(footer) })
+                let bytes = Some(writer.bytes_written() as u64);
+                Ok(Finished { rows, bytes, footer: Some(footer) })
             }
             Self::Text(mut text) => {
                 if text.rows == 0 {
                     text.write(&RecordBatch::new_empty(text.schema.clone())).await?;
                 }
                 text.out.shutdown().await?;
-                Ok(Finished { rows: text.rows, footer: None })
+                Ok(Finished { rows: text.rows, bytes: None, footer: None })
             }
         }
     }

@@ -105,7 +105,16 @@ impl ExportTarget {
 
     async fn of_run(&self, run: &str) -> Result<Vec<Path>> {
         let prefix = file_prefix(run);
-        let paths = self.folder.list().await?.into_iter().map(|object| object.location);
+        let objects = match &self.file {
+            None => self.folder.list().await?,
+            // There can be much in the folders beside it.
+            Some(_) => {
+                let root = self.folder.path("");
+                let listed = self.folder.store().list_with_delimiter(Some(&root)).await;
+                listed.map_err(|source| self.error(&root, source))?.objects
+            }
+        };
+        let paths = objects.into_iter().map(|object| object.location);
         Ok(paths
             .filter(|path| path.filename().is_some_and(|name| name.starts_with(&prefix)))
             .collect())

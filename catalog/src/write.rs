@@ -293,7 +293,7 @@ async fn close_file(folder: &Folder, schema: &SchemaRef, file: OpenFile) -> Plan
 /// Finishes a file, and deletes it if its run has ended meanwhile: nobody else knows of it.
 async fn finish_file(folder: Folder, schema: SchemaRef, file: OpenFile) -> Result<DataFile> {
     let OpenFile { path, partition, encoder } = file;
-    let Finished { rows, footer } = encoder.finish().await?;
+    let Finished { rows, bytes, footer } = encoder.finish().await?;
     let location = DataFile::located(&path, &folder.table);
     let (store, (marks, mark)) = (folder.table.store(), &folder.mark);
     let failed = |source| CatalogError::Store { url: format!("/{location}"), source };
@@ -305,9 +305,13 @@ async fn finish_file(folder: Folder, schema: SchemaRef, file: OpenFile) -> Resul
         (None, Some(footer)) => Some(statistics::from_footer(&schema, footer)?),
         _ => None,
     };
+    let bytes = match bytes {
+        Some(bytes) => bytes,
+        None => store.head(&location).await.map_err(failed)?.size,
+    };
     Ok(DataFile {
         path,
-        bytes: store.head(&location).await.map_err(failed)?.size,
+        bytes,
         rows: Some(rows),
         stats,
         written_at: chrono::Utc::now().timestamp_millis(),

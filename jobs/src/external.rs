@@ -2,6 +2,7 @@
 
 mod damage;
 mod options;
+mod pattern;
 
 use crate::session::Session;
 use crate::{JobError, Result};
@@ -17,12 +18,11 @@ use datafusion::logical_expr::{
     CreateExternalTable as Command, DdlStatement, LogicalPlan, LogicalPlanBuilder, cast, ident, lit,
 };
 use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
-use futures::TryStreamExt;
 use nightshift_catalog::delta;
 use nightshift_catalog::partition::HIVE_NULL;
 use nightshift_catalog::scan::{FileList, WarehouseTable};
 use nightshift_catalog::storage::{Storage, parse_url};
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStoreExt};
 pub(crate) use options::{COMPRESSIONS, options_of};
 
 use options::FileOptions;
@@ -74,6 +74,7 @@ impl ExternalTable {
             return Err(JobError::File { file, reason: "there is no such file".to_string() });
         }
         options.compressed_like(&found)?;
+        options.refuse_compressed(&location.shown())?;
         // They are checked and understood; the engine's own parser of statements knows fewer.
         statement.options = Vec::new();
         statement.locations = vec![location.url.to_string()];
@@ -309,48 +310,38 @@ impl Location {
         Ok(url)
     }
 
-    /// The files: the location itself, or what is in the folder of that name. Names that begin with a
-    /// dot or an underscore are those of files that aren't data.
+    /// The files: the location itself, or what is in the folder of that name, but not in others within
+    /// it unless they are named like partitions or the pattern says so. Names that begin with a dot or an
+    /// underscore are those of files that aren't data.
     async fn objects(&self, session: &Session) -> Result<Vec<ObjectMeta>> {
-        let store = Storage::of_session(session.runtime(), &self.url)?.store().clone();
-        let listing = match &self.pattern {
-            Some(pattern) => {
-                let wrong = |error: datafusion::error::DataFusionError| {
-                    let reason = JobError::Engine(error).to_string();
-                    JobError::Statement(format!("{}: {reason}", self.shown()))
-                };
-                self.folder()?.with_glob(pattern).map_err(wrong)?
+        if let Some(reason) = self.pattern.as_deref().and_then(pattern::wrong) {
+            return Err(JobError::Statement(format!("{}: {reason}", self.shown())));
+        }
+        let folder = Storage::of_session(session.runtime(), &self.url)?;
+        let root = folder.path("");
+        if self.pattern.is_none() && !self.url.path().ends_with('/') {
+            match folder.store().head(&root).await {
+                Ok(file) => return Ok(vec![file]),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    return Err(JobError::File { file: self.shown(), reason: error.to_string() });
+                }
             }
-            None => ListingTableUrl::parse(self.url.as_str())?,
-        };
-        let found = list(session, &listing, store.as_ref()).await?;
+        }
+        let is_partition = |part: &str| part.contains('=');
         let data = |file: &ObjectMeta| {
-            let parts = listing.strip_prefix(&file.location).into_iter().flatten();
-            parts.into_iter().all(|part| {
-                let hidden = part.starts_with('.') || part.starts_with('_');
-                !hidden || part.contains('=')
-            })
+            let parts = file.location.prefix_match(&root).into_iter().flatten();
+            let parts: Vec<String> = parts.map(|part| part.as_ref().to_string()).collect();
+            let hidden = |part: &String| part.starts_with(['.', '_']) && !is_partition(part);
+            let fits = match &self.pattern {
+                Some(pattern) => pattern::matches(pattern, &parts.join("/")),
+                None => parts.iter().filter(|part| !is_partition(part)).count() <= 1,
+            };
+            fits && !parts.iter().any(hidden)
         };
-        let mut found: Vec<_> = found.into_iter().filter(data).collect();
+        let mut found: Vec<_> = folder.list().await?.into_iter().filter(data).collect();
         found.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(found)
-    }
-}
-
-async fn list(
-    session: &Session,
-    listing: &ListingTableUrl,
-    store: &dyn ObjectStore,
-) -> Result<Vec<ObjectMeta>> {
-    let listed = listing.list_all_files(session.state(), store, "").await;
-    let files = match listed {
-        Ok(files) => files.try_collect::<Vec<_>>().await,
-        Err(error) => Err(error),
-    };
-    match files {
-        Ok(files) => Ok(files),
-        Err(error) if error.to_string().contains("not found") => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -15,6 +15,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::dataframe::DataFrame;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::context::SQLOptions;
@@ -38,6 +39,9 @@ pub(crate) const CATALOG: &str = "nightshift";
 
 /// The schema that names of one part are in.
 pub(crate) const SCHEMA: &str = "default";
+
+/// Steps of a plan. Views that read views several times each can make any number of them.
+const MOST_NODES: usize = 10_000;
 
 /// How often a plan is run whose results were lost with an executor.
 const ATTEMPTS: usize = 4;
@@ -71,6 +75,22 @@ fn with_joins_that_spill(state: &SessionState) -> SessionState {
     let mut config = state.config().clone();
     config.options_mut().optimizer.prefer_hash_join = false;
     SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
+}
+
+/// Refuses plans that views have made too large to be gone through.
+fn check_size(plan: &LogicalPlan) -> Result<()> {
+    let mut nodes = 0;
+    plan.apply(|_| {
+        nodes += 1;
+        Ok(if nodes > MOST_NODES { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    match nodes > MOST_NODES {
+        true => Err(JobError::Statement(format!(
+            "with all the views that it reads, the query has more than {MOST_NODES} steps: put some of \
+             them into tables, with CREATE TABLE … AS"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Runs plans against a warehouse.
@@ -240,6 +260,7 @@ impl Session {
             state.register_udtf(function, Arc::new(answers));
         }
         let plan = state.statement_to_plan(statement).await?;
+        check_size(&plan)?;
         // Only queries get here; nothing that an EXPLAIN or a subquery could hide writes or sets.
         let only_queries = SQLOptions::new()
             .with_allow_ddl(false)

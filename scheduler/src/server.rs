@@ -21,9 +21,7 @@ use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::cluster::ClusterView;
-use nightshift_jobs::operator::{
-    CutDeepPlans, DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec,
-};
+use nightshift_jobs::operator::{DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
 use std::net::SocketAddr;
@@ -191,8 +189,7 @@ fn session_builder(stores: Stores) -> SessionBuilder {
         let builder = SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
-            .with_physical_optimizer_rule(Arc::new(GiveWay))
-            .with_physical_optimizer_rule(Arc::new(CutDeepPlans));
+            .with_physical_optimizer_rule(Arc::new(GiveWay));
         Ok(with_functions(builder).build())
     })
 }

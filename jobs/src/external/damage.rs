@@ -16,30 +16,43 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use nightshift_catalog::storage::Storage;
-use object_store::{ObjectMeta, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 impl Files {
     /// Reads file by file until one can't be read.
     pub(super) async fn find_damage(&self, session: &Session) -> Result<Option<JobError>> {
         let store = Storage::of_session(session.runtime(), &self.location.url)?.store().clone();
         for file in self.location.objects(session).await? {
-            let wrong = |reason: String| {
-                Ok(Some(JobError::File { file: format!("/{}", file.location), reason }))
-            };
-            let bytes = async { store.get(&file.location).await?.bytes().await };
-            let lines = match bytes.await {
-                Ok(bytes) => Lines { bytes, compression: self.options.compression()?.into() },
-                Err(error) => return wrong(error.to_string()),
-            };
-            let found = match (self.options.csv()?, self.options.format) {
-                (Some(csv), _) => lines.wrong_csv(&csv, &self.schema),
-                (None, "json") => lines.wrong_json(&self.schema),
+            let found = match self.options.format {
+                "csv" | "json" => {
+                    let runtime = Handle::current();
+                    let (store, file) = (Arc::clone(&store), file.clone());
+                    let source: Source = Box::new(move || -> Box<dyn Read + Send> {
+                        let (store, file) = (Arc::clone(&store), file.clone());
+                        Box::new(Ranges {
+                            store,
+                            file,
+                            runtime: runtime.clone(),
+                            at: 0,
+                            read: Bytes::new(),
+                        })
+                    });
+                    let lines = Lines { source, compression: self.options.compression()?.into() };
+                    let (csv, schema) = (self.options.csv()?, Arc::clone(&self.schema));
+                    // It reads, and waits for what it reads, without giving way.
+                    let search = tokio::task::spawn_blocking(move || match csv {
+                        Some(csv) => lines.wrong_csv(&csv, &schema),
+                        None => lines.wrong_json(&schema),
+                    });
+                    search.await?
+                }
                 _ => self.wrong_file(session, &file).await?,
             };
             if let Some(reason) = found {
-                return wrong(reason);
+                return Ok(Some(JobError::File { file: format!("/{}", file.location), reason }));
             }
         }
         Ok(None)
@@ -69,17 +82,46 @@ impl Files {
     }
 }
 
-/// A file of lines.
+/// How much of a file is in memory.
+const RANGE: u64 = 8 << 20;
+
+/// A file on a store, read range by range.
+struct Ranges {
+    store: Arc<dyn ObjectStore>,
+    file: ObjectMeta,
+    runtime: Handle,
+    /// Where the next range begins.
+    at: u64,
+    /// What is left of the last.
+    read: Bytes,
+}
+
+impl Read for Ranges {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.read.is_empty() && self.at < self.file.size {
+            let range = self.at..(self.at + RANGE).min(self.file.size);
+            self.at = range.end;
+            let read = self.store.get_range(&self.file.location, range);
+            self.read = self.runtime.block_on(read).map_err(std::io::Error::other)?;
+        }
+        let taken = self.read.split_to(out.len().min(self.read.len()));
+        out[..taken.len()].copy_from_slice(&taken);
+        Ok(taken.len())
+    }
+}
+
+type Source = Box<dyn Fn() -> Box<dyn Read + Send> + Send>;
+
+/// A file of lines, which can be read from its start again and again.
 struct Lines {
-    bytes: Bytes,
+    source: Source,
     compression: FileCompressionType,
 }
 
 impl Lines {
     /// The text, without the compression.
     fn reader(&self) -> Result<Box<dyn Read + Send>> {
-        use bytes::Buf;
-        Ok(self.compression.convert_read(self.bytes.clone().reader())?)
+        Ok(self.compression.convert_read((self.source)())?)
     }
 
     /// The first record that is not what the columns say.
@@ -227,13 +269,18 @@ mod tests {
     use arrow::datatypes::Field;
     use datafusion::common::parsers::CompressionTypeVariant;
 
+    fn source(text: &[u8]) -> Source {
+        let text = text.to_vec();
+        Box::new(move || Box::new(std::io::Cursor::new(text.clone())))
+    }
+
     fn wrong(text: &[u8], csv: &CsvOptions) -> String {
         let schema = Schema::new(vec![
             Field::new("a", DataType::Int64, true),
             Field::new("b", DataType::Utf8View, true),
         ]);
         let compression = CompressionTypeVariant::UNCOMPRESSED.into();
-        let lines = Lines { bytes: Bytes::copy_from_slice(text), compression };
+        let lines = Lines { source: source(text), compression };
         lines.wrong_csv(csv, &Arc::new(schema)).unwrap_or_default()
     }
 
@@ -260,7 +307,7 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
         let text = b"{\"a\": 1}\n\n{\"a\": \"x\"}\n";
         let compression = CompressionTypeVariant::UNCOMPRESSED.into();
-        let lines = Lines { bytes: Bytes::from_static(text), compression };
+        let lines = Lines { source: source(text), compression };
         let said = lines.wrong_json(&schema).unwrap();
         assert!(said.contains("in line 3"), "{said}");
     }

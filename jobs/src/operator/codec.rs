@@ -1,7 +1,7 @@
 //! The form in which Nightshift's nodes travel: from client to scheduler as logical plans, from
 //! scheduler to executors as physical ones. Everything else is handed on to the inner codec.
 
-use super::envelope::{EnvelopeExec, EnvelopeNode};
+use super::envelope::EnvelopeNode;
 use super::node::{Operator, OperatorNode};
 use super::with_items::{WithItemsExec, Work};
 use crate::superstep::{BlockWrite, BlockWriteExec, ItemFiles, Resident, Superstep, SuperstepExec};
@@ -14,10 +14,7 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, Extension, LogicalPlan, ScalarUDF, WindowUDF};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::logical_plan::LogicalExtensionCodec;
-use datafusion_proto::physical_plan::{
-    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
-};
-use datafusion_proto::protobuf::PhysicalPlanNode;
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use nightshift_catalog::scan::{TableScanSpec, WarehouseTable};
 use nightshift_catalog::write::{TableWriteExec, WriteTarget};
 use serde::de::DeserializeOwned;
@@ -179,13 +176,6 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let part = |message: &PhysicalPlanNode| {
-            let context = PhysicalPlanDecodeContext::new(context, self);
-            converter.proto_to_execution_plan(message, &context)
-        };
-        if let Some(part) = EnvelopeExec::decode(bytes, part) {
-            return part;
-        }
         let Some(message) = decode::<Message>(bytes) else {
             return self.inner.try_decode(bytes, inputs, context, converter);
         };

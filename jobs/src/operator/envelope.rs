@@ -1,25 +1,18 @@
-//! Deep plans on their way: parts of them travel as sealed bytes.
+//! Deep logical plans on their way: parts of them travel as sealed bytes.
 //!
 //! Who decodes a message of protocol buffers follows its nesting only 100 levels down, and a plan has
 //! two or three levels for each of its nodes: joins of twenty tables would not arrive. So a plan is cut
 //! every few nodes. What is below a cut is encoded by itself, and to the message above it is only bytes,
-//! which have no levels.
+//! which have no levels. Physical plans need no cuts: each stage travels by itself, and Ballista plans
+//! wrongly around nodes that it doesn't know.
 
 use bytes::BufMut;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchemaRef, Result};
-use datafusion::config::ConfigOptions;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, replace_children_if_necessary,
-};
 use datafusion_proto::logical_plan::{AsLogicalPlan, LogicalExtensionCodec};
-use datafusion_proto::physical_plan::AsExecutionPlan;
-use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
-use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalExtensionNode, PhysicalPlanNode};
+use datafusion_proto::protobuf::LogicalPlanNode;
 use std::fmt;
 use std::sync::Arc;
 
@@ -117,29 +110,35 @@ impl AsLogicalPlan for DeepLogicalPlan {
         plan: &LogicalPlan,
         codec: &dyn LogicalExtensionCodec,
     ) -> Result<Self> {
-        let (plan, _) = cut(plan)?;
+        // Most plans are not deep, and travel as they are.
+        if depth(plan) < NODES {
+            return LogicalPlanNode::try_from_logical_plan(plan, codec).map(Self);
+        }
+        let (plan, _) = cut(plan.clone())?;
         LogicalPlanNode::try_from_logical_plan(&plan, codec).map(Self)
     }
 }
 
 /// A plan with cuts, and how many nodes are above the deepest of them.
-fn cut(plan: &LogicalPlan) -> Result<(LogicalPlan, usize)> {
+fn cut(plan: LogicalPlan) -> Result<(LogicalPlan, usize)> {
     let mut deepest = 0;
-    let mut inputs = Vec::new();
-    for input in plan.inputs() {
+    let plan = plan.map_children(|input| {
         let (input, depth) = cut(input)?;
         deepest = deepest.max(depth);
-        inputs.push(input);
-    }
-    // What ends a plan has to be what it is: only what is read by others is cut off.
-    let below = match inputs.is_empty() {
-        true => plan.clone(),
-        false => plan.with_new_exprs(plan.expressions(), inputs)?,
-    };
+        Ok(Transformed::yes(input))
+    })?;
     match deepest + 1 >= NODES {
-        true => Ok((LogicalPlan::Extension(Extension { node: Arc::new(EnvelopeNode(below)) }), 0)),
-        false => Ok((below, deepest + 1)),
+        true => {
+            let node = Arc::new(EnvelopeNode(plan.data));
+            Ok((LogicalPlan::Extension(Extension { node }), 0))
+        }
+        false => Ok((plan.data, deepest + 1)),
     }
+}
+
+/// How many nodes a plan has above the deepest of its inputs.
+fn depth(plan: &LogicalPlan) -> usize {
+    plan.inputs().into_iter().map(depth).max().unwrap_or(0) + 1
 }
 
 /// The plan without cuts.
@@ -156,153 +155,13 @@ fn whole(plan: LogicalPlan) -> Result<LogicalPlan> {
     Ok(opened.data)
 }
 
-/// A part of a physical plan that is encoded by itself. It does nothing else.
-#[derive(Debug)]
-pub struct EnvelopeExec {
-    part: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
-}
-
-impl EnvelopeExec {
-    fn new(part: Arc<dyn ExecutionPlan>) -> Self {
-        let properties = Arc::clone(part.properties());
-        Self { part, properties }
-    }
-
-    /// Decodes a part by what `decode` makes of its message; `None` if the bytes are something else.
-    pub(super) fn decode(
-        bytes: &[u8],
-        decode: impl FnOnce(&PhysicalPlanNode) -> Result<Arc<dyn ExecutionPlan>>,
-    ) -> Option<Result<Arc<dyn ExecutionPlan>>> {
-        let part = bytes.strip_prefix(MAGIC)?;
-        let message = PhysicalPlanNode::try_decode(part);
-        // The envelope stays around it: a scheduler knows a task's measurements by their nodes.
-        let decoded = message.and_then(|message| decode(&message));
-        Some(decoded.map(|part| Arc::new(Self::new(part)) as Arc<dyn ExecutionPlan>))
-    }
-}
-
-impl DisplayAs for EnvelopeExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EnvelopeExec")
-    }
-}
-
-impl ExecutionPlan for EnvelopeExec {
-    fn name(&self) -> &str {
-        "EnvelopeExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.part]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0))))
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
-        self.part.execute(partition, context)
-    }
-
-    fn try_to_proto(
-        &self,
-        context: &datafusion::physical_plan::proto::ExecutionPlanEncodeCtx<'_>,
-    ) -> Result<Option<PhysicalPlanNode>> {
-        let message = context.encode_child(&self.part)?;
-        let mut node = MAGIC.to_vec();
-        message.try_encode(&mut node)?;
-        let node = PhysicalExtensionNode { node, inputs: Vec::new() };
-        Ok(Some(PhysicalPlanNode { physical_plan_type: Some(PhysicalPlanType::Extension(node)) }))
-    }
-}
-
-/// Operators below which a plan can be cut: nothing looks for them right below another.
-const CUTTABLE: &[&str] =
-    &["AggregateExec", "CooperativeExec", "FilterExec", "ProjectionExec", "UnionExec"];
-
-/// Cuts physical plans that would be too deep to travel.
-#[derive(Debug)]
-pub struct CutDeepPlans;
-
-impl PhysicalOptimizerRule for CutDeepPlans {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        // What a subquery has found is looked for in the message that it is in.
-        if plan.exists(|node| Ok(node.name() == "ScalarSubqueryExec"))? {
-            return Ok(plan);
-        }
-        cut_physical(plan).map(|(plan, _)| plan)
-    }
-
-    fn name(&self) -> &str {
-        "cut_deep_plans"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-/// A plan with cuts, and how many nodes are above the deepest of them.
-fn cut_physical(plan: Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, usize)> {
-    let mut deepest = 0;
-    let mut children = Vec::new();
-    for child in plan.children() {
-        let (child, depth) = cut_physical(Arc::clone(child))?;
-        deepest = deepest.max(depth);
-        children.push(child);
-    }
-    let cuttable = deepest + 1 >= NODES && CUTTABLE.contains(&plan.name());
-    let plan = match children.is_empty() {
-        true => plan,
-        false => replace_children_if_necessary(plan, children)?,
-    };
-    match cuttable {
-        true => Ok((Arc::new(EnvelopeExec::new(plan)), 0)),
-        false => Ok((plan, deepest + 1)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::{LogicalCodec, PhysicalCodec};
-    use crate::superstep::Resident;
+    use crate::operator::LogicalCodec;
     use datafusion::logical_expr::{LogicalPlanBuilder, col, lit};
-    use datafusion::physical_plan::collect;
     use datafusion::prelude::SessionContext;
     use datafusion_proto::logical_plan::DefaultLogicalExtensionCodec;
-    use datafusion_proto::physical_plan::DefaultPhysicalExtensionCodec;
 
     /// A plan of as many filters, which nothing merges.
     fn deep(nodes: usize) -> LogicalPlan {
@@ -334,26 +193,5 @@ mod tests {
         let node = LogicalPlanNode::try_from_logical_plan(&deep(200), &codec).unwrap();
         node.try_encode(&mut plain).unwrap();
         assert!(LogicalPlanNode::try_decode(&plain).is_err());
-    }
-
-    #[tokio::test]
-    async fn deep_physical_plans_arrive_and_run() {
-        let context = SessionContext::new();
-        let joins: String = (1..60)
-            .map(|n| format!(" JOIN (VALUES (1)) AS t{n}(x) ON t{n}.x = t{}.x", n - 1))
-            .collect();
-        let query = format!("SELECT sum(t0.x + t59.x) AS n FROM (VALUES (1)) AS t0(x){joins}");
-        let plan = context.sql(&query).await.unwrap().create_physical_plan().await.unwrap();
-        let plan = CutDeepPlans.optimize(plan, &ConfigOptions::default()).unwrap();
-        let inner = Arc::new(DefaultPhysicalExtensionCodec {});
-        let codec = PhysicalCodec::new(inner, Resident::default());
-        let mut bytes = Vec::new();
-        let message = PhysicalPlanNode::try_from_physical_plan(plan, &codec).unwrap();
-        AsExecutionPlan::try_encode(&message, &mut bytes).unwrap();
-        let message: PhysicalPlanNode = AsExecutionPlan::try_decode(&bytes).unwrap();
-        let plan = message.try_into_physical_plan(&context.task_ctx(), &codec).unwrap();
-        let rows = collect(plan, context.task_ctx()).await.unwrap();
-        let shown = arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string();
-        assert!(shown.contains("| 2 |"), "{shown}");
     }
 }

@@ -11,7 +11,7 @@ mod planner;
 mod with_items;
 
 pub use codec::{LogicalCodec, PhysicalCodec};
-pub use envelope::{CutDeepPlans, DeepLogicalPlan, EnvelopeExec};
+pub use envelope::DeepLogicalPlan;
 pub use node::{Operator, OperatorNode};
 pub use planner::OperatorPlanner;
 pub use with_items::{

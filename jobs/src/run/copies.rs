@@ -101,7 +101,7 @@ fn encoding(statement: &CopyToStatement) -> Result<(Encoding, bool)> {
     let mut options = options_of(&statement.options)?;
     let overwrite = match options.remove(OVERWRITE) {
         None => false,
-        Some(text) => text.parse().map_err(|_| {
+        Some(text) => text.to_ascii_lowercase().parse().map_err(|_| {
             JobError::Statement(format!("option {OVERWRITE}: {text} is neither true nor false"))
         })?,
     };

@@ -324,11 +324,11 @@ impl Run {
             warehouse.discard(&self.id, &self.touched, &kept).await?;
             warehouse.forget(&self.folder()).await
         };
-        for export in &self.exports {
-            export.publish(&self.id).await?;
-        }
         if let Err(error) = tidied.await {
             self.progress.note(&format!("some intermediate files could not be deleted: {error}"));
+        }
+        for export in &self.exports {
+            export.publish(&self.id).await?;
         }
         Ok((self.steps, published))
     }

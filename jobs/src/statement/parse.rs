@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::Ident;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
 /// How deeply expressions and queries can be nested.
 const DEEPEST: usize = 50;
@@ -42,6 +42,8 @@ pub(super) fn parse_tokens(
 ) -> Result<Vec<Located>> {
     let syntax = |error: DataFusionError| syntax_error(file, &error);
     check_tokens(file, &tokens)?;
+    let last = tokens.iter().rev().find(|token| !matches!(token.token, Token::Whitespace(_)));
+    let end = last.map_or(Location { line: 1, column: 1 }, |token| token.span.end);
     let (tokens, mut partitions) = rewrite(tokens);
     let mut parser = DFParserBuilder::new("").build().map_err(syntax)?;
     parser.parser = Parser::new(&GenericDialect {})
@@ -67,9 +69,12 @@ pub(super) fn parse_tokens(
             Ok(Some(Own::Query(text))) => query(&text).map_err(at)?,
             Ok(None) => {
                 let parsed = parser.parse_statement();
-                classify(parsed.map_err(|error| syntax_at(file, &error, &parser))?).map_err(at)?
+                classify(parsed.map_err(|error| syntax_at(file, &error, &parser, end))?)
+                    .map_err(at)?
             }
-            Err(OwnError::Syntax(error)) => return Err(syntax_at(file, &error.into(), &parser)),
+            Err(OwnError::Syntax(error)) => {
+                return Err(syntax_at(file, &error.into(), &parser, end));
+            }
             Err(OwnError::Meaning(error)) => return Err(at(error)),
         };
         if let Statement::CreateTable(table) = &mut statement {
@@ -105,19 +110,29 @@ fn query(text: &str) -> Result<Statement> {
 }
 
 /// An error of the parser; one that doesn't say where it is, is where the parser has stopped.
-fn syntax_at(file: &str, error: &DataFusionError, parser: &DFParser<'_>) -> JobError {
-    let mut error = syntax_error(file, error);
-    if let JobError::Syntax { line, column, reason, .. } = &mut error
-        && reason == TOO_DEEP
-    {
-        let stopped = parser.parser.peek_token().span.start;
-        (*line, *column) = (stopped.line.max(1), stopped.column.max(1));
-    }
-    error
+/// That is after the last word, at `end`, if there should have been more.
+fn syntax_at(
+    file: &str,
+    error: &DataFusionError,
+    parser: &DFParser<'_>,
+    end: Location,
+) -> JobError {
+    let next = parser.parser.peek_token();
+    let stopped = if next.token == Token::EOF { end } else { next.span.start };
+    let (reason, place) = reason_of(error);
+    let (line, column) = place.unwrap_or((stopped.line.max(1), stopped.column.max(1)));
+    JobError::Syntax { file: file.to_string(), line, column, reason }
 }
 
 /// The line and column that the parser's message ends with become those of the error.
 fn syntax_error(file: &str, error: &DataFusionError) -> JobError {
+    let (reason, place) = reason_of(error);
+    let (line, column) = place.unwrap_or((1, 1));
+    JobError::Syntax { file: file.to_string(), line, column, reason }
+}
+
+/// What the parser says, and the line and column that its message ends with, if it does.
+fn reason_of(error: &DataFusionError) -> (String, Option<(u64, u64)>) {
     let inner = match error.find_root() {
         DataFusionError::SQL(error, _) => match error.as_ref() {
             ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
@@ -125,13 +140,13 @@ fn syntax_error(file: &str, error: &DataFusionError) -> JobError {
         },
         other => other.to_string(),
     };
-    let (reason, position) = inner.split_once(" at Line: ").unwrap_or((&inner, "1, Column: 1"));
-    let (line, column) = position.split_once(", Column: ").unwrap_or((position, "1"));
-    JobError::Syntax {
-        file: file.to_string(),
-        line: line.trim().parse().unwrap_or(1),
-        column: column.trim().parse().unwrap_or(1),
-        reason: reason.to_string(),
+    let place = |text: &str| {
+        let (line, column) = text.split_once(", Column: ")?;
+        Some((line.trim().parse().ok()?, column.trim().parse().ok()?))
+    };
+    match inner.split_once(" at Line: ") {
+        Some((reason, position)) => (reason.to_string(), place(position)),
+        None => (inner, None),
     }
 }
 
@@ -298,6 +313,9 @@ mod tests {
             ("CREATE MODEL a.b OPTIONS (x = y) AS SELECT 1", 1, 31),
             ("SELECT 1 SELECT 2", 1, 10),
             ("SELECT 'open", 1, 8),
+            ("SELECT 1;\nINSERT INTO a.b VALUES (1,\n 'x' ", 3, 5),
+            ("COPY a.b TO", 1, 12),
+            ("VACUUM a.b RETAIN", 1, 18),
         ] {
             match parse("f.sql", text) {
                 Err(JobError::Syntax { file, line: l, column: c, .. }) => {
