@@ -97,6 +97,11 @@ fn model_functions() {
 }
 
 #[test]
+fn joins() {
+    file("joins.slt");
+}
+
+#[test]
 fn warm_start() {
     file("warm_start.slt");
 }

@@ -1,6 +1,7 @@
 //! The control plane process: a Ballista scheduler that plans Nightshift's operators, the client
 //! session that sends plans to it, and the servers that clients connect to: Flight SQL and HTTP.
 
+mod broadcast;
 mod client;
 mod cluster_state;
 mod cooperation;

@@ -1,6 +1,7 @@
 //! The scheduler itself.
 
 use crate::SchedulerError;
+use crate::broadcast::PartitionOuterJoins;
 use crate::cluster_state::StrictClusterState;
 use crate::cooperation::GiveWay;
 use crate::executors::Executors;
@@ -186,9 +187,11 @@ fn session_builder(stores: Stores) -> SessionBuilder {
             .with_object_store_registry(Arc::new(stores.clone()))
             .build_arc()?;
         let state = default_session_builder(config)?;
+        let rules = PartitionOuterJoins::among(state.physical_optimizers());
         let builder = SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
+            .with_physical_optimizer_rules(rules)
             .with_physical_optimizer_rule(Arc::new(GiveWay));
         Ok(with_functions(builder).build())
     })

@@ -109,19 +109,24 @@ impl Values for Integer {
     }
 }
 
+/// The shorter of the forms that a number has.
+fn shortest(number: f64) -> String {
+    let (plain, scientific) = (format!("{number}"), format!("{number:e}"));
+    if scientific.len() < plain.len() { scientific } else { plain }
+}
+
 impl Values for Number {
     type Value = f64;
 
     fn kind(&self) -> String {
         match self.low {
-            f64::MIN_POSITIVE => format!("number above 0, to {}", self.high),
-            low => format!("number from {low} to {}", self.high),
+            f64::MIN_POSITIVE => format!("number above 0, to {}", shortest(self.high)),
+            low => format!("number from {} to {}", shortest(low), shortest(self.high)),
         }
     }
 
     fn default(&self) -> Option<String> {
-        let shortest = [format!("{}", self.default), format!("{:e}", self.default)];
-        shortest.into_iter().min_by_key(String::len)
+        Some(shortest(self.default))
     }
 
     fn read(&self, value: &OptionValue) -> Result<f64, String> {
