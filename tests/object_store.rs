@@ -70,7 +70,6 @@ fn the_main_job_on_an_unreliable_store_makes_what_it_makes_in_a_folder() {
         "SELECT * FROM recs.als_explicit.item_factors ORDER BY movie_id",
         "SELECT * FROM graph.movie_rank.ranks ORDER BY node",
         "SELECT * FROM recs.top_items ORDER BY user_id, rank",
-        "SELECT * FROM recs.metrics ORDER BY model, metric",
     ] {
         let (left, right) = (query(local.path(), table), query(folder.path(), table));
         assert!(!left.is_empty() && left == right, "{table} differs");

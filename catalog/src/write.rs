@@ -176,10 +176,16 @@ impl ExecutionPlan for TableWriteExec {
     ) -> PlanResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
         let runtime = context.runtime_env();
+        let table = Storage::of_session(&runtime, &self.target.table)?;
+        let mark = Storage::of_object(&runtime, &self.target.mark)?;
+        // The run's own folder is deleted as a whole, and has the run in its name already: names are
+        // kept short for stores that can't have long ones.
+        let within = table.url().path().strip_prefix(mark.0.url().path());
+        let own = within.is_some_and(|within| !within.is_empty());
         let folder = Folder {
-            table: Storage::of_session(&runtime, &self.target.table)?,
-            prefix: file_prefix(&self.target.run),
-            mark: Storage::of_object(&runtime, &self.target.mark)?,
+            table,
+            prefix: if own { "part-".to_string() } else { file_prefix(&self.target.run) },
+            mark,
             partition_columns: self.target.partition_columns.clone(),
             export: self.target.export.clone(),
             file_bytes: self.target.file_bytes.map_or(FILE_BYTES, |bytes| bytes as usize),
@@ -264,7 +270,7 @@ fn start_file(
         Some(export) => export.encoding.extension()?,
         None => "parquet".to_string(),
     };
-    let name = format!("{}{}.{extension}", folder.prefix, Uuid::now_v7());
+    let name = format!("{}{}.{extension}", folder.prefix, Uuid::now_v7().simple());
     let path = match &folder.export {
         Some(_) => {
             let values = |column: &String| partition.get(column).cloned().flatten();
