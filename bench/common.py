@@ -33,7 +33,11 @@ class Cluster:
 
     def start(self, *arguments):
         process = subprocess.Popen(
-            [PROGRAM, *arguments], cwd=self.folder, stdout=subprocess.PIPE, text=True
+            [PROGRAM, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "NIGHTSHIFT_LOG": "warn"},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.processes.append(process)
         return process

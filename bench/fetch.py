@@ -29,7 +29,7 @@ def main():
 
     with cluster(executors=2, locations=[data]) as ours, ours.connect() as connection:
         cursor = connection.cursor()
-        cursor.execute(f"CREATE EXTERNAL TABLE raw STORED AS PARQUET LOCATION '{data}/'")
+        cursor.execute(f"CREATE EXTERNAL TABLE default.raw STORED AS PARQUET LOCATION '{data}/'")
 
         def fetch_ours():
             cursor.execute("SELECT * FROM raw")

@@ -67,7 +67,7 @@ def main():
     with cluster(executors=2, locations=[data]) as running:
         with running.connect() as connection:
             cursor = connection.cursor()
-            cursor.execute(f"CREATE EXTERNAL TABLE raw STORED AS PARQUET LOCATION '{data}/'")
+            cursor.execute(f"CREATE EXTERNAL TABLE default.raw STORED AS PARQUET LOCATION '{data}/'")
             cursor.execute("CREATE TABLE features.numbers AS SELECT * FROM raw")
         folder = running.folder / "warehouse" / "features" / "numbers"
         files = [str(file) for file in sorted(folder.glob("*.parquet"))]

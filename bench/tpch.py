@@ -79,7 +79,7 @@ def main():
         cursor = connection.cursor()
         for name in TABLES:
             location = f"STORED AS PARQUET LOCATION '{DATA}/{name}.parquet'"
-            cursor.execute(f"CREATE EXTERNAL TABLE {name} {location}")
+            cursor.execute(f"CREATE EXTERNAL TABLE default.{name} {location}")
         rows = []
         for query in QUERIES:
             sql = query.read_text()

@@ -45,9 +45,14 @@ pub struct DataFile {
 impl DataFile {
     /// Where the file is on its store.
     pub fn location(&self, table: &Storage) -> Path {
-        // Other writers' names can have percent signs in them, which are not to be encoded again.
-        let path = Path::parse(&self.path).unwrap_or_else(|_| Path::from(self.path.as_str()));
-        table.path("").parts().chain(path.parts()).collect()
+        Self::located(&self.path, table)
+    }
+
+    /// Where the file of a path within a folder is on its store.
+    pub fn located(path: &str, folder: &Storage) -> Path {
+        // Names can have percent signs in them, which are not to be encoded again.
+        let path = Path::parse(path).unwrap_or_else(|_| Path::from(path));
+        folder.path("").parts().chain(path.parts()).collect()
     }
 }
 

@@ -138,6 +138,25 @@ pub enum CatalogError {
         /// The file.
         file: String,
     },
+    /// An option of files that is unknown or has a wrong value.
+    #[error("option {option}: {reason}")]
+    Option {
+        /// The option.
+        option: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// A folder or file that rows can't be written to.
+    #[error("{url}: {reason}")]
+    Target {
+        /// The folder or file.
+        url: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Bytes could not be written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
     /// Arrow refused.
     #[error(transparent)]
     Arrow(#[from] arrow::error::ArrowError),

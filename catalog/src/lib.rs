@@ -12,17 +12,23 @@
 //! | [`partition`] | rows by the values of partition columns |
 //! | [`statistics`] | per-file column statistics in Delta's JSON form |
 //! | [`scan`] | a table as a DataFusion provider, scanned as plain Parquet |
+//! | [`encode`] | rows to the bytes of files: Parquet, CSV, JSON |
+//! | [`write`] | the operator that writes files, each task its own |
+//! | [`export`] | files for other programs, in a folder outside the warehouse |
 //! | `lookup` | how much of a table a scan has to read |
 //! | `cache` | what never changes, read once |
-//! | [`write`] | the operator that writes a table, each task its own files |
 //! | [`registry`] | what is published: tables and model versions |
+//! | [`cleaning`] | files that no version needs any more |
 //! | [`warehouse`] | names to tables, and publication of what a run has written |
 
 mod cache;
 mod error;
 mod lookup;
 
+pub mod cleaning;
 pub mod delta;
+pub mod encode;
+pub mod export;
 pub mod partition;
 pub mod registry;
 pub mod scan;

@@ -86,6 +86,32 @@ fn texts(column: &ArrayRef) -> Result<Vec<Option<String>>> {
     (0..column.len()).map(text).collect()
 }
 
+/// The value that stands for NULL in the names of folders, as Hive has it.
+pub const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// The folders that files with these values are in, as Hive names them: `day=2026-11-22/kind=a%2Fb/`.
+pub fn hive_folders<'a>(values: impl Iterator<Item = (&'a String, Option<String>)>) -> String {
+    let folder = |(column, value): (&String, Option<String>)| {
+        let value = value.map_or_else(|| HIVE_NULL.to_string(), |value| escaped(&value));
+        format!("{}={value}/", escaped(column))
+    };
+    values.map(folder).collect()
+}
+
+/// A text as a part of a path, with everything in percent signs that could mean something else there.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b' ' | b'+' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// Refuses partition columns that are not there, or of a type that has no text form.
 pub fn check(schema: &Schema, partition_columns: &[String]) -> Result<()> {
     for (at, name) in partition_columns.iter().enumerate() {

@@ -1,11 +1,12 @@
-//! The operator that writes a table: each task writes its own Parquet files.
+//! The operator that writes files: each task its own.
 //!
 //! DataFusion's sink gathers its input in one partition. Here every input partition becomes files
-//! of its own, written straight to object storage; what comes out is a row for each file, and the
-//! driver makes one commit of them.
+//! of its own, written straight to object storage; what comes out is a row for each file. The driver
+//! makes one commit of those of a table; those for other programs stay where they are.
 
 use crate::delta::DataFile;
-use crate::partition::{Partition, Splitter};
+use crate::encode::{Encoder, Encoding, Finished};
+use crate::partition::{Partition, Splitter, hive_folders};
 use crate::storage::Storage;
 use crate::{CatalogError, Result, statistics};
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
@@ -13,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -21,10 +22,8 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 use futures::StreamExt;
+use object_store::ObjectStoreExt;
 use object_store::buffered::BufWriter;
-use parquet::arrow::AsyncArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -34,9 +33,6 @@ use uuid::Uuid;
 
 /// A file is closed and the next begun when it has grown to about this many bytes.
 const FILE_BYTES: usize = 256 << 20;
-
-/// Rows of a row group, the least that a lookup by id has to look into. DuckDB's are about as large.
-const GROUP_ROWS: usize = 128 << 10;
 
 /// A task that has rows for more partitions than this closes its files and begins others.
 const MOST_OPEN_FILES: usize = 64;
@@ -56,7 +52,7 @@ pub static FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 /// Where files go, and how they are recognised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WriteTarget {
-    /// The table's folder.
+    /// The folder.
     pub table: Url,
     /// The run that writes. It is part of the files' names, so that all that a run has written can be
     /// found when it fails, even what nobody was told of.
@@ -66,6 +62,24 @@ pub struct WriteTarget {
     /// Columns by whose values rows go to different files, which don't hold them.
     #[serde(default)]
     pub partition_columns: Vec<String>,
+    /// How files for other programs are written; those of a table if it is not given.
+    #[serde(default)]
+    pub export: Option<Export>,
+    /// Whether rows are written in the order in which they come.
+    #[serde(default)]
+    pub ordered: bool,
+    /// About how many bytes a file has; 256 MB if it is not given.
+    #[serde(default)]
+    pub file_bytes: Option<u64>,
+}
+
+/// How files for other programs are written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Export {
+    /// How rows become bytes.
+    pub encoding: Encoding,
+    /// Whether all rows go to one file, which is there even if there are none.
+    pub single: bool,
 }
 
 /// How the names of the files begin that a run writes.
@@ -80,7 +94,7 @@ pub fn run_of_file(path: &str) -> Option<&str> {
     (Uuid::try_parse(run).is_ok() && rest.as_bytes().get(36) == Some(&b'-')).then_some(run)
 }
 
-/// Writes its input into a table's folder, as [`crate::schema::stored`] has typed it.
+/// Writes its input into a folder: a table's as [`crate::schema::stored`] has typed it.
 #[derive(Debug)]
 pub struct TableWriteExec {
     target: WriteTarget,
@@ -131,7 +145,14 @@ impl ExecutionPlan for TableWriteExec {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![false]
+        vec![self.target.ordered]
+    }
+
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        match &self.target.export {
+            Some(Export { single: true, .. }) => vec![Distribution::SinglePartition],
+            _ => vec![Distribution::UnspecifiedDistribution],
+        }
     }
 
     fn apply_expressions(
@@ -160,6 +181,8 @@ impl ExecutionPlan for TableWriteExec {
             prefix: file_prefix(&self.target.run),
             mark: Storage::of_object(&runtime, &self.target.mark)?,
             partition_columns: self.target.partition_columns.clone(),
+            export: self.target.export.clone(),
+            file_bytes: self.target.file_bytes.map_or(FILE_BYTES, |bytes| bytes as usize),
         };
         let write = async move { Ok(files_batch(&write_files(&folder, input).await?)?) };
         let stream = futures::stream::once(write);
@@ -167,7 +190,7 @@ impl ExecutionPlan for TableWriteExec {
     }
 }
 
-/// A table's folder, as a run writes to it.
+/// A folder, as a run writes to it.
 #[derive(Clone)]
 struct Folder {
     table: Storage,
@@ -176,23 +199,31 @@ struct Folder {
     /// The run's mark: its folder and name.
     mark: (Storage, String),
     partition_columns: Vec<String>,
+    export: Option<Export>,
+    file_bytes: usize,
 }
 
 /// A file that rows are added to.
 struct OpenFile {
     path: String,
     partition: BTreeMap<String, Option<String>>,
-    writer: AsyncArrowWriter<BufWriter>,
+    encoder: Encoder,
 }
 
-/// Writes a stream into as many files as its size and its partitions ask for; none if it is empty.
+/// Writes a stream into as many files as its size and its partitions ask for; none if it is empty,
+/// unless all rows are to be in one file.
 async fn write_files(
     folder: &Folder,
     mut input: SendableRecordBatchStream,
 ) -> PlanResult<Vec<DataFile>> {
     let splitter = Splitter::new(&input.schema(), &folder.partition_columns);
+    let single = folder.export.as_ref().is_some_and(|export| export.single);
     let mut files = Vec::new();
     let mut open: BTreeMap<Partition, OpenFile> = BTreeMap::new();
+    if single {
+        let file = start_file(folder, &splitter.schema, BTreeMap::new())?;
+        open.insert(Partition::new(), file);
+    }
     while let Some(batch) = input.next().await {
         for (partition, batch) in splitter.split(&batch?)? {
             if open.len() >= MOST_OPEN_FILES && !open.contains_key(&partition) {
@@ -207,11 +238,9 @@ async fn write_files(
                     entry.insert(start_file(folder, &splitter.schema, partition)?)
                 }
             };
-            file.writer.write(&batch).await?;
+            file.encoder.write(&batch).await?;
         }
-        let large = |file: &OpenFile| {
-            file.writer.bytes_written() + file.writer.in_progress_size() >= FILE_BYTES
-        };
+        let large = |file: &OpenFile| !single && file.encoder.bytes() >= folder.file_bytes;
         let full: Vec<_> =
             open.iter().filter(|(_, file)| large(file)).map(|(key, _)| key.clone()).collect();
         for partition in full {
@@ -231,15 +260,26 @@ fn start_file(
     schema: &SchemaRef,
     partition: BTreeMap<String, Option<String>>,
 ) -> Result<OpenFile> {
-    let path = format!("{}{}.parquet", folder.prefix, Uuid::now_v7());
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_statistics_truncate_length(None)
-        .set_max_row_group_row_count(Some(GROUP_ROWS))
-        .build();
-    let object = BufWriter::new(Arc::clone(folder.table.store()), folder.table.path(&path));
-    let writer = AsyncArrowWriter::try_new(object, Arc::clone(schema), Some(properties))?;
-    Ok(OpenFile { path, partition, writer })
+    let extension = match &folder.export {
+        Some(export) => export.encoding.extension()?,
+        None => "parquet".to_string(),
+    };
+    let name = format!("{}{}.{extension}", folder.prefix, Uuid::now_v7());
+    let path = match &folder.export {
+        Some(_) => {
+            let values = |column: &String| partition.get(column).cloned().flatten();
+            let columns = folder.partition_columns.iter();
+            format!("{}{name}", hive_folders(columns.map(|column| (column, values(column)))))
+        }
+        None => name,
+    };
+    let file = DataFile::located(&path, &folder.table);
+    let object = BufWriter::new(Arc::clone(folder.table.store()), file);
+    let encoder = match &folder.export {
+        Some(export) => Encoder::new(object, schema, &export.encoding)?,
+        None => Encoder::of_table(object, schema)?,
+    };
+    Ok(OpenFile { path, partition, encoder })
 }
 
 /// Finishes a file. This is a task of its own because a cancelled query drops its futures anywhere:
@@ -252,18 +292,24 @@ async fn close_file(folder: &Folder, schema: &SchemaRef, file: OpenFile) -> Plan
 
 /// Finishes a file, and deletes it if its run has ended meanwhile: nobody else knows of it.
 async fn finish_file(folder: Folder, schema: SchemaRef, file: OpenFile) -> Result<DataFile> {
-    let OpenFile { path, partition, mut writer } = file;
-    let footer = writer.finish().await?;
-    let (marks, mark) = &folder.mark;
+    let OpenFile { path, partition, encoder } = file;
+    let Finished { rows, footer } = encoder.finish().await?;
+    let location = DataFile::located(&path, &folder.table);
+    let (store, (marks, mark)) = (folder.table.store(), &folder.mark);
+    let failed = |source| CatalogError::Store { url: format!("/{location}"), source };
     if !marks.exists(mark).await? {
-        folder.table.delete(&path).await?;
+        store.delete(&location).await.map_err(failed)?;
         return Err(CatalogError::RunEnded { file: path });
     }
+    let stats = match (&folder.export, &footer) {
+        (None, Some(footer)) => Some(statistics::from_footer(&schema, footer)?),
+        _ => None,
+    };
     Ok(DataFile {
         path,
-        bytes: writer.bytes_written() as u64,
-        rows: Some(footer.file_metadata().num_rows() as u64),
-        stats: Some(statistics::from_footer(&schema, &footer)?),
+        bytes: store.head(&location).await.map_err(failed)?.size,
+        rows: Some(rows),
+        stats,
         written_at: chrono::Utc::now().timestamp_millis(),
         partition,
     })
@@ -344,6 +390,9 @@ mod tests {
             run: "r1".to_string(),
             mark,
             partition_columns: Vec::new(),
+            export: None,
+            ordered: false,
+            file_bytes: None,
         };
         let write: Arc<dyn ExecutionPlan> = Arc::new(TableWriteExec::new(target, input));
         // One after the other: when one of several fails, the others' ends aren't waited for.

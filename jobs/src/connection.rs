@@ -126,7 +126,8 @@ impl Connection {
     pub async fn plan(&self, query: Query, statement: &Located) -> Result<Planned> {
         let plan = query.work(self.prepare(statement)).await?;
         let (session, statement) = (self.session.clone(), statement.clone());
-        Ok(Planned { session, statement, query, schema: schema_of(&plan), plans: vec![plan] })
+        let (externals, schema) = (self.externals.clone(), schema_of(&plan));
+        Ok(Planned { session, externals, statement, query, schema, plans: vec![plan] })
     }
 
     /// Executes one statement. What it changes is published at once, or not at all if it fails or
@@ -230,6 +231,7 @@ impl Connection {
 /// A query that is planned and not run yet.
 pub struct Planned {
     session: Session,
+    externals: Externals,
     statement: Located,
     query: Query,
     schema: SchemaRef,
@@ -275,7 +277,7 @@ impl Planned {
 
     /// Runs it, and returns its rows when the first are there.
     pub async fn run(self) -> Result<SendableRecordBatchStream> {
-        let Self { session, statement, query, schema, plans } = self;
+        let Self { session, externals, statement, query, schema, plans } = self;
         query.running();
         let mut plans = plans.into_iter();
         let Some(first) = plans.next() else {
@@ -283,16 +285,29 @@ impl Planned {
             return Ok(query.rows(Box::pin(none), statement));
         };
         let located = async {
-            let rows = session.stream(first).await;
-            rows.map_err(|error| statement.locate(error))
+            match session.stream(first).await {
+                Ok(rows) => Ok(rows),
+                Err(error) => {
+                    let error = run::explain(&session, &externals, &statement, error).await;
+                    Err(statement.locate(error))
+                }
+            }
         };
         let first = query.work(located).await?;
         let schema = first.schema();
+        let about = Arc::new((session.clone(), externals, statement.clone()));
         let others = futures::stream::iter(plans).then(move |plan| {
             let session = session.clone();
             async move { Ok::<_, DataFusionError>(session.stream(plan).await?) }
         });
-        let all = first.chain(others.try_flatten());
+        let all = first.chain(others.try_flatten()).or_else(move |error| {
+            let about = Arc::clone(&about);
+            async move {
+                let (session, externals, statement) = about.as_ref();
+                let error = run::explain(session, externals, statement, error.into()).await;
+                Err(DataFusionError::from(error))
+            }
+        });
         let all = RecordBatchStreamAdapter::new(schema, all);
         Ok(query.rows(Box::pin(all), statement))
     }

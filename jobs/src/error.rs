@@ -27,7 +27,7 @@ pub enum JobError {
     #[error("{0}")]
     Statement(String),
     /// An error of one statement of a file.
-    #[error("{file}:{line}: {source}")]
+    #[error("{file}:{}: {source}", position(*line, .source))]
     At {
         /// The file.
         file: String,
@@ -145,6 +145,38 @@ impl From<JobError> for DataFusionError {
         match error {
             JobError::Engine(error) => error,
             error => Self::External(Box::new(error)),
+        }
+    }
+}
+
+/// The line, and the column where the engine knows it.
+fn position(line: u64, source: &JobError) -> String {
+    match source {
+        JobError::Engine(error) => match error.diagnostic().and_then(|about| about.span) {
+            Some(span) => format!("{}:{}", span.start.line, span.start.column),
+            None => line.to_string(),
+        },
+        _ => line.to_string(),
+    }
+}
+
+impl JobError {
+    /// The same error without the place where the engine says that it is: the text that it has planned
+    /// is not the one that somebody wrote.
+    pub(crate) fn without_position(self) -> Self {
+        match self {
+            Self::Engine(DataFusionError::Diagnostic(_, inner)) => {
+                Self::Engine(*inner).without_position()
+            }
+            Self::Engine(DataFusionError::Context(text, inner)) => {
+                match Self::Engine(*inner).without_position() {
+                    Self::Engine(inner) => {
+                        Self::Engine(DataFusionError::Context(text, Box::new(inner)))
+                    }
+                    other => other,
+                }
+            }
+            other => other,
         }
     }
 }

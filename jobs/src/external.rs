@@ -1,31 +1,35 @@
 //! Files that are read in place under a name.
 
+mod damage;
+mod options;
+
 use crate::session::Session;
 use crate::{JobError, Result};
-use arrow::csv::ReaderBuilder;
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
-use bytes::Buf;
-use datafusion::catalog::{TableProvider, TableProviderFactory};
-use datafusion::datasource::listing_table_factory::ListingTableFactory;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::listing::{
+    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
+};
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::functions::core::expr_fn::nullif;
+use datafusion::logical_expr::{
+    CreateExternalTable as Command, DdlStatement, LogicalPlan, LogicalPlanBuilder, cast, ident, lit,
+};
 use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
 use futures::TryStreamExt;
 use nightshift_catalog::delta;
+use nightshift_catalog::partition::HIVE_NULL;
 use nightshift_catalog::scan::{FileList, WarehouseTable};
 use nightshift_catalog::storage::{Storage, parse_url};
-use object_store::ObjectStoreExt;
+use object_store::{ObjectMeta, ObjectStore};
+pub(crate) use options::{COMPRESSIONS, options_of};
+
+use options::FileOptions;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use url::Url;
-
-/// How text files are to be read.
-#[derive(Debug, Clone)]
-struct Csv {
-    delimiter: u8,
-    has_header: bool,
-}
 
 /// Files that are read in place, by the names `schema.table`.
 pub type Externals = BTreeMap<String, ExternalTable>;
@@ -34,8 +38,18 @@ pub type Externals = BTreeMap<String, ExternalTable>;
 #[derive(Debug, Clone)]
 pub struct ExternalTable {
     provider: Arc<dyn TableProvider>,
-    location: Url,
-    csv: Option<Csv>,
+    /// What is known about the files; nothing if they are those of a Delta table.
+    files: Option<Files>,
+}
+
+/// Files of one format.
+#[derive(Debug, Clone)]
+struct Files {
+    location: Location,
+    options: FileOptions,
+    format: Arc<dyn FileFormat>,
+    /// The columns that are in the files.
+    schema: SchemaRef,
 }
 
 impl ExternalTable {
@@ -48,59 +62,109 @@ impl ExternalTable {
         let [location] = statement.locations.as_slice() else {
             return Err(JobError::Statement("an external table has one location".to_string()));
         };
-        let location = match folder {
-            Some(folder) if Url::parse(location).is_err() => {
-                parse_url(&folder.join(location).to_string_lossy())?
-            }
-            _ => parse_url(location)?,
-        };
-        check_allowed(session, &location)?;
+        let location = Location::parse(location, folder)?;
+        check_allowed(session, &location.url)?;
         if statement.file_type.eq_ignore_ascii_case("delta") {
             return Self::open_delta(session, location, &statement).await;
         }
-        if objects(session, &location).await?.is_empty() {
-            let file = readable(&location);
+        let mut options = FileOptions::of(&statement.file_type, &statement.options)?;
+        let found = location.objects(session).await?;
+        if found.is_empty() {
+            let file = location.shown();
             return Err(JobError::File { file, reason: "there is no such file".to_string() });
         }
-        statement.locations = vec![location.to_string()];
+        options.compressed_like(&found)?;
+        // They are checked and understood; the engine's own parser of statements knows fewer.
+        statement.options = Vec::new();
+        statement.locations = vec![location.url.to_string()];
         let state = session.state();
         let plan = state.statement_to_plan(EngineStatement::CreateExternalTable(statement)).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) = plan else {
             return Err(JobError::Statement("not an external table".to_string()));
         };
-        let csv = command.file_type.eq_ignore_ascii_case("csv").then(|| {
-            let option = |name: &str| {
-                command.options.get(name).or_else(|| command.options.get(&format!("format.{name}")))
-            };
-            let delimiter = option("delimiter").and_then(|text| text.bytes().next());
-            let has_header =
-                option("has_header").is_none_or(|text| text.eq_ignore_ascii_case("true"));
-            Csv { delimiter: delimiter.unwrap_or(b','), has_header }
-        });
-        let provider = ListingTableFactory::new().create(state, &command).await?;
-        Ok(Self { provider, location, csv })
+        Self::open_files(session, location, options, &command, &found).await
+    }
+
+    /// Opens files that are there.
+    async fn open_files(
+        session: &Session,
+        location: Location,
+        options: FileOptions,
+        command: &Command,
+        found: &[ObjectMeta],
+    ) -> Result<Self> {
+        let state = session.state();
+        let unknown = || JobError::Statement(format!("{} can't be read", command.file_type));
+        let factory = state.get_file_format_factory(options.format).ok_or_else(unknown)?;
+        let format = factory.create(state, &options.of_engine())?;
+        let partitions = partition_columns(command);
+        if !partitions.is_empty() && (location.pattern.is_some() || location.is_one(found)) {
+            return Err(JobError::Statement(format!(
+                "{}: files that are PARTITIONED BY are in a folder with folders such as {}=…",
+                location.shown(),
+                partitions[0].0
+            )));
+        }
+        let extension = options.extension();
+        let by_extension = |file: &ObjectMeta| file.location.as_ref().ends_with(&extension);
+        let in_folder = location.pattern.is_none() && !location.is_one(found);
+        let listed = in_folder && (!partitions.is_empty() || found.iter().any(by_extension));
+        let (paths, extension) = if listed {
+            let all = found.iter().all(|file| !by_extension(file));
+            (vec![location.folder()?], if all { String::new() } else { extension })
+        } else {
+            // Which files are meant is said by a pattern, or by nothing, when the name is created.
+            let urls = found.iter().map(|file| location.url_of(file));
+            let paths = urls.map(|url| Ok(ListingTableUrl::parse(url?)?));
+            (paths.collect::<Result<Vec<_>>>()?, String::new())
+        };
+        let listing = ListingOptions::new(Arc::clone(&format))
+            .with_file_extension(&extension)
+            .with_table_partition_cols(
+                partitions.iter().map(|(name, _)| (name.clone(), DataType::Utf8)).collect(),
+            )
+            .with_file_sort_order(command.order_exprs.clone());
+        for path in &paths {
+            listing.validate_partitions(state, path).await?;
+        }
+        let read: Vec<_> =
+            found.iter().filter(|file| file.location.as_ref().ends_with(&extension)).collect();
+        let schema = match declared(command, &partitions) {
+            Some(schema) => schema,
+            None => inferred(session, &location, format.as_ref(), &read).await?,
+        };
+        let config = ListingTableConfig::new_with_multi_paths(paths)
+            .with_listing_options(listing)
+            .with_schema(Arc::clone(&schema));
+        let table: Arc<dyn TableProvider> = Arc::new(ListingTable::try_new(config)?);
+        let provider = typed(table, &partitions)?;
+        Ok(Self { provider, files: Some(Files { location, options, format, schema }) })
     }
 
     /// Opens a Delta table that somebody else writes, at its latest version.
     async fn open_delta(
         session: &Session,
-        location: Url,
+        location: Location,
         statement: &CreateExternalTable,
     ) -> Result<Self> {
-        if !statement.columns.is_empty() || !statement.options.is_empty() {
+        if !statement.columns.is_empty()
+            || !statement.options.is_empty()
+            || !statement.table_partition_cols.is_empty()
+        {
             return Err(JobError::Statement(
-                "a Delta table has its columns and options in its log: leave them out".to_string(),
+                "a Delta table has its columns, partitions and options in its log: leave them out"
+                    .to_string(),
             ));
         }
-        let storage = Storage::of_session(session.runtime(), &location)?;
+        let storage = Storage::of_session(session.runtime(), &location.url)?;
         let snapshot = delta::load(&storage, None).await?.ok_or_else(|| JobError::File {
-            file: readable(&location),
+            file: location.shown(),
             reason: "there is no Delta table in this folder".to_string(),
         })?;
         let files = FileList::Version(snapshot.version);
         let mut table = WarehouseTable::of(storage.url().clone(), files, &snapshot.contents);
         table.spec.foreign = true;
-        Ok(Self { provider: Arc::new(table), location, csv: None })
+        Ok(Self { provider: Arc::new(table), files: None })
     }
 
     /// The table.
@@ -108,55 +172,185 @@ impl ExternalTable {
         Arc::clone(&self.provider)
     }
 
-    /// Reads the files once more to find the value that can't be read as its column's type: the
-    /// engine's own message does not say which file it is in.
-    pub async fn find_wrong_value(&self, session: &Session) -> Result<Option<JobError>> {
-        let Some(csv) = &self.csv else { return Ok(None) };
-        let schema = self.provider.schema();
-        for (store, path) in objects(session, &self.location).await? {
-            let read = async { store.get(&path).await?.bytes().await };
-            let bytes = read.await.map_err(|error| JobError::File {
-                file: path.to_string(),
-                reason: error.to_string(),
-            })?;
-            let reader = ReaderBuilder::new(plain(&schema))
-                .with_delimiter(csv.delimiter)
-                .with_header(csv.has_header)
-                .build(bytes.reader())?;
-            for batch in reader {
-                if let Err(error) = batch {
-                    let reason = name_column(&error, &schema);
-                    return Ok(Some(JobError::File { file: format!("/{path}"), reason }));
-                }
-            }
+    /// Reads the files once more to find what can't be read: the engine's own message says neither
+    /// in which file it is nor, when several tasks read one file, in which line.
+    pub async fn find_damage(&self, session: &Session) -> Result<Option<JobError>> {
+        match &self.files {
+            Some(files) => files.find_damage(session).await,
+            None => Ok(None),
         }
-        Ok(None)
     }
 }
 
-/// The CSV reader has no use for views.
-fn plain(schema: &SchemaRef) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| match field.data_type() {
-        DataType::Utf8View => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
-        _ => Arc::clone(field),
-    });
-    Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))
+/// The columns that are in the names of folders, and their types.
+fn partition_columns(command: &Command) -> Vec<(String, DataType)> {
+    let declared = command.schema.as_arrow();
+    let data_type = |name: &String| {
+        let field = declared.field_with_name(name);
+        field.map_or(DataType::Utf8, |field| field.data_type().clone())
+    };
+    let names = command.table_partition_cols.iter();
+    names.map(|name| (name.clone(), data_type(name))).collect()
 }
 
-/// Arrow counts columns, and lines from 0; people name columns, and count lines from 1.
-fn name_column(error: &ArrowError, schema: &SchemaRef) -> String {
-    let text = error.to_string();
-    let text = text.strip_prefix("Parser error: ").unwrap_or(&text);
-    let text = text.split(". Row data").next().unwrap_or(text);
-    let Some((before, after)) = text.split_once(" for column ") else { return text.to_string() };
-    let (number, rest) = after.split_once(' ').unwrap_or((after, ""));
-    match number.parse::<usize>().ok().and_then(|number| schema.fields().get(number)) {
-        Some(field) => {
-            let line = rest.strip_prefix("at line ").and_then(|line| line.parse::<u64>().ok());
-            let line = line.map_or_else(String::new, |line| format!(" in line {}", line + 1));
-            format!("{before} for column {}{line}", field.name())
+/// The columns in the files, if they are declared.
+fn declared(command: &Command, partitions: &[(String, DataType)]) -> Option<SchemaRef> {
+    let fields = command.schema.as_arrow().fields().iter();
+    let in_files = fields.filter(|field| partitions.iter().all(|(name, _)| name != field.name()));
+    let in_files: Vec<_> = in_files.cloned().collect();
+    (!in_files.is_empty()).then(|| Arc::new(Schema::new(in_files)))
+}
+
+/// The columns that the files have. If a file can't be read, the error names it.
+async fn inferred(
+    session: &Session,
+    location: &Location,
+    format: &dyn FileFormat,
+    files: &[&ObjectMeta],
+) -> Result<SchemaRef> {
+    let store = Storage::of_session(session.runtime(), &location.url)?.store().clone();
+    let files: Vec<ObjectMeta> =
+        files.iter().filter(|file| file.size > 0).map(|file| (*file).clone()).collect();
+    let state = session.state();
+    let error = match format.infer_schema(state, &store, &files).await {
+        Ok(schema) => return Ok(schema),
+        Err(error) => error,
+    };
+    for file in &files {
+        if let Err(error) = format.infer_schema(state, &store, std::slice::from_ref(file)).await {
+            let file = format!("/{}", file.location);
+            return Err(JobError::File { file, reason: JobError::Engine(error).to_string() });
         }
-        None => text.to_string(),
+    }
+    Err(error.into())
+}
+
+/// The table with its partition columns as they are declared. They are read as text: it can be Hive's
+/// name for NULL.
+fn typed(
+    table: Arc<dyn TableProvider>,
+    partitions: &[(String, DataType)],
+) -> Result<Arc<dyn TableProvider>> {
+    if partitions.is_empty() {
+        return Ok(table);
+    }
+    let schema = table.schema();
+    let column = |field: &Arc<Field>| {
+        let found = partitions.iter().find(|(name, _)| name == field.name());
+        match found {
+            None => ident(field.name()),
+            Some((name, data_type)) => {
+                cast(nullif(ident(name), lit(HIVE_NULL)), data_type.clone()).alias(name)
+            }
+        }
+    };
+    let columns: Vec<_> = schema.fields().iter().map(column).collect();
+    let plan = LogicalPlanBuilder::scan("files", provider_as_source(table), None)?;
+    Ok(Arc::new(ViewTable::new(plan.project(columns)?.build()?, None)))
+}
+
+/// Where files are: a file, a folder, or those in a folder whose names match a pattern.
+#[derive(Debug, Clone)]
+struct Location {
+    /// The file or folder.
+    url: Url,
+    /// Such as `2026-*/*.csv`.
+    pattern: Option<String>,
+}
+
+impl Location {
+    /// A location as it is written in a statement.
+    fn parse(text: &str, folder: Option<&Path>) -> Result<Self> {
+        let is_pattern = |part: &str| part.contains(['*', '?', '[']);
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.iter().position(|part| is_pattern(part)) {
+            None => Ok(Self { url: located(text, folder)?, pattern: None }),
+            Some(at) => {
+                let above = parts[..at].join("/");
+                let above = match above.as_str() {
+                    "" if text.starts_with('/') => "/",
+                    "" => ".",
+                    other => other,
+                };
+                Ok(Self { url: located(above, folder)?, pattern: Some(parts[at..].join("/")) })
+            }
+        }
+    }
+
+    /// The location as people write it.
+    fn shown(&self) -> String {
+        let folder = readable(&self.url);
+        match &self.pattern {
+            Some(pattern) => format!("{}/{pattern}", folder.trim_end_matches('/')),
+            None => folder,
+        }
+    }
+
+    /// Whether the location is a file, and not a folder with files.
+    fn is_one(&self, found: &[ObjectMeta]) -> bool {
+        let own = object_store::path::Path::from_url_path(self.url.path());
+        matches!((found, own), ([file], Ok(own)) if file.location == own)
+    }
+
+    /// The folder for listings.
+    fn folder(&self) -> Result<ListingTableUrl> {
+        let mut url = self.url.clone();
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(ListingTableUrl::parse(url)?)
+    }
+
+    /// The URL of a file on the same store.
+    fn url_of(&self, file: &ObjectMeta) -> Result<Url> {
+        let mut url = self.url.clone();
+        // A percent sign in a name is itself.
+        url.set_path(&file.location.as_ref().replace('%', "%25"));
+        Ok(url)
+    }
+
+    /// The files: the location itself, or what is in the folder of that name. Names that begin with a
+    /// dot or an underscore are those of files that aren't data.
+    async fn objects(&self, session: &Session) -> Result<Vec<ObjectMeta>> {
+        let store = Storage::of_session(session.runtime(), &self.url)?.store().clone();
+        let listing = match &self.pattern {
+            Some(pattern) => {
+                let wrong = |error: datafusion::error::DataFusionError| {
+                    let reason = JobError::Engine(error).to_string();
+                    JobError::Statement(format!("{}: {reason}", self.shown()))
+                };
+                self.folder()?.with_glob(pattern).map_err(wrong)?
+            }
+            None => ListingTableUrl::parse(self.url.as_str())?,
+        };
+        let found = list(session, &listing, store.as_ref()).await?;
+        let data = |file: &ObjectMeta| {
+            let parts = listing.strip_prefix(&file.location).into_iter().flatten();
+            parts.into_iter().all(|part| {
+                let hidden = part.starts_with('.') || part.starts_with('_');
+                !hidden || part.contains('=')
+            })
+        };
+        let mut found: Vec<_> = found.into_iter().filter(data).collect();
+        found.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(found)
+    }
+}
+
+async fn list(
+    session: &Session,
+    listing: &ListingTableUrl,
+    store: &dyn ObjectStore,
+) -> Result<Vec<ObjectMeta>> {
+    let listed = listing.list_all_files(session.state(), store, "").await;
+    let files = match listed {
+        Ok(files) => files.try_collect::<Vec<_>>().await,
+        Err(error) => Err(error),
+    };
+    match files {
+        Ok(files) => Ok(files),
+        Err(error) if error.to_string().contains("not found") => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -165,11 +359,26 @@ fn readable(url: &Url) -> String {
     path.map_or_else(|| url.to_string(), |path| path.display().to_string())
 }
 
-/// SQL reaches files in the warehouse and in declared locations, and no others.
-fn check_allowed(session: &Session, location: &Url) -> Result<()> {
-    let warehouse = session.warehouse().storage().url();
+/// The URL of a location in a statement. A relative one is relative to `folder`.
+pub(crate) fn located(location: &str, folder: Option<&Path>) -> Result<Url> {
+    Ok(match folder {
+        Some(folder) if Url::parse(location).is_err() => {
+            parse_url(&folder.join(location).to_string_lossy())?
+        }
+        _ => parse_url(location)?,
+    })
+}
+
+/// Whether a location is a folder or in it.
+pub(crate) fn is_inside(location: &Url, folder: &Url) -> bool {
     let with_slash = |url: &Url| format!("{}/", url.as_str().trim_end_matches('/'));
-    let inside = |folder: &Url| with_slash(location).starts_with(&with_slash(folder));
+    with_slash(location).starts_with(&with_slash(folder))
+}
+
+/// SQL reaches files in the warehouse and in declared locations, and no others.
+pub(crate) fn check_allowed(session: &Session, location: &Url) -> Result<()> {
+    let warehouse = session.warehouse().storage().url();
+    let inside = |folder: &Url| is_inside(location, folder);
     if location.path().split('/').any(|part| part == "..") || location.as_str().contains("%2e%2e") {
         return Err(JobError::Statement(format!("{location}: a location can't have .. in it")));
     }
@@ -182,21 +391,23 @@ fn check_allowed(session: &Session, location: &Url) -> Result<()> {
     )))
 }
 
-type Object = (Arc<dyn object_store::ObjectStore>, object_store::path::Path);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The files of a location: itself, or what is in the folder of that name.
-async fn objects(session: &Session, location: &Url) -> Result<Vec<Object>> {
-    let listing = datafusion::datasource::listing::ListingTableUrl::parse(location.as_str())?;
-    let store = Storage::of_session(session.runtime(), location)?.store().clone();
-    let listed = listing.list_all_files(session.state(), store.as_ref(), "").await;
-    let files = match listed {
-        Ok(files) => files.try_collect::<Vec<_>>().await,
-        Err(error) => Err(error),
-    };
-    let files = match files {
-        Ok(files) => files,
-        Err(error) if error.to_string().contains("not found") => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(files.into_iter().map(|file| (Arc::clone(&store), file.location)).collect())
+    #[test]
+    fn patterns_begin_with_the_first_folder_that_has_one() {
+        let folder = Path::new("/data");
+        for (text, url, pattern) in [
+            ("logs/2026-*/*.csv", "file:///data/logs", Some("2026-*/*.csv")),
+            ("*.csv", "file:///data/.", Some("*.csv")),
+            ("/x/y/", "file:///x/y/", None),
+            ("s3://b/x/a?.json", "s3://b/x", Some("a?.json")),
+        ] {
+            let location = Location::parse(text, Some(folder)).unwrap();
+            let found = location.url.as_str().trim_end_matches('/').trim_end_matches("/.");
+            let url = url.trim_end_matches('/').trim_end_matches("/.");
+            assert_eq!((found, location.pattern.as_deref()), (url, pattern), "{text}");
+        }
+    }
 }

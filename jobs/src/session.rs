@@ -29,7 +29,7 @@ use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::delta::{Contents, DataFile};
 use nightshift_catalog::schema::stored;
 use nightshift_catalog::warehouse::{StagedTable, Warehouse};
-use nightshift_catalog::write::files_of;
+use nightshift_catalog::write::{WriteTarget, files_of};
 use std::sync::Arc;
 use url::Url;
 
@@ -276,6 +276,13 @@ impl Session {
         schema: &SchemaRef,
         partition_columns: &[String],
     ) -> Result<Vec<DataFile>> {
+        let plan = Self::as_stored(plan, schema)?;
+        let target = self.warehouse.write_target(run, folder, partition_columns)?;
+        self.write_to(target, plan).await
+    }
+
+    /// The rows of a plan, whose columns are those of `schema` in order, with the types of `schema`.
+    pub fn as_stored(plan: LogicalPlan, schema: &SchemaRef) -> Result<LogicalPlan> {
         let columns: Vec<Expr> = plan
             .schema()
             .columns()
@@ -285,8 +292,11 @@ impl Session {
                 cast(Expr::Column(column), field.data_type().clone()).alias(field.name())
             })
             .collect();
-        let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
-        let target = self.warehouse.write_target(run, folder, partition_columns)?;
+        Ok(LogicalPlanBuilder::from(plan).project(columns)?.build()?)
+    }
+
+    /// Writes the rows of a plan as files.
+    pub async fn write_to(&self, target: WriteTarget, plan: LogicalPlan) -> Result<Vec<DataFile>> {
         let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
         Ok(files_of(&self.collect(plan).await?)?)
     }

@@ -4,6 +4,7 @@ use crate::external::{ExternalTable, Externals};
 use crate::introspection;
 use crate::session::{CATALOG, SCHEMA, Session};
 use crate::statement::{Moment, References, parse_time, with_queries};
+use crate::suggestion::did_you_mean;
 use crate::table_functions::{Model, Models};
 use crate::{JobError, Result};
 use datafusion::catalog::{
@@ -12,7 +13,7 @@ use datafusion::catalog::{
 };
 use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
-use datafusion::error::Result as PlanResult;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast::{self, Query};
@@ -297,7 +298,8 @@ impl View {
     pub async fn plan_text(&self, session: &Session, query: &str) -> Result<LogicalPlan> {
         let statement = DFParser::parse_sql(query)?.pop_front();
         let none = || JobError::Statement("there is no statement".to_string());
-        self.plan(session, statement.ok_or_else(none)?).await
+        let planned = self.plan(session, statement.ok_or_else(none)?).await;
+        planned.map_err(JobError::without_position)
     }
 
     async fn plan_within(
@@ -309,9 +311,13 @@ impl View {
         let statement = with_queries(statement)?;
         let references = References::of(&statement)?;
         let mut names = Names::default();
+        let mut missing = Vec::new();
         for name in references.tables {
-            if let Some(table) = self.table_within(session, &name, within).await? {
-                names.tables.insert(name, table);
+            match self.table_within(session, &name, within).await? {
+                Some(table) => {
+                    names.tables.insert(name, table);
+                }
+                None => missing.push(name.to_string()),
             }
         }
         for name in references.models {
@@ -325,7 +331,25 @@ impl View {
                 names.about.insert(about, answer);
             }
         }
-        session.plan(statement, names).await
+        let planned = session.plan(statement, names).await;
+        planned.map_err(|error| self.explain_missing(error, &missing))
+    }
+
+    /// Says of a table that there isn't which one may have been meant.
+    fn explain_missing(&self, error: JobError, missing: &[String]) -> JobError {
+        let JobError::Engine(engine) = &error else { return error };
+        let text = engine.to_string();
+        let found = missing.iter().find(|name| text.contains(&format!(".{name}' not found")));
+        let Some(name) = found else { return error };
+        let published = self.registry.all_current();
+        let published = published.iter().map(|entry| entry.name.as_str());
+        let staged = self.staged.keys().chain(self.views.keys()).chain(self.external.keys());
+        let meant = did_you_mean(name, published.chain(staged.map(String::as_str)));
+        let plan = DataFusionError::Plan(format!("there is no table {name}{meant}"));
+        JobError::Engine(match engine.diagnostic() {
+            Some(place) => plan.with_diagnostic(place.clone()),
+            None => plan,
+        })
     }
 
     /// The model of a name, `schema.name`, if there is one.

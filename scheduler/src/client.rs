@@ -2,12 +2,14 @@
 
 use crate::SchedulerError;
 use ballista_core::extension::{SessionConfigExt, SessionStateExt};
+use ballista_core::planner::BallistaQueryPlanner;
 use ballista_core::serde::BallistaLogicalExtensionCodec;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
+use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use nightshift_catalog::storage::Stores;
-use nightshift_jobs::operator::LogicalCodec;
+use nightshift_jobs::operator::{DeepLogicalPlan, LogicalCodec};
 use nightshift_udfs::functions::with_functions;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,14 +76,22 @@ pub async fn connect(address: &str, stores: &Stores) -> Result<SessionState, Sch
         Ok(Err(error)) => return Err(unreachable(error.to_string())),
         Err(_) => return Err(unreachable(format!("no answer within {} s", CONNECT.as_secs()))),
     }
-    let codec = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));
+    let codec: Arc<dyn LogicalExtensionCodec> =
+        Arc::new(LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default())));
+    let scheduler = format!("http://{host}:{port}");
     // The adaptive planner of Ballista 55 answers some plans that write with the columns of a stage
     // before the last, so plans are cut into stages beforehand.
     let config = SessionConfig::new_with_ballista()
-        .with_ballista_logical_extension_codec(Arc::new(codec))
+        .with_ballista_logical_extension_codec(Arc::clone(&codec))
         .with_ballista_adaptive_query_planner(false);
+    let planner = BallistaQueryPlanner::<DeepLogicalPlan>::with_extension(
+        scheduler.clone(),
+        config.clone().upgrade_for_ballista().ballista_config(),
+        codec,
+    );
+    let config = config.with_ballista_query_planner(Arc::new(planner));
     let state = builder(config, stores)?.build();
-    let state = state.upgrade_for_ballista(format!("http://{host}:{port}"))?;
+    let state = state.upgrade_for_ballista(scheduler)?;
     // Ballista replaces the functions of the state that it upgrades by its own.
     Ok(with_functions(SessionStateBuilder::new_from_existing(state)).build())
 }

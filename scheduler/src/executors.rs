@@ -8,9 +8,10 @@ use ballista_core::serde::protobuf::executor_status::Status;
 use ballista_core::serde::scheduler::ExecutorMetadata;
 use ballista_scheduler::scheduler_server::SchedulerServer;
 use datafusion::error::DataFusionError;
-use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use datafusion_proto::protobuf::PhysicalPlanNode;
 use nightshift_jobs::Result;
 use nightshift_jobs::cluster::{ClusterView, ExecutorInfo};
+use nightshift_jobs::operator::DeepLogicalPlan;
 use std::collections::HashMap;
 use std::fmt::{self, Debug};
 
@@ -19,12 +20,12 @@ const SECOND: i64 = 1_000_000;
 
 /// The view of the cluster that its scheduler has.
 pub(crate) struct Executors {
-    server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+    server: SchedulerServer<DeepLogicalPlan, PhysicalPlanNode>,
 }
 
 impl Executors {
     /// Those of a scheduler.
-    pub(crate) fn new(server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>) -> Self {
+    pub(crate) fn new(server: SchedulerServer<DeepLogicalPlan, PhysicalPlanNode>) -> Self {
         Self { server }
     }
 

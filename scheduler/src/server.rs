@@ -17,11 +17,13 @@ use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service
 use ballista_scheduler::scheduler_server::{SchedulerServer, SessionBuilder};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::cluster::ClusterView;
-use nightshift_jobs::operator::{LogicalCodec, OperatorPlanner, PhysicalCodec};
+use nightshift_jobs::operator::{
+    CutDeepPlans, DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec,
+};
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
 use std::net::SocketAddr;
@@ -50,7 +52,7 @@ pub struct SchedulerOptions {
 pub struct Scheduler {
     address: SocketAddr,
     listener: TcpListener,
-    server: SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+    server: SchedulerServer<DeepLogicalPlan, PhysicalPlanNode>,
     damaged: UnboundedReceiver<JobId>,
     abandoned: UnboundedReceiver<JobId>,
 }
@@ -155,7 +157,7 @@ const ABANDONED: &str = "its client is gone";
 
 /// Cancels the jobs whose ids it is sent.
 async fn cancel(
-    server: &SchedulerServer<LogicalPlanNode, PhysicalPlanNode>,
+    server: &SchedulerServer<DeepLogicalPlan, PhysicalPlanNode>,
     mut jobs: UnboundedReceiver<JobId>,
     reason: &str,
 ) -> Result<(), BallistaError> {
@@ -189,7 +191,8 @@ fn session_builder(stores: Stores) -> SessionBuilder {
         let builder = SessionStateBuilder::new_from_existing(state)
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
-            .with_physical_optimizer_rule(Arc::new(GiveWay));
+            .with_physical_optimizer_rule(Arc::new(GiveWay))
+            .with_physical_optimizer_rule(Arc::new(CutDeepPlans));
         Ok(with_functions(builder).build())
     })
 }

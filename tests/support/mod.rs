@@ -121,6 +121,11 @@ impl Process {
         line
     }
 
+    /// Whether it has not ended.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
     /// Kills it without warning.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
@@ -147,7 +152,7 @@ pub struct Cluster {
     pub log: PathBuf,
     /// The executors.
     pub executors: Vec<Process>,
-    _scheduler: Process,
+    scheduler: Process,
 }
 
 impl Cluster {
@@ -173,11 +178,16 @@ impl Cluster {
             Process::start(&mut command).0
         });
         let executors = executors.collect();
-        Self { executors, address, flight, http, log, _scheduler: scheduler }
+        Self { executors, address, flight, http, log, scheduler }
     }
 }
 
 impl Cluster {
+    /// The scheduler and the executors.
+    pub fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        std::iter::once(&mut self.scheduler).chain(&mut self.executors)
+    }
+
     /// Starts one more executor, which keeps its intermediate results in `work`.
     pub fn executor(&self, folder: &Path, cores: usize, work: &Path) -> Process {
         let mut command = nightshift(folder);

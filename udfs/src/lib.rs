@@ -11,6 +11,7 @@
 //! | [`top_k`] | the best unseen items of a batch of users |
 //! | [`similar_items`] | the most similar items of a batch of items |
 //! | [`random`] | starting factors, a function of seed and position alone |
+//! | [`zorder`] | the order of rows by several columns at once |
 //! | [`functions`] | the SQL functions |
 
 pub mod als;
@@ -20,3 +21,4 @@ pub mod pagerank;
 pub mod random;
 pub mod similar_items;
 pub mod top_k;
+pub mod zorder;

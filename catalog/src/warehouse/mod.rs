@@ -9,13 +9,13 @@ pub use publication::{Staged, StagedModel, StagedTable};
 
 use crate::cache::{self, LatestRegistry};
 use crate::delta::{self, Commit, Contents, Snapshot};
-use crate::registry::{Entry, Kind, Registry};
+use crate::registry::{Kind, Registry};
 use crate::scan::{FileList, WarehouseTable};
 use crate::storage::{Storage, Stores};
-use crate::write::{WriteTarget, file_prefix, run_of_file};
+use crate::write::{WriteTarget, file_prefix};
 use crate::{CatalogError, Result};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -30,7 +30,7 @@ pub fn run_folder(run: &str) -> String {
 }
 
 /// The object that says that a run is under way.
-fn run_mark(run: &str) -> String {
+pub(crate) fn run_mark(run: &str) -> String {
     format!("{}/open", run_folder(run))
 }
 
@@ -86,15 +86,6 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.schema, self.name)
     }
-}
-
-/// Files that can be deleted.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Cleaning {
-    /// Their paths within the table's folder.
-    pub files: Vec<String>,
-    /// Bytes of all of them.
-    pub bytes: u64,
 }
 
 /// One URL that holds tables and models.
@@ -168,7 +159,16 @@ impl Warehouse {
         })?;
         let table = self.storage.folder(folder).url().clone();
         let partition_columns = partition_columns.to_vec();
-        Ok(WriteTarget { table, run: run.to_string(), mark, partition_columns })
+        let run = run.to_string();
+        Ok(WriteTarget {
+            table,
+            run,
+            mark,
+            partition_columns,
+            export: None,
+            ordered: false,
+            file_bytes: None,
+        })
     }
 
     /// The folder of a table within the warehouse.
@@ -287,66 +287,6 @@ impl Warehouse {
                 }
             }
             self.remove_empty(name);
-        }
-        Ok(())
-    }
-
-    /// The files of a table that belong to no version which is published, or was in the last
-    /// `retain_hours`, and to no run that is under way.
-    pub async fn unneeded(
-        &self,
-        registry: &Registry,
-        name: &Name,
-        retain_hours: u64,
-    ) -> Result<Cleaning> {
-        let retained = chrono::Utc::now() - chrono::Duration::hours(retain_hours as i64);
-        let whole = name.to_string();
-        let rows = registry.entries().iter().filter(|e| e.kind == Kind::Table && e.name == whole);
-        let rows: Vec<&Entry> = rows.collect();
-        let mut needed = BTreeSet::new();
-        for (at, entry) in rows.iter().enumerate() {
-            let replaced_at = rows.get(at + 1).map(|next| next.published_at);
-            let current = replaced_at.is_none_or(|time| time >= retained.timestamp_micros());
-            if current && !entry.dropped {
-                let snapshot = self.snapshot(&Self::table_folder(name), entry.version).await?;
-                needed.extend(snapshot.contents.files.iter().map(|file| file.path.clone()));
-            }
-        }
-        let folder = self.storage.folder(&Self::table_folder(name));
-        let root = folder.path("");
-        let mut cleaning = Cleaning::default();
-        let mut open_runs: BTreeMap<String, bool> = BTreeMap::new();
-        for object in folder.list().await? {
-            let parts: Vec<_> = object.location.prefix_match(&root).into_iter().flatten().collect();
-            let path = parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>().join("/");
-            if path.starts_with("_delta_log/") || needed.contains(&path) {
-                continue;
-            }
-            // What a run has written is in no version until it is published.
-            if let Some(run) = run_of_file(&path) {
-                let open = match open_runs.get(run) {
-                    Some(open) => *open,
-                    None => {
-                        let open = self.storage.exists(&run_mark(run)).await?;
-                        open_runs.insert(run.to_string(), open);
-                        open
-                    }
-                };
-                if open {
-                    continue;
-                }
-            }
-            cleaning.bytes += object.size;
-            cleaning.files.push(path);
-        }
-        Ok(cleaning)
-    }
-
-    /// Deletes files of a table.
-    pub async fn clean(&self, name: &Name, cleaning: &Cleaning) -> Result<()> {
-        let folder = self.storage.folder(&Self::table_folder(name));
-        for file in &cleaning.files {
-            folder.delete(file).await?;
         }
         Ok(())
     }

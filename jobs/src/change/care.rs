@@ -1,10 +1,12 @@
-//! `OPTIMIZE` and `VACUUM`.
+//! `OPTIMIZE`, with and without an order; how long `VACUUM` keeps what it could delete.
 
-use super::{Change, Changed, TARGET};
-use crate::Result;
-use crate::progress::Progress;
+use super::{Change, Changed, TARGET, quoted};
+use crate::session::Session;
+use crate::{JobError, Result};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{LogicalPlanBuilder, ident, lit};
 use nightshift_catalog::delta::{Contents, DataFile};
-use nightshift_catalog::warehouse::Cleaning;
+use nightshift_catalog::write::WriteTarget;
 use std::collections::BTreeMap;
 
 /// Files of less than this many bytes are written together.
@@ -14,10 +16,19 @@ const SMALL: u64 = 64 << 20;
 const WANTED: u64 = 256 << 20;
 
 /// Hours for which files that were replaced are kept.
-const RETAIN_HOURS: u64 = 168;
+pub const RETAIN_HOURS: u64 = 168;
 
-/// Writes the small files of each partition together.
-pub async fn optimize(change: &Change<'_>) -> Result<Changed> {
+/// Files that a table is written into with an order, unless that makes them smaller than `SMALLEST`.
+const PARTS: u64 = 16;
+
+/// The least size of files with an order: smaller ones cost more than skipping them saves.
+const SMALLEST: u64 = 1 << 20;
+
+/// Writes the small files of each partition together, or all of them in an order.
+pub async fn optimize(change: &Change<'_>, zorder: &[String]) -> Result<Changed> {
+    if !zorder.is_empty() {
+        return order(change, zorder).await;
+    }
     let old = &change.table.contents;
     let mut small: BTreeMap<_, Vec<DataFile>> = BTreeMap::new();
     for file in old.files.iter().filter(|file| file.bytes < SMALL) {
@@ -41,22 +52,49 @@ pub async fn optimize(change: &Change<'_>) -> Result<Changed> {
     Ok(Changed::computed(contents, rows))
 }
 
-/// Deletes files that belong to no version which is or was published in the last `retain_hours`, and
-/// to no run that is under way. Returns how many files and bytes.
-pub async fn vacuum(
-    change: &Change<'_>,
-    retain_hours: Option<u64>,
-    dry_run: bool,
-    progress: &dyn Progress,
-) -> Result<Cleaning> {
-    let hours = retain_hours.unwrap_or(RETAIN_HOURS);
-    let (warehouse, registry) = (change.session.warehouse(), change.view.registry());
-    let cleaning = warehouse.unneeded(registry, change.name, hours).await?;
-    for file in cleaning.files.iter().filter(|_| dry_run) {
-        progress.note(&format!("{file} would be deleted"));
+/// Writes the table again, with rows next to each other that are alike in some columns: so the files
+/// are about different values of each of them, and their statistics tell which a query can skip.
+async fn order(change: &Change<'_>, columns: &[String]) -> Result<Changed> {
+    let old = &change.table.contents;
+    for column in columns {
+        change.check_column(column)?;
+        if old.partition_columns.contains(column) {
+            return Err(JobError::Statement(format!(
+                "column {column}: the table is partitioned by it, rows with different values of it are in \
+                 different files already"
+            )));
+        }
     }
-    if !dry_run {
-        warehouse.clean(change.name, &cleaning).await?;
+    if old.files.is_empty() {
+        return Ok(Changed::computed(old.clone(), 0));
     }
-    Ok(cleaning)
+    let view = change.reading(old).await?;
+    let bounds = columns.iter().map(|name| format!("min({0}), max({0})", quoted(name)));
+    let bounds = format!("SELECT {} FROM {TARGET}", bounds.collect::<Vec<_>>().join(", "));
+    let bounds = change.session.collect(view.plan_text(change.session, &bounds).await?).await?;
+    let Some(bounds) = bounds.iter().find(|batch| batch.num_rows() == 1) else {
+        return Err(JobError::Damaged {
+            what: format!("the answer about the columns of {}", change.name),
+            reason: "it has no row".to_string(),
+        });
+    };
+    let function = change.session.state().scalar_functions().get("zorder").cloned();
+    let function =
+        function.ok_or_else(|| JobError::Statement("there is no function zorder".to_string()))?;
+    let mut arguments = Vec::new();
+    for (at, column) in columns.iter().enumerate() {
+        let bound = |at: usize| ScalarValue::try_from_array(bounds.column(at), 0);
+        arguments.extend([ident(column), lit(bound(2 * at)?), lit(bound(2 * at + 1)?)]);
+    }
+    let place = function.call(arguments).sort(true, true);
+    let partitions = old.partition_columns.iter().map(|name| ident(name).sort(true, true));
+    let all = view.plan_text(change.session, &format!("SELECT * FROM {TARGET}")).await?;
+    let sorted = LogicalPlanBuilder::from(all).sort(partitions.chain([place]))?.build()?;
+    let sorted = Session::as_stored(sorted, &old.schema)?;
+    let (folder, partitions) = (&change.table.folder, &old.partition_columns);
+    let target = change.session.warehouse().write_target(change.run, folder, partitions)?;
+    let size = (old.bytes() / PARTS).clamp(SMALLEST, WANTED);
+    let target = WriteTarget { ordered: true, file_bytes: Some(size), ..target };
+    let files = change.session.write_to(target, sorted).await?;
+    Ok(Changed::computed(Contents { files, ..old.clone() }, old.rows()))
 }

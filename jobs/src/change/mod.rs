@@ -11,7 +11,7 @@ mod merge;
 mod rewrite;
 
 pub use assign::{assigned, declared};
-pub use care::{optimize, vacuum};
+pub use care::{RETAIN_HOURS, optimize};
 pub use insert::insert;
 pub use merge::merge;
 pub use rewrite::{delete, update};

@@ -1,6 +1,7 @@
 //! The form in which Nightshift's nodes travel: from client to scheduler as logical plans, from
 //! scheduler to executors as physical ones. Everything else is handed on to the inner codec.
 
+use super::envelope::{EnvelopeExec, EnvelopeNode};
 use super::node::{Operator, OperatorNode};
 use super::with_items::{WithItemsExec, Work};
 use crate::superstep::{BlockWrite, BlockWriteExec, ItemFiles, Resident, Superstep, SuperstepExec};
@@ -13,7 +14,10 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, Extension, LogicalPlan, ScalarUDF, WindowUDF};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::logical_plan::LogicalExtensionCodec;
-use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf::PhysicalPlanNode;
 use nightshift_catalog::scan::{TableScanSpec, WarehouseTable};
 use nightshift_catalog::write::{TableWriteExec, WriteTarget};
 use serde::de::DeserializeOwned;
@@ -55,6 +59,9 @@ impl LogicalExtensionCodec for LogicalCodec {
         inputs: &[LogicalPlan],
         context: &TaskContext,
     ) -> Result<Extension> {
+        if let Some(part) = EnvelopeNode::decode(bytes, self, context) {
+            return part;
+        }
         match decode::<Operator>(bytes) {
             None => self.inner.try_decode(bytes, inputs, context),
             Some(operator) => {
@@ -65,6 +72,9 @@ impl LogicalExtensionCodec for LogicalCodec {
     }
 
     fn try_encode(&self, node: &Extension, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(encoded) = EnvelopeNode::encode(node, self, out) {
+            return encoded;
+        }
         match OperatorNode::of(node.node.as_ref()) {
             None => self.inner.try_encode(node, out),
             Some(node) => encode(&node.operator()?, out),
@@ -169,6 +179,13 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let part = |message: &PhysicalPlanNode| {
+            let context = PhysicalPlanDecodeContext::new(context, self);
+            converter.proto_to_execution_plan(message, &context)
+        };
+        if let Some(part) = EnvelopeExec::decode(bytes, part) {
+            return part;
+        }
         let Some(message) = decode::<Message>(bytes) else {
             return self.inner.try_decode(bytes, inputs, context, converter);
         };

@@ -5,11 +5,13 @@
 //! turns it into the physical operator, and one codec for each side of the wire.
 
 mod codec;
+mod envelope;
 mod node;
 mod planner;
 mod with_items;
 
 pub use codec::{LogicalCodec, PhysicalCodec};
+pub use envelope::{CutDeepPlans, DeepLogicalPlan, EnvelopeExec};
 pub use node::{Operator, OperatorNode};
 pub use planner::OperatorPlanner;
 pub use with_items::{

@@ -16,6 +16,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::CreateExternalTable;
 use nightshift_catalog::CatalogError;
 use nightshift_catalog::delta::Contents;
+use nightshift_catalog::export::ExportTarget;
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::{Name, Staged, Warehouse, run_folder};
 use std::collections::BTreeSet;
@@ -24,11 +25,45 @@ use std::sync::Arc;
 use std::time::Instant;
 use uuid::Uuid;
 
+mod copies;
 mod names;
 mod tables;
 
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
+
+/// Finds out more about an error of a statement that reads files in place, if there is more to know.
+pub async fn explain(
+    session: &Session,
+    externals: &Externals,
+    located: &Located,
+    error: JobError,
+) -> JobError {
+    const SIGNS: [&str; 9] = [
+        "Error while parsing value",
+        "Parser error",
+        "Csv error",
+        "CsvError",
+        "Json error",
+        "JsonError",
+        "Parquet",
+        "Avro",
+        "IO error",
+    ];
+    let text = error.to_string();
+    if externals.is_empty() || !SIGNS.iter().any(|sign| text.contains(sign)) {
+        return error;
+    }
+    let Ok(references) = located.reads() else { return error };
+    for name in references.created_names() {
+        if let Some(table) = externals.get(&name)
+            && let Ok(Some(found)) = table.find_damage(session).await
+        {
+            return found;
+        }
+    }
+    error
+}
 
 /// Plans a statement that returns rows in a view, without running it.
 pub async fn plan(session: &Session, view: &View, located: &Located) -> Result<LogicalPlan> {
@@ -79,6 +114,8 @@ pub struct Run {
     staged: Staged,
     /// Tables' folders that the run has begun to write to.
     touched: BTreeSet<String>,
+    /// Where it writes files for other programs.
+    exports: Vec<ExportTarget>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
 }
@@ -103,6 +140,7 @@ impl Run {
             view,
             staged: Staged::default(),
             touched: BTreeSet::new(),
+            exports: Vec::new(),
             steps: Vec::new(),
             progress,
         })
@@ -124,7 +162,10 @@ impl Run {
         let started = Instant::now();
         let made = match self.perform(&located.statement, folder).await {
             Ok(made) => made,
-            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+            Err(error) => {
+                return Err(located
+                    .locate(explain(&self.session, self.view.externals(), located, error).await));
+            }
         };
         if let Some(made) = made {
             let Made { name, rows, files, bytes } = made;
@@ -175,13 +216,13 @@ impl Run {
             Statement::Merge(merge) => {
                 self.change(&merge.table, async |change| change::merge(&change, merge).await).await
             }
-            Statement::Optimize { table } => {
-                self.change(table, async |change| change::optimize(&change).await).await
+            Statement::Optimize { table, zorder } => {
+                self.change(table, async |change| change::optimize(&change, zorder).await).await
             }
             Statement::Vacuum { table, retain_hours, dry_run } => {
-                self.vacuum(table, *retain_hours, *dry_run).await
+                self.vacuum(table.as_ref(), *retain_hours, *dry_run).await
             }
-            Statement::Copy(_) => Err(JobError::Statement("COPY is not supported".to_string())),
+            Statement::Copy(copy) => self.copy(copy, folder.as_deref()).await,
         }
     }
 
@@ -191,7 +232,10 @@ impl Run {
             async { self.session.collect(plan(&self.session, &self.view, located).await?).await };
         let batches = match collected.await {
             Ok(batches) => batches,
-            Err(error) => return Err(located.locate(self.explain(located, error).await)),
+            Err(error) => {
+                return Err(located
+                    .locate(explain(&self.session, self.view.externals(), located, error).await));
+            }
         };
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         if rows == 0 {
@@ -247,22 +291,6 @@ impl Run {
         Ok(Some(made))
     }
 
-    /// Finds out more about an error of the engine, if there is more to know.
-    async fn explain(&self, located: &Located, error: JobError) -> JobError {
-        if !error.to_string().contains("Error while parsing value") {
-            return error;
-        }
-        let Ok(references) = located.reads() else { return error };
-        for name in references.created_names() {
-            if let Some(table) = self.view.external(&name)
-                && let Ok(Some(found)) = table.find_wrong_value(&self.session).await
-            {
-                return found;
-            }
-        }
-        error
-    }
-
     /// Publishes everything in one commit.
     pub async fn publish(self) -> Result<(Vec<Step>, Vec<Entry>)> {
         let warehouse = self.session.warehouse();
@@ -296,6 +324,9 @@ impl Run {
             warehouse.discard(&self.id, &self.touched, &kept).await?;
             warehouse.forget(&self.folder()).await
         };
+        for export in &self.exports {
+            export.publish(&self.id).await?;
+        }
         if let Err(error) = tidied.await {
             self.progress.note(&format!("some intermediate files could not be deleted: {error}"));
         }
@@ -307,6 +338,9 @@ impl Run {
         let warehouse = self.session.warehouse();
         warehouse.close_run(&self.id).await?;
         warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
+        for export in &self.exports {
+            export.discard(&self.id).await?;
+        }
         warehouse.forget(&self.folder()).await?;
         tracing::info!(run = %self.id, "run abandoned, nothing is published");
         Ok(())

@@ -193,22 +193,30 @@ impl Run {
 
     pub(super) async fn vacuum(
         &mut self,
-        name: &Name,
+        name: Option<&Name>,
         retain_hours: Option<u64>,
         dry_run: bool,
     ) -> Result<Option<Made>> {
-        let table = self.current(name).await?;
-        let run_folder = self.folder();
-        let change = Change {
-            session: &self.session,
-            view: &self.view,
-            run: &self.id,
-            folder: &run_folder,
-            name,
-            table: &table,
-        };
-        let cleaned = change::vacuum(&change, retain_hours, dry_run, &*self.progress).await?;
-        let (files, bytes) = (cleaned.files.len() as u64, cleaned.bytes);
-        Ok(Some(Made { name: name.to_string(), rows: 0, files, bytes }))
+        if let Some(name) = name {
+            self.current(name).await?;
+        }
+        let (warehouse, registry) = (self.session.warehouse(), self.view.registry());
+        let hours = retain_hours.unwrap_or(change::RETAIN_HOURS);
+        let mut made = Made { name: "all tables".to_string(), rows: 0, files: 0, bytes: 0 };
+        if let Some(name) = name {
+            made.name = name.to_string();
+        }
+        for cleaning in warehouse.unneeded(registry, name, hours).await? {
+            made.files += cleaning.files.len() as u64;
+            made.bytes += cleaning.bytes;
+            if !dry_run {
+                warehouse.clean(&cleaning).await?;
+                continue;
+            }
+            for file in &cleaning.files {
+                self.progress.note(&format!("{}/{file} would be deleted", cleaning.folder));
+            }
+        }
+        Ok(Some(made))
     }
 }

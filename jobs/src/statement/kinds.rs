@@ -100,15 +100,18 @@ pub enum Statement {
         /// What it is to be again.
         moment: Moment,
     },
-    /// `OPTIMIZE name`: write a table's small files together.
+    /// `OPTIMIZE name [ZORDER BY (column, …)]`: write a table's small files together, or all of them
+    /// with rows that are alike next to each other.
     Optimize {
         /// The table.
         table: Name,
+        /// Columns in whose values rows are to be alike.
+        zorder: Vec<String>,
     },
-    /// `VACUUM name [RETAIN n HOURS] [DRY RUN]`: delete files that no version needs any more.
+    /// `VACUUM [name] [RETAIN n HOURS] [DRY RUN]`: delete files that no version needs any more.
     Vacuum {
-        /// The table.
-        table: Name,
+        /// The table; all there are, and those that were dropped, if there is none.
+        table: Option<Name>,
         /// Hours for which files that were replaced are kept.
         retain_hours: Option<u64>,
         /// Whether files are only named.

@@ -1,16 +1,17 @@
 //! What a statement reads and creates, from its text alone.
 
 use super::arguments::with_queries;
-use super::classify::name_of;
+use super::classify::{name_of, parts_of};
 use super::kinds::*;
 use crate::Result;
 use datafusion::common::TableReference;
-use datafusion::sql::parser::{DFParser, Statement as EngineStatement};
+use datafusion::sql::parser::{CopyToSource, DFParser, Statement as EngineStatement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     self, Expr, FunctionArg, FunctionArgExpr, MergeAction, MergeInsertKind, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::ast::{Query, Visit, Visitor};
+use nightshift_catalog::warehouse::Name;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -31,8 +32,8 @@ pub fn changes(statement: &Statement) -> Option<String> {
         Statement::AddColumns { table, .. }
         | Statement::Comment { table, .. }
         | Statement::Restore { table, .. }
-        | Statement::Optimize { table }
-        | Statement::Vacuum { table, .. } => Some(table.to_string()),
+        | Statement::Optimize { table, .. } => Some(table.to_string()),
+        Statement::Vacuum { table, .. } => table.as_ref().map(Name::to_string),
         Statement::Insert(insert) => Some(insert.table.to_string()),
         Statement::Delete(delete) => Some(delete.table.to_string()),
         Statement::Update(update) => Some(update.table.to_string()),
@@ -61,6 +62,13 @@ pub fn reads(statement: &Statement) -> Result<References> {
             }
             found
         }
+        Statement::Copy(copy) => match &copy.source {
+            CopyToSource::Query(query) => References::of_query(query)?,
+            CopyToSource::Relation(name) => {
+                let tables = vec![TableReference::parse_str(&parts_of(name).join("."))];
+                References { tables, ..References::default() }
+            }
+        },
         Statement::Delete(delete) => of_conditions(delete.condition.iter(), "")?,
         Statement::Update(update) => {
             let values = update.assignments.iter().map(|(_, value)| value);

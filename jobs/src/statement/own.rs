@@ -1,6 +1,6 @@
 //! Nightshift's own grammar: models, versions, and the care of tables.
 
-use super::classify::{name_of, parts_of};
+use super::classify::{identifier, name_of, parts_of};
 use super::kinds::*;
 use crate::JobError;
 use datafusion::sql::sqlparser::ast::{self, ObjectName, UnaryOperator, Value};
@@ -49,8 +49,7 @@ pub fn parse_own(parser: &mut Parser<'_>) -> Parsed<Option<Own>> {
         } else if at(parser, &["restore", "table"]) {
             restore(parser)?
         } else if at(parser, &["optimize"]) {
-            skip(parser, 1);
-            Statement::Optimize { table: table_name(parser)? }
+            optimize(parser)?
         } else if at(parser, &["vacuum"]) {
             vacuum(parser)?
         } else if at(parser, &["show"]) {
@@ -186,9 +185,26 @@ fn restore(parser: &mut Parser<'_>) -> Parsed<Statement> {
     Ok(Statement::Restore { table, moment })
 }
 
-fn vacuum(parser: &mut Parser<'_>) -> Parsed<Statement> {
+fn optimize(parser: &mut Parser<'_>) -> Parsed<Statement> {
     skip(parser, 1);
     let table = table_name(parser)?;
+    let mut zorder = Vec::new();
+    if take(parser, &["zorder", "by"]) {
+        parser.expect_token(&Token::LParen)?;
+        let columns = parser.parse_comma_separated(|parser| parser.parse_identifier())?;
+        zorder = columns.iter().map(identifier).collect();
+        parser.expect_token(&Token::RParen)?;
+    }
+    Ok(Statement::Optimize { table, zorder })
+}
+
+fn vacuum(parser: &mut Parser<'_>) -> Parsed<Statement> {
+    skip(parser, 1);
+    let next = parser.peek_token().token;
+    let all = matches!(next, Token::EOF | Token::SemiColon)
+        || at(parser, &["retain"]) && matches!(parser.peek_nth_token(1).token, Token::Number(..))
+        || at(parser, &["dry", "run"]);
+    let table = if all { None } else { Some(table_name(parser)?) };
     let retain_hours = match take(parser, &["retain"]) {
         true => {
             let hours = whole_number(parser)?;

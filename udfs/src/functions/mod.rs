@@ -20,6 +20,7 @@ mod testing;
 mod tf_idf;
 mod time_decay;
 mod top_k;
+mod zorder;
 
 pub use reference::reference;
 
@@ -48,6 +49,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(ScalarUDF::new_from_impl(pseudonymize::Pseudonymize::default())),
         Arc::new(ScalarUDF::new_from_impl(tf_idf::TfIdf::default())),
         Arc::new(ScalarUDF::new_from_impl(time_decay::TimeDecay::default())),
+        Arc::new(ScalarUDF::new_from_impl(zorder::ZOrder::default())),
     ]
 }
 

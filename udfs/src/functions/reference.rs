@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 /// Sections of the page, in the order of their names.
 pub(super) const FACTORIZATION: &str = "Matrix factorization";
+pub(super) const LAYOUT: &str = "Layout of tables";
 pub(super) const PRIVACY: &str = "Privacy";
 pub(super) const RANKING: &str = "Ranking and its quality";
 pub(super) const TEXT: &str = "Text";
