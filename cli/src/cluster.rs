@@ -5,6 +5,8 @@ use crate::Failure;
 use crate::arguments::{ExecutorArguments, SchedulerArguments, UpArguments};
 use crate::settings::Settings;
 use datafusion::execution::SessionState;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use nightshift_catalog::storage::Stores;
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::ExecutorOptions;
@@ -12,7 +14,7 @@ use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::session::Session;
 use nightshift_scheduler::{FlightSql, Http, Scheduler, SchedulerOptions, connect};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,12 +33,22 @@ pub struct Embedded {
     pub state: SessionState,
     /// What it can tell of its executors.
     pub cluster: Arc<dyn ClusterView>,
-    /// Where its executor keeps intermediate results.
-    _work_dir: TempDir,
+    /// Where its executor keeps intermediate results, if that is in this process.
+    _work_dir: Option<TempDir>,
 }
 
-/// Starts a scheduler and an executor in this process.
-pub async fn embedded(stores: &Stores) -> Result<Embedded, Failure> {
+/// Where the executor of an embedded cluster runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executing {
+    /// In this process.
+    Within,
+    /// In a process of its own, which ends with this one. Ctrl-C is not for it: an executor that hears
+    /// of it stops, and a process can't have another then.
+    Beside,
+}
+
+/// Starts a scheduler in this process, and an executor.
+pub async fn embedded(stores: &Stores, executing: Executing) -> Result<Embedded, Failure> {
     let listen = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
     let scheduler = Scheduler::bind(&SchedulerOptions {
         listen,
@@ -49,29 +61,76 @@ pub async fn embedded(stores: &Stores) -> Result<Embedded, Failure> {
     let ready = scheduler.executors_ready(1);
     let cluster = scheduler.cluster();
     tokio::spawn(scheduler.serve());
-    let work_dir = tempfile::Builder::new().prefix("nightshift-").tempdir()?;
-    let executor = tokio::spawn(nightshift_executor::run(ExecutorOptions {
-        host: listen.ip().to_string(),
-        port: free_port(listen.ip())?,
-        task_port: free_port(listen.ip())?,
-        scheduler_host: address.ip().to_string(),
-        scheduler_port: address.port(),
-        cores: 0,
-        work_dir: work_dir.path().to_path_buf(),
-        memory: None,
-        resident: RESIDENT << 20,
-        connect_seconds: 10,
-        stores: stores.clone(),
-    }));
+    let (work_dir, executor) = match executing {
+        Executing::Within => {
+            let work_dir = tempfile::Builder::new().prefix("nightshift-").tempdir()?;
+            let executor = within(address, work_dir.path(), stores)?;
+            (Some(work_dir), executor)
+        }
+        Executing::Beside => (None, beside(address)?),
+    };
+    let mut executor = tokio::spawn(executor);
     tokio::select! {
         () = ready => {}
-        ended = executor => {
+        ended = &mut executor => {
             ended??;
             return Err("the embedded executor has stopped".into());
         }
     }
+    if executing == Executing::Beside {
+        tokio::spawn(async move {
+            // Within the process somebody would have been told why; here nobody asks.
+            if let Ok(Err(error)) = executor.await {
+                eprintln!("error: {error}; leave the shell and start it again");
+            }
+        });
+    }
     let state = connect(&format!("grpc://{address}"), stores).await?;
     Ok(Embedded { state, cluster, _work_dir: work_dir })
+}
+
+/// An executor in this process, until it ends.
+fn within(
+    scheduler: SocketAddr,
+    work_dir: &Path,
+    stores: &Stores,
+) -> Result<BoxFuture<'static, Result<(), Failure>>, Failure> {
+    let host = scheduler.ip();
+    let run = nightshift_executor::run(ExecutorOptions {
+        host: host.to_string(),
+        port: free_port(host)?,
+        task_port: free_port(host)?,
+        scheduler_host: host.to_string(),
+        scheduler_port: scheduler.port(),
+        cores: 0,
+        work_dir: work_dir.to_path_buf(),
+        memory: None,
+        resident: RESIDENT << 20,
+        connect_seconds: 10,
+        stores: stores.clone(),
+    });
+    Ok(run.map_err(Failure::from).boxed())
+}
+
+/// An executor in a process of its own, until it ends.
+fn beside(scheduler: SocketAddr) -> Result<BoxFuture<'static, Result<(), Failure>>, Failure> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.args(["executor", "--scheduler", &format!("grpc://{scheduler}"), "--with-parent"]);
+    // The child sees its standard input closed when this process ends, however it ends.
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    // Signals of the terminal go to the group of the shell's process.
+    command.process_group(0);
+    if std::env::var_os("NIGHTSHIFT_LOG").is_none() {
+        command.env("NIGHTSHIFT_LOG", "error,ballista=off,datafusion=off");
+    }
+    let mut child = command.spawn()?;
+    let input = child.stdin.take();
+    Ok(async move {
+        let status = child.wait().await?;
+        drop(input);
+        Err(format!("the executor has ended: {status}").into())
+    }
+    .boxed())
 }
 
 /// A port that nobody listens on now.

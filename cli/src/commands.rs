@@ -1,7 +1,7 @@
 //! What each command does.
 
 use crate::arguments::{Arguments, Command, Place, RunArguments};
-use crate::cluster::{self, Embedded};
+use crate::cluster::{self, Embedded, Executing};
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::{Failure, progress, shell};
@@ -31,8 +31,12 @@ pub struct Opened {
     _embedded: Option<Embedded>,
 }
 
-/// Opens the warehouse and the cluster of a command.
-pub async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Failure> {
+/// Opens the warehouse and the cluster of a command; `executing` is for one that is embedded.
+pub async fn open(
+    place: &Place,
+    pipeline: Option<&Path>,
+    executing: Executing,
+) -> Result<Opened, Failure> {
     let settings = Settings::read()?;
     let stores = settings.stores()?;
     let warehouse = Warehouse::open(&settings.warehouse(place.warehouse.as_deref())?, &stores)?;
@@ -41,7 +45,7 @@ pub async fn open(place: &Place, pipeline: Option<&Path>) -> Result<Opened, Fail
         let state = nightshift_scheduler::connect(address, &stores).await?;
         return Ok(Opened { session: Session::new(state, warehouse, locations), _embedded: None });
     }
-    let embedded = cluster::embedded(&stores).await?;
+    let embedded = cluster::embedded(&stores, executing).await?;
     let session = Session::new(embedded.state.clone(), warehouse, locations);
     let session = session.with_cluster(Arc::clone(&embedded.cluster));
     Ok(Opened { session, _embedded: Some(embedded) })
@@ -64,7 +68,7 @@ async fn run(arguments: RunArguments) -> Result<(), Failure> {
         }
     }
     let mut output = Output::new(arguments.place.format, None)?;
-    let opened = open(&arguments.place, Some(pipeline.folder())).await?;
+    let opened = open(&arguments.place, Some(pipeline.folder()), Executing::Within).await?;
     let progress = progress::to_standard_error();
     let (steps, published) =
         pipeline.run(opened.session.clone(), progress, cluster::interrupted()).await?;

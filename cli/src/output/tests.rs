@@ -53,8 +53,8 @@ fn text(format: Format, batches: Vec<RecordBatch>) -> String {
 fn texts_of_rows() {
     let two = || vec![rows(), rows().slice(1, 1)];
     let table = text(Format::Table, two());
-    assert!(table.contains("| n    | text   | list  |"), "{table}");
-    assert!(table.contains("| NULL | NULL   | NULL  |"), "{table}");
+    assert!(table.contains("| n    | text   | list      |"), "{table}");
+    assert!(table.contains("| NULL | NULL   | NULL      |"), "{table}");
     assert_eq!(
         text(Format::Vertical, two()),
         "-[ RECORD 1 ]---------------------------\nn    | 1\ntext | a, \"b\"\n     | c\nlist | [1, NULL]\n\

@@ -3,7 +3,7 @@
 use super::input::{offset, tokenize};
 use super::meta::{Argument, COMMANDS, LOOKS, formats};
 use super::names::Names;
-use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+use datafusion::sql::sqlparser::keywords::{ALL_KEYWORDS, Keyword};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use std::collections::BTreeMap;
 
@@ -268,10 +268,10 @@ fn aliases(text: &str) -> BTreeMap<String, String> {
             let table = parts.join(".");
             found.insert(last, table.clone());
             found.insert(table.clone(), table.clone());
-            at += usize::from(word(at).is_some_and(|(word, _)| word == "as"));
-            let alias = word(at).filter(|(_, keyword)| {
-                *keyword == datafusion::sql::sqlparser::keywords::Keyword::NoKeyword
-            });
+            // Only AS makes a keyword a name.
+            let is_said = word(at).is_some_and(|(word, _)| word == "as");
+            at += usize::from(is_said);
+            let alias = word(at).filter(|(_, keyword)| is_said || *keyword == Keyword::NoKeyword);
             if let Some((alias, _)) = alias {
                 found.insert(alias, table);
                 at += 1;

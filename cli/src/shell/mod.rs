@@ -27,6 +27,7 @@ mod names;
 mod script;
 
 use crate::arguments::SqlArguments;
+use crate::cluster::Executing;
 use crate::commands::open;
 use crate::interrupts::Interrupts;
 use crate::output::{Output, Screen};
@@ -59,7 +60,7 @@ pub async fn sql(arguments: SqlArguments) -> Result<(), Failure> {
     let output = Output::new(arguments.place.format, arguments.output.as_deref())?;
     let mut interrupts = Interrupts::listen()?;
     let opened = tokio::select! {
-        opened = open(&arguments.place, None) => opened?,
+        opened = open(&arguments.place, None, Executing::Within) => opened?,
         () = interrupts.next() => return Err(Interrupted.into()),
     };
     let execution = Execution::new(&opened.session, output, parameters, interrupts);
@@ -75,7 +76,8 @@ async fn typed(arguments: SqlArguments, parameters: Parameters) -> Result<(), Fa
         Some(file) => Output::new(format, Some(file))?,
         None => Output::on_screen(format, Screen::new()),
     };
-    let opened = open(&arguments.place, None).await?;
+    // What Ctrl-C cancels is a statement, and the executor is there for the next one.
+    let opened = open(&arguments.place, None, Executing::Beside).await?;
     let interrupts = Interrupts::listen()?;
     let execution = Execution::new(&opened.session, output, parameters, interrupts);
     interactive::run(Shell::new(execution, true)).await
