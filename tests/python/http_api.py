@@ -42,7 +42,7 @@ def begin(method, path, body=None, **headers):
     connection = http.client.HTTPConnection(host, timeout=60)
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
-        headers.setdefault("Content-Type", JSON)
+        headers.setdefault("Content_Type", JSON)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
     return connection
 
