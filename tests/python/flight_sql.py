@@ -165,7 +165,7 @@ def lists_queries(connection):
 
     inserts = "statement = 'INSERT INTO shop.bound VALUES ($1, $2)'"
     assert count(f"{inserts} AND state = 'finished' AND rows_changed = 1") == 2
-    assert count("state = 'failed' AND error LIKE '%ratng%'") >= 1
+    assert count("state = 'failed' AND error LIKE '%shop.ratings exists already%'") >= 1
     assert count("rows = 20 AND statement = 'SELECT * FROM shop.users'") == 1
     assert value(connection, "SELECT sum(cores) FROM system.executors WHERE state = 'active'") == 1
 
