@@ -93,6 +93,14 @@ fn check_size(plan: &LogicalPlan) -> Result<()> {
     }
 }
 
+/// Rows, when the first are there: an error before them is one of the query, not of its rows.
+async fn begun(mut rows: SendableRecordBatchStream) -> PlanResult<SendableRecordBatchStream> {
+    let first = rows.try_next().await?;
+    let schema = rows.schema();
+    let rows = futures::stream::iter(first.map(Ok)).chain(rows);
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+}
+
 /// Runs plans against a warehouse.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -152,20 +160,11 @@ impl Session {
     /// hash joins don't fit into memory, with joins that spill.
     pub async fn stream(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
         if let Some(rows) = self.small.run(&plan).await? {
-            return Ok(rows);
+            return Ok(begun(rows).await?);
         }
         self.run_again_when_lost(
             self.for_query().await?,
-            |frame| {
-                Box::pin(async {
-                    let mut rows = frame.execute_stream().await?;
-                    let first = rows.try_next().await?;
-                    let schema = rows.schema();
-                    let rows = futures::stream::iter(first.map(Ok)).chain(rows);
-                    let rows = RecordBatchStreamAdapter::new(schema, rows);
-                    Ok(Box::pin(rows) as SendableRecordBatchStream)
-                })
-            },
+            |frame| Box::pin(async { begun(frame.execute_stream().await?).await }),
             plan,
         )
         .await
