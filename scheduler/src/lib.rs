@@ -4,6 +4,7 @@
 mod broadcast;
 mod client;
 mod cluster_state;
+mod constants;
 mod cooperation;
 mod executors;
 mod flight_sql;

@@ -3,6 +3,7 @@
 use crate::SchedulerError;
 use crate::broadcast::PartitionOuterJoins;
 use crate::cluster_state::StrictClusterState;
+use crate::constants::ConstantsInMemory;
 use crate::cooperation::GiveWay;
 use crate::executors::Executors;
 use crate::job_state::WatchedJobState;
@@ -192,7 +193,8 @@ fn session_builder(stores: Stores) -> SessionBuilder {
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
             .with_physical_optimizer_rules(rules)
-            .with_physical_optimizer_rule(Arc::new(GiveWay));
+            .with_physical_optimizer_rule(Arc::new(GiveWay))
+            .with_physical_optimizer_rule(Arc::new(ConstantsInMemory));
         Ok(with_functions(builder).build())
     })
 }

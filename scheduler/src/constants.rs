@@ -1,0 +1,82 @@
+//! Unions of constant rows.
+
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::union::UnionExec;
+use std::sync::Arc;
+
+/// Makes the row that a constant `SELECT` begins with one in memory, below unions.
+///
+/// Ballista gives a task some of the union's inputs and puts empty tables in memory in the places of the
+/// others. A row of a constant has no metrics and a table in memory has, so what two tasks of a stage
+/// report differs in length: the reports are refused, and the job waits for them for ever.
+#[derive(Debug)]
+pub(crate) struct ConstantsInMemory;
+
+impl PhysicalOptimizerRule for ConstantsInMemory {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let below_union = |plan: Arc<dyn ExecutionPlan>| {
+            if plan.is::<UnionExec>() {
+                return plan.transform_up(in_memory);
+            }
+            Ok(Transformed::no(plan))
+        };
+        plan.transform_up(below_union).data()
+    }
+
+    fn name(&self) -> &str {
+        "constants_in_memory"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn in_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if !plan.is::<PlaceholderRowExec>() {
+        return Ok(Transformed::no(plan));
+    }
+    let schema = plan.schema();
+    let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+    let one = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(Arc::clone(&schema), nulls, &one)?;
+    let source = MemorySourceConfig::try_new(&[vec![row]], schema, None)?;
+    Ok(Transformed::yes(DataSourceExec::from_data_source(source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::physical_plan::{collect, displayable};
+    use datafusion::prelude::SessionContext;
+
+    #[tokio::test]
+    async fn a_union_of_constants_reads_memory_and_returns_the_same() {
+        let context = SessionContext::new();
+        let sql =
+            "SELECT count(*) FROM (SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT random())";
+        let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        let rewritten = ConstantsInMemory.optimize(plan, &ConfigOptions::default()).unwrap();
+        let shown = displayable(rewritten.as_ref()).indent(false).to_string();
+        assert!(!shown.contains("PlaceholderRowExec"), "{shown}");
+        let rows = collect(rewritten, context.task_ctx()).await.unwrap();
+        let counted = arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string();
+        assert!(counted.contains("| 3 "), "{counted}");
+        // Elsewhere a constant stays what it is.
+        let plan = context.sql("SELECT 1").await.unwrap().create_physical_plan().await.unwrap();
+        let plan = ConstantsInMemory.optimize(plan, &ConfigOptions::default()).unwrap();
+        assert!(displayable(plan.as_ref()).indent(false).to_string().contains("PlaceholderRow"));
+    }
+}
