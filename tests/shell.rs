@@ -109,7 +109,7 @@ fn parameters_are_values_and_never_text() {
     assert_eq!(ids(&["n=2"], "id >= $n"), [2, 3]);
     assert_eq!(ids(&["day=2026-02-01"], "day <= $day"), [1, 2]);
     assert_eq!(ids(&["w=-2.25"], "weight = $w"), [3]);
-    assert_eq!(ids(&["a=1", "b=3"], "id IN ($a, $b) LIMIT 5"), [1, 3]);
+    assert_eq!(ids(&["a=1", "b=3"], "id IN ($a, $b)"), [1, 3]);
     assert_eq!(ids(&["name=it's \"it\", or"], "name = $name"), [3]);
     // Whatever is tried, it is a name that no order has.
     for attempt in ["x' OR true --", "\\' OR true --", "'; DROP TABLE shop.orders; --", "$n", "''"]
@@ -161,10 +161,10 @@ fn files_and_pipes() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "id\n2\n");
-    assert!(text(&output).contains("script.sql:4: "), "{}", text(&output));
+    assert!(text(&output).contains("script.sql:5:6: "), "{}", text(&output));
     // What can't be parsed is found before anything is done.
     let mut command = sql(folder.path(), &cluster);
-    let (code, said) = fail(command.args(["-c", "DROP TABLE shop.orders;\nSELECT FROM WHERE"]));
+    let (code, said) = fail(command.args(["-c", "DROP TABLE shop.orders;\nSELECT 1 +"]));
     assert!(code == Some(1) && said.contains("command:2:"), "{said}");
 
     let mut command = sql(folder.path(), &cluster);
@@ -182,7 +182,7 @@ fn whoever_has_read_enough_is_left_alone() {
     let many = "SELECT a.n AS a, b.n AS b FROM (SELECT unnest(generate_series(1, 1000)) AS n) AS a \
                 CROSS JOIN (SELECT unnest(generate_series(1, 200)) AS n) AS b; \
                 CREATE TABLE shop.after AS SELECT 1 AS n";
-    for format in ["csv", "jsonl", "json", "vertical", "table"] {
+    for format in ["csv", "jsonl", "vertical", "table"] {
         let mut command = sql(folder.path(), &cluster);
         command.args(["--format", format, "-c", many]).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

@@ -29,6 +29,9 @@ const PARTITIONS: usize = 8;
 /// Bytes of the smaller side of a join up to which it is sent whole to every task.
 const BROADCAST_BYTES: u64 = 16 << 20;
 
+/// Bytes that a task keeps of what it shuffles before it writes them to disk.
+const SHUFFLE_BYTES: u64 = 1 << 30;
+
 fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder, SchedulerError> {
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(Arc::new(stores.clone()))
@@ -39,6 +42,7 @@ fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder
     let mut config = config
         .set_u64("datafusion.optimizer.hash_join_single_partition_threshold", BROADCAST_BYTES)
         .set_u64("ballista.optimizer.broadcast_join_threshold_bytes", BROADCAST_BYTES)
+        .set_u64("ballista.shuffle.sort_based.memory_limit_per_task_bytes", SHUFFLE_BYTES)
         .with_target_partitions(PARTITIONS)
         .with_information_schema(false)
         .set_bool("datafusion.optimizer.prefer_hash_join", true);

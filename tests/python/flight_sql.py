@@ -199,6 +199,8 @@ def ingests(connection):
             "at": pyarrow.array([n * 1_000_000 for n in range(rows)], pyarrow.timestamp("us", "UTC")),
         }
     )
+    # The driver sends a batch in one message, of 16 MB at most.
+    sent = pyarrow.Table.from_batches(sent.to_batches(max_chunksize=100_000))
 
     def ingest(data, mode):
         with connection.cursor() as cursor:

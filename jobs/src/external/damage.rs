@@ -293,7 +293,7 @@ mod tests {
             "Error while parsing value 'three' as type 'Int64' for column a in line 6"
         );
         let said = wrong(b"a,b\n1,\"x\n\"\"x\"\n2,y,z\n", &csv);
-        assert_eq!(said, "incorrect number of fields, expected 2 got more than 2 in line 4");
+        assert_eq!(said, "incorrect number of fields, expected 2 got 3 in line 4");
         let said = wrong(b"a,b\n1,x\n2,\xff\n", &csv);
         assert_eq!(said, "Encountered invalid UTF-8 data and field 2 in line 3");
         let csv = CsvOptions { has_header: Some(false), comment: Some(b'#'), ..csv };

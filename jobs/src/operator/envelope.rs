@@ -174,8 +174,14 @@ mod tests {
         plan.build().unwrap()
     }
 
-    #[tokio::test]
-    async fn deep_plans_arrive_as_they_were() {
+    #[test]
+    fn deep_plans_arrive_as_they_were() {
+        // As deep as they are, they are taken apart where the stack is large.
+        let deep = std::thread::Builder::new().stack_size(crate::statement::STACK);
+        deep.spawn(plans_arrive).unwrap().join().unwrap();
+    }
+
+    fn plans_arrive() {
         let codec = LogicalCodec::new(Arc::new(DefaultLogicalExtensionCodec {}));
         let context = SessionContext::new();
         for nodes in [1, 5, 6, 7, 200] {

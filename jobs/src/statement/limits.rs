@@ -4,7 +4,7 @@
 //! on a stack. A statement that would need more of it than there is, or more time than anybody wants
 //! to wait, is refused before a tree is made of it.
 
-use super::parse::words;
+use super::parse::{TOO_DEEP, words};
 use crate::{JobError, Result};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -29,6 +29,9 @@ const MOST_IN_ALL: usize = 50_000;
 
 /// Tables that a query joins.
 const MOST_TABLES: usize = 200;
+
+/// Brackets within brackets. The parser goes less deep; of some it says that they are wrong.
+const MOST_LEVELS: usize = 100;
 
 /// Queries that `UNION`, `EXCEPT` and `INTERSECT` put together.
 const MOST_QUERIES: usize = 500;
@@ -125,6 +128,11 @@ pub fn check_tokens(file: &str, tokens: &[TokenWithSpan]) -> Result<()> {
             | Token::Colon
             | Token::Placeholder(_) => {}
             _ => last(&mut levels).operator(),
+        }
+        if levels.len() > MOST_LEVELS {
+            let (line, column) = (token.span.start.line, token.span.start.column);
+            let (file, reason) = (file.to_string(), TOO_DEEP.to_string());
+            return Err(JobError::Syntax { file, line, column, reason });
         }
         let level = last(&mut levels);
         if level.conditions > MOST_CONDITIONS {
@@ -254,7 +262,7 @@ mod tests {
             format!("SELECT CASE{cases} ELSE 0 END FROM t"),
             daily.join(" UNION ALL "),
             format!("SELECT * FROM f{stars}"),
-            format!("SELECT 1 FROM t WHERE a{}", " IS DISTINCT FROM 1 AND b".repeat(300)),
+            format!("SELECT 1 FROM t WHERE (a{}", " IS DISTINCT FROM 1) AND (b".repeat(300) + ")"),
             format!("SELECT DISTINCT a{} FROM t", ", b".repeat(300)),
             format!("SELECT x IN ({})", vec!["1"; 50_000].join(", ")),
             format!("SELECT {}", vec!["a + b AS c"; 5_000].join(", ")),

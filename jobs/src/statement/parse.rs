@@ -19,7 +19,8 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 const DEEPEST: usize = 50;
 
 /// What is said of a statement that is.
-const TOO_DEEP: &str = "the statement is nested too deeply: give names to its parts, in WITH";
+pub(super) const TOO_DEEP: &str =
+    "the statement is nested too deeply: give names to its parts, in WITH";
 
 /// Parses all statements of a text. `file` names the text in errors.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Located>> {

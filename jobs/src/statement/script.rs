@@ -263,7 +263,7 @@ mod tests {
         let text = "SELECT ';' -- ;\n, \";\" /* ; */;;\n\nSELECT $$;$$, $t$;$t$; -- the end;\n ";
         let statements = split("f.sql", text).unwrap();
         let lines: Vec<_> = statements.iter().map(|s| s.parse().unwrap().line).collect();
-        assert_eq!(lines, [1, 3]);
+        assert_eq!(lines, [1, 4]);
         assert!(split("f.sql", " ; -- nothing\n").unwrap().is_empty());
         // Errors are where they are in the whole text.
         let statements = split("f.sql", "SELECT 1;\nSELECT (1 + ) FROM t; SELECT 3").unwrap();
@@ -282,7 +282,7 @@ mod tests {
         let text = "SELECT $a, '$b', \"$c\", $$ $d $$ /* $e */ FROM t WHERE x = $f AND y = $a";
         assert_eq!(one(text).parameters().into_iter().collect::<Vec<_>>(), ["a", "f"]);
         let error = one("SELECT 1\n, $n").bind(&values(&[("m", "1")]), &HashMap::new());
-        assert_eq!(error.unwrap_err().to_string(), "f.sql:1: the parameter $n has no value");
+        assert_eq!(error.unwrap_err().to_string(), "f.sql:2: the parameter $n has no value");
     }
 
     #[test]
