@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// How often a commit is tried against other writers.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 100;
 
 /// Commits between two checkpoints of the log.
 const CHECKPOINT_INTERVAL: u64 = 10;

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
 /// Schemas that users can't create anything in.
@@ -95,13 +95,20 @@ pub struct Warehouse {
     latest: LatestRegistry,
     /// Set once the store is known to honour conditions.
     probed: Arc<OnceCell<()>>,
+    /// Held by whoever of this process publishes. Others would only find that they came too late.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Warehouse {
     /// Opens the warehouse at a URL. Nothing is read or written yet.
     pub fn open(url: &Url, stores: &Stores) -> Result<Self> {
         let storage = Storage::open(url, stores)?;
-        Ok(Self { storage, latest: LatestRegistry::default(), probed: Arc::default() })
+        Ok(Self {
+            storage,
+            latest: LatestRegistry::default(),
+            probed: Arc::default(),
+            turn: Arc::default(),
+        })
     }
 
     /// The warehouse's folder.

@@ -81,6 +81,7 @@ impl Warehouse {
     pub async fn publish(&self, run: &str, operation: &str, staged: &Staged) -> Result<Vec<Entry>> {
         let note = CommitNote { operation: operation.to_string(), run: run.to_string() };
         let mut staged = staged.clone();
+        let _turn = self.turn.lock().await;
         for _ in 0..ATTEMPTS {
             // What is bound to fail had better fail before anything is committed to a table.
             let registry = self.registry().await?;
