@@ -167,7 +167,6 @@ fn a_copy_that_fails_or_may_not_be_leaves_nothing() {
     let said = place.failure(&format!("{external}; COPY raw.n TO 'data/one.parquet'"));
     assert!(said.contains("'three'"), "{said}");
     assert_eq!(place.names(""), ["n/1.csv", "n/2.csv"]);
-    assert!(!place.folder.path().join("data/out").exists());
     place.execute("CREATE TABLE x.t AS SELECT 1 AS n");
     for (copy, expected) in [
         ("COPY x.t TO 'warehouse/x/t' STORED AS PARQUET", "written into the warehouse"),
@@ -274,7 +273,7 @@ fn files_of_others_are_read_where_they_are() {
         ("STORED AS PARQUET LOCATION 'data/j/1.json'", "data/j/1.json: "),
         ("STORED AS CSV LOCATION '/etc/*'", "declared location"),
         ("STORED AS AVRO LOCATION 'data/a' OPTIONS (x 1)", "option x: there are no options"),
-        ("STORED AS CSV PARTITIONED BY (k) LOCATION 'data/logs/*.csv'", "in a folder"),
+        ("STORED AS CSV PARTITIONED BY (k) LOCATION 'data/logs/2026-*/*.csv'", "in a folder"),
     ] {
         let said = place.failure(&format!("CREATE EXTERNAL TABLE raw.x {statement}"));
         assert!(said.contains(expected), "{statement}: {said}");
