@@ -65,9 +65,11 @@ fn is_lost_executor(error: &DataFusionError) -> bool {
     .any(|sign| text.contains(sign))
 }
 
-/// Whether an error says that an executor's memory was not enough.
+/// Whether an error says that an executor's memory was not enough. What comes from an executor is the
+/// text of the error, as programmers read it.
 fn is_out_of_memory(error: &DataFusionError) -> bool {
-    error.to_string().contains("Resources exhausted")
+    let text = error.to_string();
+    ["Resources exhausted", "ResourcesExhausted"].iter().any(|sign| text.contains(sign))
 }
 
 /// The same session with joins that need no hash table, and can spill.
@@ -335,5 +337,19 @@ impl Session {
     pub async fn write_to(&self, target: WriteTarget, plan: LogicalPlan) -> Result<Vec<DataFile>> {
         let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
         Ok(files_of(&self.collect(plan).await?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_memory_is_told_from_other_faults_wherever_it_was_short() {
+        let here = DataFusionError::ResourcesExhausted("11.5 MB are taken".to_string());
+        let there = DataFusionError::Execution(format!("Job 1 failed: {here:?}"));
+        let other = DataFusionError::Execution("Job 1 failed: Cancelled".to_string());
+        assert!(is_out_of_memory(&here) && is_out_of_memory(&there) && !is_out_of_memory(&other));
+        assert!(is_lost_executor(&other) && !is_lost_executor(&there));
     }
 }
