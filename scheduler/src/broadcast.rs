@@ -5,11 +5,8 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
-use datafusion::physical_plan::{
-    ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary,
-};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use std::sync::Arc;
 
 /// The rule that decides which side of a join is gathered in a hash table, and whether as a whole.
@@ -47,8 +44,16 @@ impl PhysicalOptimizerRule for PartitionOuterJoins {
                 return Ok(Transformed::no(plan));
             };
             // Ballista runs the anti joins that care for NULL in one task.
-            let repeats = !join.null_aware && returns_gathered_rows(join.join_type());
-            if *join.partition_mode() != PartitionMode::CollectLeft || !repeats {
+            let returns_gathered_rows = !join.null_aware
+                && matches!(
+                    join.join_type(),
+                    JoinType::Left
+                        | JoinType::Full
+                        | JoinType::LeftSemi
+                        | JoinType::LeftAnti
+                        | JoinType::LeftMark
+                );
+            if *join.partition_mode() != PartitionMode::CollectLeft || !returns_gathered_rows {
                 return Ok(Transformed::no(plan));
             }
             let join = join.builder().with_partition_mode(PartitionMode::Partitioned).build()?;
@@ -59,56 +64,6 @@ impl PhysicalOptimizerRule for PartitionOuterJoins {
 
     fn name(&self) -> &str {
         "partition_outer_joins"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-/// Whether a join can return rows of its gathered side without a partner on the other.
-fn returns_gathered_rows(join_type: &JoinType) -> bool {
-    matches!(
-        join_type,
-        JoinType::Left
-            | JoinType::Full
-            | JoinType::LeftSemi
-            | JoinType::LeftAnti
-            | JoinType::LeftMark
-    )
-}
-
-/// Makes nested loop joins run in one task that would return rows of the gathered side.
-///
-/// Within one process the tasks of such a join tell each other which rows have found a partner. Tasks of
-/// Ballista can't, and each would return those which have found none with it. It has no keys to be
-/// partitioned by.
-#[derive(Debug)]
-pub(crate) struct LoopInOneTask;
-
-impl PhysicalOptimizerRule for LoopInOneTask {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let gather = |plan: Arc<dyn ExecutionPlan>| {
-            let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() else {
-                return Ok(Transformed::no(plan));
-            };
-            let partitions = join.right().output_partitioning().partition_count();
-            if partitions == 1 || !returns_gathered_rows(join.join_type()) {
-                return Ok(Transformed::no(plan));
-            }
-            let left = Arc::clone(join.left());
-            let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
-            Ok(Transformed::yes(replace_children_if_necessary(plan, vec![left, right])?))
-        };
-        plan.transform_up(gather).data()
-    }
-
-    fn name(&self) -> &str {
-        "loop_in_one_task"
     }
 
     fn schema_check(&self) -> bool {
