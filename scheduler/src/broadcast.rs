@@ -5,8 +5,10 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::limit::GlobalLimitExec;
+use datafusion::physical_plan::{ExecutionPlan, replace_children_if_necessary};
 use std::sync::Arc;
 
 /// The rule that decides which side of a join is gathered in a hash table, and whether as a whole.
@@ -44,15 +46,7 @@ impl PhysicalOptimizerRule for PartitionOuterJoins {
                 return Ok(Transformed::no(plan));
             };
             // Ballista runs the anti joins that care for NULL in one task.
-            let returns_gathered_rows = !join.null_aware
-                && matches!(
-                    join.join_type(),
-                    JoinType::Left
-                        | JoinType::Full
-                        | JoinType::LeftSemi
-                        | JoinType::LeftAnti
-                        | JoinType::LeftMark
-                );
+            let returns_gathered_rows = !join.null_aware && returns_gathered_rows(join.join_type());
             if *join.partition_mode() != PartitionMode::CollectLeft || !returns_gathered_rows {
                 return Ok(Transformed::no(plan));
             }
@@ -64,6 +58,59 @@ impl PhysicalOptimizerRule for PartitionOuterJoins {
 
     fn name(&self) -> &str {
         "partition_outer_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a join can return rows of its gathered side that have found no partner on the other.
+fn returns_gathered_rows(join_type: &JoinType) -> bool {
+    matches!(
+        join_type,
+        JoinType::Left
+            | JoinType::Full
+            | JoinType::LeftSemi
+            | JoinType::LeftAnti
+            | JoinType::LeftMark
+    )
+}
+
+/// Makes the joins without keys run in one task that would return rows of the gathered side.
+///
+/// Within one process the tasks of such a join tell each other which rows have found a partner. Ballista's
+/// tasks can't, and each would return those that have found none with it. There are no keys to partition by.
+///
+/// This is done when all else has been planned. Ballista plans the distribution of rows again for each
+/// stage, which takes away a gathering that nothing asks for: a limit without a limit asks for it.
+#[derive(Debug)]
+pub(crate) struct OuterLoopsInOneTask;
+
+impl PhysicalOptimizerRule for OuterLoopsInOneTask {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let gather = |plan: Arc<dyn ExecutionPlan>| {
+            let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() else {
+                return Ok(Transformed::no(plan));
+            };
+            if !returns_gathered_rows(join.join_type()) {
+                return Ok(Transformed::no(plan));
+            }
+            let left = Arc::clone(join.left());
+            // Not only with several partitions: what is one here can be cut when the stage is built.
+            let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
+            let right = Arc::new(GlobalLimitExec::new(right, 0, None));
+            Ok(Transformed::yes(replace_children_if_necessary(plan, vec![left, right])?))
+        };
+        plan.transform_up(gather).data()
+    }
+
+    fn name(&self) -> &str {
+        "outer_loops_in_one_task"
     }
 
     fn schema_check(&self) -> bool {

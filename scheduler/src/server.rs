@@ -1,7 +1,7 @@
 //! The scheduler itself.
 
 use crate::SchedulerError;
-use crate::broadcast::PartitionOuterJoins;
+use crate::broadcast::{OuterLoopsInOneTask, PartitionOuterJoins};
 use crate::cluster_state::StrictClusterState;
 use crate::constants::ConstantsInMemory;
 use crate::cooperation::GiveWay;
@@ -193,6 +193,7 @@ fn session_builder(stores: Stores) -> SessionBuilder {
             .with_runtime_env(runtime)
             .with_query_planner(Arc::new(OperatorPlanner::default()))
             .with_physical_optimizer_rules(rules)
+            .with_physical_optimizer_rule(Arc::new(OuterLoopsInOneTask))
             .with_physical_optimizer_rule(Arc::new(GiveWay))
             .with_physical_optimizer_rule(Arc::new(ConstantsInMemory));
         Ok(with_functions(builder).build())
