@@ -74,7 +74,6 @@ impl ExternalTable {
             return Err(JobError::File { file, reason: "there is no such file".to_string() });
         }
         options.compressed_like(&found)?;
-        options.refuse_compressed(&location.shown())?;
         // They are checked and understood; the engine's own parser of statements knows fewer.
         statement.options = Vec::new();
         statement.locations = vec![location.url.to_string()];

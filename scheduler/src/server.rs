@@ -23,7 +23,9 @@ use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::cluster::ClusterView;
-use nightshift_jobs::operator::{DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec};
+use nightshift_jobs::operator::{
+    CarryCompression, DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec,
+};
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
 use std::net::SocketAddr;
@@ -195,7 +197,8 @@ fn session_builder(stores: Stores) -> SessionBuilder {
             .with_physical_optimizer_rules(rules)
             .with_physical_optimizer_rule(Arc::new(OuterLoopsInOneTask))
             .with_physical_optimizer_rule(Arc::new(GiveWay))
-            .with_physical_optimizer_rule(Arc::new(ConstantsInMemory));
+            .with_physical_optimizer_rule(Arc::new(ConstantsInMemory))
+            .with_physical_optimizer_rule(Arc::new(CarryCompression));
         Ok(with_functions(builder).build())
     })
 }

@@ -61,19 +61,6 @@ impl FileOptions {
         Ok(Self { format, given, compression })
     }
 
-    /// Refuses compressed text files: the engine's plans don't say to executors that a scan's files are
-    /// compressed, and they would be misread.
-    pub(super) fn refuse_compressed(&self, location: &str) -> Result<()> {
-        let text = matches!(self.format, "csv" | "json");
-        match self.compression.as_deref().filter(|name| text && *name != "uncompressed") {
-            None => Ok(()),
-            Some(compression) => Err(JobError::Statement(format!(
-                "{location}: text files that are compressed ({compression}) can't be read where they \
-                 are: decompress them, or use Parquet"
-            ))),
-        }
-    }
-
     /// The options of CSV files; those of no others.
     pub(super) fn csv(&self) -> Result<Option<CsvOptions>> {
         match self.format {

@@ -1,6 +1,7 @@
 //! The form in which Nightshift's nodes travel: from client to scheduler as logical plans, from
 //! scheduler to executors as physical ones. Everything else is handed on to the inner codec.
 
+use super::decompressed::DecompressedExec;
 use super::envelope::EnvelopeNode;
 use super::node::{Operator, OperatorNode};
 use super::with_items::{WithItemsExec, Work};
@@ -151,6 +152,7 @@ enum Message {
     WriteBlocks(BlockWrite),
     Superstep(Box<Superstep>),
     WithItems(Work, ItemFiles),
+    Decompressed(String),
 }
 
 /// Physical plans: Nightshift's operators. On an executor, decoding gives them what it keeps in
@@ -190,6 +192,9 @@ impl PhysicalExtensionCodec for PhysicalCodec {
             Message::WithItems(work, files) => {
                 Arc::new(WithItemsExec::new(work, files, resident, input))
             }
+            Message::Decompressed(compression) => {
+                Arc::new(DecompressedExec::new(compression.parse()?, input))
+            }
         })
     }
 
@@ -207,6 +212,8 @@ impl PhysicalExtensionCodec for PhysicalCodec {
             Message::Superstep(Box::new(step.step().clone()))
         } else if let Some(exec) = node.downcast_ref::<WithItemsExec>() {
             Message::WithItems(exec.work().clone(), exec.files().clone())
+        } else if let Some(scan) = node.downcast_ref::<DecompressedExec>() {
+            Message::Decompressed(scan.compression().get_variant().to_string())
         } else {
             return self.inner.try_encode(node, out, converter);
         };

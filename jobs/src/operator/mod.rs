@@ -5,12 +5,14 @@
 //! turns it into the physical operator, and one codec for each side of the wire.
 
 mod codec;
+mod decompressed;
 mod envelope;
 mod node;
 mod planner;
 mod with_items;
 
 pub use codec::{LogicalCodec, PhysicalCodec};
+pub use decompressed::CarryCompression;
 pub use envelope::DeepLogicalPlan;
 pub use node::{Operator, OperatorNode};
 pub use planner::OperatorPlanner;
