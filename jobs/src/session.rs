@@ -8,7 +8,9 @@ use crate::cluster::ClusterView;
 use crate::operator::{Operator, OperatorNode};
 use crate::queries::Queries;
 use crate::small::SmallQueries;
-use crate::table_functions::{About, ModelFunction, Question, TABLE_FUNCTIONS};
+use crate::table_functions::{
+    About, ModelFunction, Question, SERIES_FUNCTIONS, Series, TABLE_FUNCTIONS,
+};
 use crate::view::Names;
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
@@ -259,6 +261,9 @@ impl Session {
             let answers = answers.map(|((_, table), answer)| (table.clone(), answer.clone()));
             let answers = About { function: function.to_string(), answers: answers.collect() };
             state.register_udtf(function, Arc::new(answers));
+        }
+        for &(function, with_end) in SERIES_FUNCTIONS {
+            state.register_udtf(function, Arc::new(Series { function, with_end }));
         }
         let plan = state.statement_to_plan(statement).await?;
         check_size(&plan)?;

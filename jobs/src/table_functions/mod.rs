@@ -1,7 +1,7 @@
 //! Functions in `FROM`: what they read is found before a statement is planned, and handed to them.
 //!
 //! Those named `ml_…` ask something of a model, whose name is their first argument; `table_columns` and
-//! `table_history` say something of a table.
+//! `table_history` say something of a table. `generate_series` and `range` read nothing.
 
 mod about;
 mod arguments;
@@ -12,10 +12,12 @@ mod inspect;
 mod model;
 mod predict;
 mod ranked;
+mod series;
 
 pub use about::{About, TABLE_FUNCTIONS};
 pub use documentation::{documentation, reference};
 pub use model::{Model, Models};
+pub use series::{SERIES_FUNCTIONS, Series};
 
 use arguments::Arguments;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
