@@ -155,3 +155,25 @@ fn joins_of_many_tables_are_right_or_refused() {
         place.is_there(&format!("{tables} joins"));
     }
 }
+
+#[test]
+fn joins_that_do_not_fit_into_memory_are_sorted() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), &[]);
+    let mut executor = nightshift(folder.path());
+    executor.args(["executor", "--scheduler", &cluster.address, "--cores", "2", "--memory", "32"]);
+    let (mut executor, _) = Process::start(&mut executor);
+    let mut place = Place { folder, cluster };
+    let rows = "SELECT value AS id, repeat(chr(CAST(97 + value % 26 AS INT)), 200) AS s FROM";
+    for (table, last) in [("a", 400_000), ("b", 500_000)] {
+        let sql = format!("CREATE TABLE x.{table} AS {rows} generate_series(1, {last})");
+        let (created, said) = place.send(sql.as_bytes());
+        assert!(created, "{said}");
+    }
+    let join = b"SELECT count(*) AS n, min(length(concat(a.s, b.s))) AS least FROM x.a JOIN x.b ON a.id = b.id";
+    let (answered, said) = place.send(join);
+    assert!(answered && said.contains("n,least\n400000,400\n"), "{said}");
+    assert!(said.contains("without hash joins"), "the memory was enough: {said}");
+    assert!(executor.runs());
+    place.is_there("a large join");
+}

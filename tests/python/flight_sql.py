@@ -157,6 +157,19 @@ def names_errors(connection):
     fails(flight_sql.Error, ["item", "22018"], lambda: execute(cast))
 
 
+def takes_long_statements(connection):
+    assert value(connection, f"SELECT length('{'x' * 10_000_000}')") == 10_000_000
+    fails(flight_sql.Error, ["16 MB"], lambda: value(connection, f"SELECT '{'x' * (17 << 20)}'"))
+    # Ten megabytes of a list are answered or refused; the server stays.
+    numbers = ", ".join(map(str, range(1_000_000_000, 1_000_830_000)))
+    try:
+        found = value(connection, f"SELECT count(*) FROM shop.ratings WHERE user_id IN (1, {numbers})")
+        assert found == value(connection, "SELECT count(*) FROM shop.ratings WHERE user_id = 1") > 0
+    except flight_sql.Error as error:
+        print(f"a list of {len(numbers)} bytes is refused: {str(error)[:200]}")
+    assert value(connection, "SELECT count(*) FROM shop.ratings") == ROWS
+
+
 def lists_queries(connection):
     """What was executed is known by its text, without the values that were bound to it."""
 
@@ -325,6 +338,7 @@ with connect() as connection:
     browses(connection)
     trains(connection)
     names_errors(connection)
+    takes_long_statements(connection)
     lists_queries(connection)
     has_files_of_its_own(connection)
     ingests(connection)
