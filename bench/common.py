@@ -28,8 +28,11 @@ class Cluster:
         self.scheduler = self.start("scheduler", "--port", "0")
         address = self.line("scheduler ")
         self.uri = self.line("flight ")
+        work = folder / "work"
+        work.mkdir()
         for _ in range(executors):
-            self.start("executor", "--scheduler", address, "--cores", "1").stdout.readline()
+            options = ["--scheduler", address, "--cores", "1", "--work-dir", work]
+            self.start("executor", *options).stdout.readline()
 
     def start(self, *arguments):
         process = subprocess.Popen(

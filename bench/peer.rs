@@ -16,6 +16,7 @@ use arrow_flight::{
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use mimalloc::MiMalloc;
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -25,6 +26,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 type Failure = Box<dyn Error + Send + Sync>;
+
+/// The allocator of DataFusion's own command line, and of Nightshift.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const PARTITIONS: usize = 2;
 

@@ -25,6 +25,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 /// large.
 const GROUP_ROWS: usize = 128 << 10;
 
+/// Rows of a page, the least that is decompressed for a row. A row group has 16.
+const PAGE_ROWS: usize = 8 << 10;
+
+/// Bytes of a column's dictionary in a row group, beyond which values are written as they are. Whoever
+/// looks up a row reads the whole dictionary for it, and it is worth that only if values repeat often.
+const DICTIONARY_BYTES: usize = 128 << 10;
+
 /// A format of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
@@ -204,6 +211,8 @@ impl Encoder {
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
             .set_statistics_truncate_length(None)
             .set_max_row_group_row_count(Some(GROUP_ROWS))
+            .set_data_page_row_count_limit(PAGE_ROWS)
+            .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .build();
         let writer = AsyncArrowWriter::try_new(object, schema.clone(), Some(properties))?;
         Ok(Self::Parquet(Box::new(writer)))

@@ -11,6 +11,7 @@ mod shell;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
+use mimalloc::MiMalloc;
 use nightshift_jobs::JobError;
 use nightshift_jobs::statement::STACK;
 use std::error::Error;
@@ -18,6 +19,11 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+
+/// Batches of rows come and go by the megabyte. The system's allocator gives each back to the system, and a
+/// fifth of the time of a query goes into getting it again, page by page.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A run whose check found wrong rows.
 const CHECK_FAILED: u8 = 3;

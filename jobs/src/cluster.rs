@@ -2,6 +2,7 @@
 
 use crate::Result;
 use async_trait::async_trait;
+use datafusion::prelude::SessionConfig;
 use std::fmt::Debug;
 
 /// A cluster that can say which executors it has.
@@ -10,10 +11,9 @@ pub trait ClusterView: Debug + Send + Sync {
     /// The executors that are registered now.
     async fn executors(&self) -> Result<Vec<ExecutorInfo>>;
 
-    /// Tasks that all executors together can run at the same time.
-    async fn cores(&self) -> Result<u64> {
-        Ok(self.executors().await?.iter().map(|executor| executor.cores).sum())
-    }
+    /// The configuration of a query whose rows are only looked at, as the executors that are there now run
+    /// it best.
+    async fn for_query(&self, config: SessionConfig) -> Result<SessionConfig>;
 }
 
 /// What is known of an executor.

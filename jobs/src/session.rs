@@ -180,18 +180,11 @@ impl Session {
         self.run_again_when_lost(self.state.clone(), |frame| Box::pin(frame.collect()), plan).await
     }
 
-    /// The engine's session for a query whose rows are only looked at: it is cut into as many partitions
-    /// as the cluster can work on at once. What is written is always cut in the same way, so that it
-    /// doesn't depend on the cluster.
+    /// The engine's session for a query whose rows are only looked at. What is written is always planned in
+    /// the same way, so that it doesn't depend on the cluster.
     async fn for_query(&self) -> Result<SessionState> {
-        let cores = match &self.cluster {
-            Some(cluster) => cluster.cores().await? as usize,
-            None => 0,
-        };
-        if cores == 0 {
-            return Ok(self.state.clone());
-        }
-        let config = self.state.config().clone().with_target_partitions(cores);
+        let Some(cluster) = &self.cluster else { return Ok(self.state.clone()) };
+        let config = cluster.for_query(self.state.config().clone()).await?;
         Ok(SessionStateBuilder::new_from_existing(self.state.clone()).with_config(config).build())
     }
 

@@ -27,10 +27,12 @@ const PORT: u16 = 50050;
 const PARTITIONS: usize = 8;
 
 /// Bytes of the smaller side of a join up to which it is sent whole to every task.
-const BROADCAST_BYTES: u64 = 16 << 20;
+const BROADCAST_BYTES: u64 = 64 << 20;
 
-/// Bytes that a task keeps of what it shuffles before it writes them to disk.
-const SHUFFLE_BYTES: u64 = 1 << 30;
+/// Bytes that a task keeps of what it shuffles before it writes them to disk; 0 leaves it to the task's
+/// share of the executor's memory. What is counted can be many times what is kept: texts that several
+/// batches refer to count with each.
+const SHUFFLE_BYTES: u64 = 0;
 
 fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder, SchedulerError> {
     let runtime = RuntimeEnvBuilder::new()

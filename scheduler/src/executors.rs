@@ -2,12 +2,14 @@
 
 use crate::cluster_state::running_tasks;
 use async_trait::async_trait;
+use ballista_core::config::BALLISTA_SHUFFLE_COMPRESSION_CODEC;
 use ballista_core::serde::protobuf::ExecutorStatus;
 use ballista_core::serde::protobuf::executor_metric::Metric;
 use ballista_core::serde::protobuf::executor_status::Status;
 use ballista_core::serde::scheduler::ExecutorMetadata;
 use ballista_scheduler::scheduler_server::SchedulerServer;
 use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionConfig;
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use nightshift_jobs::Result;
 use nightshift_jobs::cluster::{ClusterView, ExecutorInfo};
@@ -88,5 +90,18 @@ impl ClusterView for Executors {
             }
         };
         Ok(known.into_iter().map(|(metadata, _, _)| info(metadata)).collect())
+    }
+
+    /// As many partitions as there are cores. Between executors of one machine, to compress what they
+    /// exchange takes longer than to write it.
+    async fn for_query(&self, config: SessionConfig) -> Result<SessionConfig> {
+        let executors = self.executors().await?;
+        let Some(first) = executors.first() else { return Ok(config) };
+        let cores: u64 = executors.iter().map(|executor| executor.cores).sum();
+        let mut config = config.with_target_partitions(usize::try_from(cores).unwrap_or(1).max(1));
+        if executors.iter().all(|executor| executor.host == first.host) {
+            config.options_mut().set(BALLISTA_SHUFFLE_COMPRESSION_CODEC, "none")?;
+        }
+        Ok(config)
     }
 }
