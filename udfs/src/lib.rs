@@ -16,6 +16,7 @@
 
 pub mod als;
 pub mod csr;
+mod dense;
 pub mod functions;
 pub mod pagerank;
 pub mod random;
