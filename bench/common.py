@@ -18,7 +18,7 @@ PEER = TARGET / "release" / "examples" / "peer"
 
 
 class Cluster:
-    """A scheduler and executors with a core each, every one a process."""
+    """A scheduler and executors with some cores each, every one a process."""
 
     def __init__(self, folder, executors, locations=()):
         self.folder = folder
@@ -30,9 +30,11 @@ class Cluster:
         self.uri = self.line("flight ")
         work = folder / "work"
         work.mkdir()
-        for _ in range(executors):
-            options = ["--scheduler", address, "--cores", "1", "--work-dir", work]
-            self.start("executor", *options).stdout.readline()
+        self.executors = []
+        for cores in executors:
+            options = ["--scheduler", address, "--cores", str(cores), "--work-dir", work]
+            self.executors.append(self.start("executor", *options))
+            self.executors[-1].stdout.readline()
 
     def start(self, *arguments):
         process = subprocess.Popen(
@@ -60,7 +62,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(executors=2, locations=()):
+def cluster(executors=(1, 1), locations=()):
     with tempfile.TemporaryDirectory(dir=TARGET) as folder:
         running = Cluster(pathlib.Path(folder), executors, locations)
         try:
@@ -147,3 +149,49 @@ def numbers(rows):
         )
         os.rename(f"{file}.new", file)
     return folder
+
+
+SIZES = {"2M": (13_800, 27_000), "20M": (138_000, 27_000), "200M": (1_380_000, 27_000)}
+GROUPS = 64
+PER_USER = 131
+
+
+def interactions(size):
+    """A Parquet file of (user_id, item_id, weight): how active users and how popular items are follows power laws,
+    and each user prefers the items of some groups. Written in parts, with the memory of one."""
+    import numpy
+    import pyarrow
+    import pyarrow.parquet
+
+    users, items = SIZES[size]
+    file = TARGET / "bench-data" / f"interactions-{size}.parquet"
+    if file.exists():
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    popularity = 1 / numpy.arange(20, items + 20) ** 0.9
+    total = numpy.cumsum(popularity / popularity.sum())
+    # What is popular in a group is a shuffle of what is popular.
+    orders = [numpy.random.default_rng(1000 + group).permutation(items) for group in range(GROUPS)]
+    schema = pyarrow.schema(
+        [("user_id", pyarrow.int64()), ("item_id", pyarrow.int64()), ("weight", pyarrow.float32())]
+    )
+    part = 4_600
+    with pyarrow.parquet.ParquetWriter(f"{file}.new", schema) as writer:
+        for first in range(0, users, part):
+            random = numpy.random.default_rng(first)
+            activity = random.pareto(1.6, part) + 0.2
+            counts = numpy.clip(activity * PER_USER * 0.6, 5, 6_000).astype(int)
+            user = numpy.repeat(numpy.arange(first, first + part), counts)
+            likes = random.integers(0, GROUPS, (part, 3))
+            group = likes[user - first, random.integers(0, 3, len(user))]
+            rank = numpy.searchsorted(total, random.random(len(user)))
+            item = numpy.minimum(rank, items - 1)
+            for own in range(GROUPS):
+                of_group = (group == own) & (random.random(len(user)) < 0.8)
+                item[of_group] = orders[own][item[of_group]]
+            pairs = numpy.unique(user * items + item)
+            weight = random.integers(1, 6, len(pairs)).astype(numpy.float32)
+            columns = [pairs // items, pairs % items, weight]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+    os.rename(f"{file}.new", file)
+    return file

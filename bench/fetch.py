@@ -27,7 +27,7 @@ def main():
         assert rows == ROWS, rows
         return size / 1e6
 
-    with cluster(executors=2, locations=[data]) as ours, ours.connect() as connection:
+    with cluster(locations=[data]) as ours, ours.connect() as connection:
         cursor = connection.cursor()
         cursor.execute(f"CREATE EXTERNAL TABLE default.raw STORED AS PARQUET LOCATION '{data}/'")
 

@@ -64,7 +64,7 @@ def together(work, place, clients, duration):
 
 def main():
     data = numbers(ROWS)
-    with cluster(executors=2, locations=[data]) as running:
+    with cluster(locations=[data]) as running:
         with running.connect() as connection:
             cursor = connection.cursor()
             cursor.execute(f"CREATE EXTERNAL TABLE default.raw STORED AS PARQUET LOCATION '{data}/'")

@@ -70,7 +70,7 @@ class Client(threading.Thread):
 
 
 def main():
-    with cluster(executors=2) as running:
+    with cluster() as running:
         with running.connect() as connection:
             cursor = connection.cursor()
             for at in range(TABLES):

@@ -75,7 +75,7 @@ def main():
     for name in TABLES:
         duck.execute(f"CREATE VIEW {name} AS SELECT * FROM '{DATA}/{name}.parquet'")
     datafusion, spark = Plain(), spark_session()
-    with cluster(executors=2, locations=[DATA]) as ours, ours.connect() as connection:
+    with cluster(locations=[DATA]) as ours, ours.connect() as connection:
         cursor = connection.cursor()
         for name in TABLES:
             location = f"STORED AS PARQUET LOCATION '{DATA}/{name}.parquet'"

@@ -2,6 +2,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use pulp::{Arch, Simd, WithSimd};
 use std::cmp::Ordering;
 
 /// Items scored at a time; with a batch of users, small enough for the second-level cache.
@@ -39,7 +40,11 @@ pub fn best_unseen(items: &Items, users: &[f32], seen: &[&[u32]], k: usize) -> V
     let width = items.width;
     let count = items.factors.len() / width;
     let k = k.min(count);
-    let mut best: Vec<Vec<Scored>> = vec![Vec::with_capacity(2 * k); seen.len()];
+    if k == 0 {
+        return vec![Vec::new(); seen.len()];
+    }
+    let arch = Arch::new();
+    let mut best: Vec<Best> = seen.iter().map(|_| Best::new(k)).collect();
     let mut scores = vec![0.0f32; ITEM_TILE * seen.len()];
     let users = MatRef::from_column_major_slice(users, width, seen.len());
     for first in (0..count).step_by(ITEM_TILE) {
@@ -53,39 +58,80 @@ pub fn best_unseen(items: &Items, users: &[f32], seen: &[&[u32]], k: usize) -> V
             1.0f32,
             Par::Seq,
         );
-        for (user, scores) in scores[..tile * seen.len()].chunks_exact(tile).enumerate() {
-            let biases = items.biases.get(first..first + tile);
-            select(&mut best[user], first as u32, scores, biases, seen[user], k);
+        let biases = items.biases.get(first..first + tile);
+        let tiles = scores[..tile * seen.len()].chunks_exact_mut(tile);
+        for ((best, scores), seen) in best.iter_mut().zip(tiles).zip(seen) {
+            arch.dispatch(Tile { best, first: first as u32, scores, biases, seen });
         }
     }
-    for best in &mut best {
-        best.sort_unstable_by(better);
-        best.truncate(k);
-    }
-    best
+    best.into_iter().map(Best::sorted).collect()
 }
 
-/// Adds a tile's unseen items to a user's candidates, dropping what can no longer be among the
-/// `k` best whenever twice as many have gathered.
-fn select(
-    best: &mut Vec<Scored>,
-    first: u32,
-    scores: &[f32],
-    biases: Option<&[f32]>,
-    seen: &[u32],
+/// The best items of a user so far.
+struct Best {
     k: usize,
-) {
-    let mut seen = seen[seen.partition_point(|item| *item < first)..].iter().peekable();
-    for (offset, score) in scores.iter().enumerate() {
-        let item = first + offset as u32;
-        if seen.next_if_eq(&&item).is_some() {
-            continue;
+    /// The `k` best, and some more.
+    candidates: Vec<Scored>,
+    /// What an item must exceed to be among the `k` best. Of two items with the same score the smaller
+    /// one is better, which comes first.
+    floor: f32,
+}
+
+impl Best {
+    fn new(k: usize) -> Self {
+        Self { k, candidates: Vec::with_capacity(2 * k), floor: f32::NEG_INFINITY }
+    }
+
+    fn add(&mut self, item: u32, score: f32) {
+        self.candidates.push(Scored { item, score });
+        if self.candidates.len() == 2 * self.k {
+            let (_, last, _) = self.candidates.select_nth_unstable_by(self.k - 1, better);
+            self.floor = last.score;
+            self.candidates.truncate(self.k);
         }
-        let score = score + biases.map_or(0.0, |biases| biases[offset]);
-        best.push(Scored { item, score });
-        if best.len() >= 2 * k.max(1) {
-            best.select_nth_unstable_by(k.saturating_sub(1), better);
-            best.truncate(k);
+    }
+
+    fn sorted(mut self) -> Vec<Scored> {
+        self.candidates.sort_unstable_by(better);
+        self.candidates.truncate(self.k);
+        self.candidates
+    }
+}
+
+/// Scores that are looked at together: most of a tile's are all below the floor.
+const GROUP: usize = 64;
+
+/// A user's scores of a tile of items.
+struct Tile<'a> {
+    best: &'a mut Best,
+    first: u32,
+    scores: &'a mut [f32],
+    biases: Option<&'a [f32]>,
+    seen: &'a [u32],
+}
+
+impl WithSimd for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Tile { best, first, scores, biases, seen } = self;
+        match biases {
+            Some(biases) => scores.iter_mut().zip(biases).for_each(|(score, bias)| *score += bias),
+            // There is one zero: the negative one would come after it.
+            None => scores.iter_mut().for_each(|score| *score += 0.0),
+        }
+        for (group, scores) in scores.chunks(GROUP).enumerate() {
+            let floor = best.floor;
+            if !scores.iter().fold(false, |any, score| any | (*score > floor)) {
+                continue;
+            }
+            for (offset, score) in scores.iter().enumerate() {
+                let item = first + (group * GROUP + offset) as u32;
+                if *score > best.floor && seen.binary_search(&item).is_err() {
+                    best.add(item, *score);
+                }
+            }
         }
     }
 }
