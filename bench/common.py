@@ -28,11 +28,9 @@ class Cluster:
         self.scheduler = self.start("scheduler", "--port", "0")
         address = self.line("scheduler ")
         self.uri = self.line("flight ")
-        work = folder / "work"
-        work.mkdir()
         self.executors = []
         for cores in executors:
-            options = ["--scheduler", address, "--cores", str(cores), "--work-dir", work]
+            options = ["--scheduler", address, "--cores", str(cores)]
             self.executors.append(self.start("executor", *options))
             self.executors[-1].stdout.readline()
 

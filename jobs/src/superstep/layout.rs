@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use url::Url;
 
-/// Entries that a block holds at most, on average, once there are enough of them.
-const BLOCK_ENTRIES: u64 = 1 << 17;
+/// Entries that a block holds at most, on average, once there are enough of them. To launch a task takes some
+/// milliseconds, which is little beside what a task of a million entries takes.
+const BLOCK_ENTRIES: u64 = 1 << 20;
 
 /// Fewer blocks than this would leave cores of a small cluster idle.
 const FEWEST_BLOCKS: u64 = 8;
