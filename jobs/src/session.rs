@@ -74,11 +74,19 @@ fn is_out_of_memory(error: &DataFusionError) -> bool {
     ["Resources exhausted", "ResourcesExhausted"].iter().any(|sign| text.contains(sign))
 }
 
-/// The same session with joins that need no hash table, and can spill.
-fn with_joins_that_spill(state: &SessionState) -> SessionState {
+/// How many times as many partitions a job has that is run again because memory was short.
+const SMALLER: usize = 8;
+
+/// The same session with smaller partitions and so with smaller hash tables; if it has had them already,
+/// with joins that need none and can spill. `None` if it has had those too.
+fn for_less_memory(state: &SessionState, attempt: usize) -> Option<SessionState> {
     let mut config = state.config().clone();
-    config.options_mut().optimizer.prefer_hash_join = false;
-    SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
+    match attempt {
+        0 => config = config.with_target_partitions(state.config().target_partitions() * SMALLER),
+        1 => config.options_mut().optimizer.prefer_hash_join = false,
+        _ => return None,
+    }
+    Some(SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build())
 }
 
 /// Refuses plans that views have made too large to be gone through.
@@ -195,15 +203,18 @@ impl Session {
         run: fn(DataFrame) -> BoxFuture<'static, PlanResult<T>>,
         plan: LogicalPlan,
     ) -> Result<T> {
-        let mut attempt = 1;
+        let (mut attempt, mut shortages) = (1, 0);
         loop {
             match run(DataFrame::new(state.clone(), plan.clone())).await {
-                Err(error)
-                    if state.config().options().optimizer.prefer_hash_join
-                        && is_out_of_memory(&error) =>
-                {
-                    tracing::warn!(%error, "memory is short, the job is run without hash joins");
-                    state = with_joins_that_spill(&state);
+                Err(error) if is_out_of_memory(&error) => {
+                    let Some(smaller) = for_less_memory(&state, shortages) else {
+                        return Err(error.into());
+                    };
+                    shortages += 1;
+                    let partitions = smaller.config().target_partitions();
+                    let hash_joins = smaller.config().options().optimizer.prefer_hash_join;
+                    tracing::warn!(%error, partitions, hash_joins, "memory was short, the job is run again");
+                    state = smaller;
                 }
                 Err(error) if attempt < ATTEMPTS && is_lost_executor(&error) => {
                     tracing::warn!(%error, attempt, "an executor was lost, the job is run again");
