@@ -20,8 +20,8 @@ use std::io;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Batches of rows come and go by the megabyte. The system's allocator gives each back to the system, and a
-/// fifth of the time of a query goes into getting it again, page by page.
+/// Batches of rows come and go by the megabyte. The system's allocator gives each back to the system, and
+/// gets it again page by page.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -9,7 +9,7 @@ use crate::csr::Csr;
 use crate::dense;
 use pulp::{Simd, WithSimd};
 
-/// Solves all rows of a block; the result is the sum of their objectives, see [`objectives`].
+/// Solves all rows of a block.
 pub(super) struct Rows<'a> {
     pub(super) feedback: Feedback,
     pub(super) regularization: &'a Regularization,
