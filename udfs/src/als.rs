@@ -60,6 +60,23 @@ impl Feedback {
         matches!(self, Feedback::Explicit { bias: true, .. })
     }
 
+    /// What an observation adds to the normal equations of its row: `scale² · z zᵀ` to the matrix and
+    /// `pull · z` to the right side, where z is the other side's row with 1 in the place of its bias.
+    /// Returns scale and pull.
+    fn observe(self, weight: f32, other: &[f32]) -> (f64, f64) {
+        let weight = f64::from(weight);
+        match self {
+            Feedback::Implicit { alpha } => {
+                let extra = alpha * weight.abs();
+                (extra.sqrt(), if weight > 0.0 { 1.0 + extra } else { 0.0 })
+            }
+            Feedback::Explicit { bias: false, mean } => (1.0, weight - mean),
+            Feedback::Explicit { bias: true, mean } => {
+                (1.0, weight - mean - f64::from(other[other.len() - 1]))
+            }
+        }
+    }
+
     /// Numbers that a row of factors takes: the factors, then the bias if there is one.
     pub fn width(self, factors: usize) -> usize {
         factors + usize::from(self.has_bias())

@@ -62,18 +62,7 @@ impl Equations {
     ) {
         self.gathered.clear();
         for (other, weight) in observations {
-            let weight = f64::from(weight);
-            // The observation adds `scale² · z zᵀ` to the matrix and `pull · z` to the target.
-            let (scale, pull) = match feedback {
-                Feedback::Implicit { alpha } => {
-                    let extra = alpha * weight.abs();
-                    (extra.sqrt(), if weight > 0.0 { 1.0 + extra } else { 0.0 })
-                }
-                Feedback::Explicit { bias: false, mean } => (1.0, weight - mean),
-                Feedback::Explicit { bias: true, mean } => {
-                    (1.0, weight - mean - f64::from(other[self.width - 1]))
-                }
-            };
+            let (scale, pull) = feedback.observe(weight, other);
             let start = self.gathered.len();
             self.gathered.extend(other.iter().map(|value| f64::from(*value)));
             let z = &mut self.gathered[start..];

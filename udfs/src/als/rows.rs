@@ -135,19 +135,13 @@ impl<'a> Room<'a> {
             let rows = self.panel.chunks_exact_mut(self.order);
             for ((z, column), weight) in rows.zip(columns).zip(weights) {
                 let other = &self.fixed.rows[*column as usize * self.width..][..self.width];
-                let (scale, pull, square) = match self.feedback {
-                    Feedback::Implicit { alpha } => {
-                        let extra = alpha * f64::from(weight.abs());
-                        let pull = if *weight > 0.0 { 1.0 + extra } else { 0.0 };
-                        (extra.sqrt() as f32, pull as f32, pull)
-                    }
-                    Feedback::Explicit { bias, mean } => {
-                        let known = if bias { f64::from(other[self.width - 1]) } else { 0.0 };
-                        let rest = f64::from(*weight) - mean - known;
-                        (1.0, rest as f32, rest * rest)
-                    }
+                let (scale, pull) = self.feedback.observe(*weight, other);
+                // The confidence in a preference of 1, or the square of a value.
+                self.squares += match self.feedback {
+                    Feedback::Implicit { .. } => pull,
+                    Feedback::Explicit { .. } => pull * pull,
                 };
-                self.squares += square;
+                let (scale, pull) = (scale as f32, pull as f32);
                 for ((z, other), pulled) in z.iter_mut().zip(other).zip(&mut self.pulled) {
                     *z = *other * scale;
                     *pulled += *other * pull;
