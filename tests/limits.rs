@@ -180,6 +180,7 @@ fn joins_that_do_not_fit_into_memory_are_run_in_smaller_parts() {
     let (answered, said) = place.send(join);
     assert!(answered && said.contains("n,least\n2000000,384\n"), "{said}");
     assert!(said.contains("memory was short"), "the memory was enough: {said}");
+    assert!(!said.contains("hash_joins=false"), "smaller parts were not enough: {said}");
     assert!(executor.runs());
     place.is_there("a large join");
 }

@@ -16,6 +16,11 @@ pub trait ClusterView: Debug + Send + Sync {
     async fn for_query(&self, config: SessionConfig) -> Result<SessionConfig>;
 }
 
+/// Tasks that the cluster can run at the same time, as an extension of the configuration that its scheduler
+/// plans with.
+#[derive(Debug, Clone, Copy)]
+pub struct Cores(pub usize);
+
 /// What is known of an executor.
 #[derive(Debug, Clone)]
 pub struct ExecutorInfo {

@@ -22,9 +22,10 @@ use datafusion::dataframe::DataFrame;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{DdlStatement, Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::ColumnDef;
 use futures::future::BoxFuture;
@@ -77,16 +78,30 @@ fn is_out_of_memory(error: &DataFusionError) -> bool {
 /// How many times as many partitions a job has that is run again because memory was short.
 const SMALLER: usize = 8;
 
-/// The same session with smaller partitions and so with smaller hash tables; if it has had them already,
-/// with joins that need none and can spill. `None` if it has had those too.
+/// The same session with smaller partitions and so with smaller hash tables, none of which holds a whole
+/// table; if it has had them already, with joins that need none and can spill. `None` if it has had those
+/// too.
 fn for_less_memory(state: &SessionState, attempt: usize) -> Option<SessionState> {
     let mut config = state.config().clone();
+    let partitions = config.target_partitions() * SMALLER;
+    let optimizer = &mut config.options_mut().optimizer;
     match attempt {
-        0 => config = config.with_target_partitions(state.config().target_partitions() * SMALLER),
-        1 => config.options_mut().optimizer.prefer_hash_join = false,
+        0 => {
+            optimizer.hash_join_single_partition_threshold = 0;
+            optimizer.hash_join_single_partition_threshold_rows = 0;
+            config = config.with_target_partitions(partitions);
+        }
+        1 => optimizer.prefer_hash_join = false,
         _ => return None,
     }
-    Some(SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build())
+    Some(configured(state, config))
+}
+
+/// The same session with another configuration. To build one takes as long as to run a small query.
+fn configured(state: &SessionState, config: SessionConfig) -> SessionState {
+    let mut state = state.clone();
+    *state.config_mut() = config;
+    state
 }
 
 /// Refuses plans that views have made too large to be gone through.
@@ -192,8 +207,7 @@ impl Session {
     /// the same way, so that it doesn't depend on the cluster.
     async fn for_query(&self) -> Result<SessionState> {
         let Some(cluster) = &self.cluster else { return Ok(self.state.clone()) };
-        let config = cluster.for_query(self.state.config().clone()).await?;
-        Ok(SessionStateBuilder::new_from_existing(self.state.clone()).with_config(config).build())
+        Ok(configured(&self.state, cluster.for_query(self.state.config().clone()).await?))
     }
 
     /// `run` borrows nothing, so that whoever calls this can go on in another thread.
@@ -204,6 +218,8 @@ impl Session {
         plan: LogicalPlan,
     ) -> Result<T> {
         let (mut attempt, mut shortages) = (1, 0);
+        // It is now, however often it is run.
+        state.mark_start_execution();
         loop {
             match run(DataFrame::new(state.clone(), plan.clone())).await {
                 Err(error) if is_out_of_memory(&error) => {
@@ -245,16 +261,10 @@ impl Session {
         statement: EngineStatement,
         names: Names,
     ) -> Result<LogicalPlan> {
-        let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
-            .with_catalog_list(names.catalogs()?)
-            .with_config(
-                self.state
-                    .config()
-                    .clone()
-                    .with_default_catalog_and_schema(CATALOG, SCHEMA)
-                    .with_create_default_catalog_and_schema(false),
-            )
-            .build();
+        let config = self.state.config().clone();
+        let config = config.with_default_catalog_and_schema(CATALOG, SCHEMA);
+        let mut state = configured(&self.state, config);
+        state.register_catalog_list(names.catalogs()?);
         let models = Arc::new(names.models);
         for question in Question::ALL {
             let asked = ModelFunction { question, models: Arc::clone(&models) };

@@ -1,14 +1,20 @@
 //! Joins whose smaller side is not to be broadcast.
 
+use crate::semi_joins::{PUSH_DOWN_SEMI_JOINS, partners};
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::JoinType;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::limit::GlobalLimitExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{ExecutionPlan, replace_children_if_necessary};
+use nightshift_jobs::operator::Rewrite;
 use std::sync::Arc;
 
 /// The rule that decides which side of a join is gathered in a hash table, and whether as a whole.
@@ -20,49 +26,33 @@ const JOIN_SELECTION: &str = "join_selection";
 /// and return its rows. Ballista therefore makes such joins partitioned when it cuts a plan into
 /// stages, too late for what is above them: an aggregation over one partition stays one, and returns a
 /// row for each of eight. So it is done before partitions are planned.
-#[derive(Debug)]
-pub(crate) struct PartitionOuterJoins;
-
-impl PartitionOuterJoins {
-    /// The rules of a session with this one in its place.
-    pub(crate) fn among(
-        rules: &[Arc<dyn PhysicalOptimizerRule + Send + Sync>],
-    ) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-        let mut rules = rules.to_vec();
-        let selection = rules.iter().position(|rule| rule.name() == JOIN_SELECTION);
-        rules.insert(selection.map_or(0, |at| at + 1), Arc::new(Self));
-        rules
+const PARTITION_OUTER_JOINS: Rewrite = Rewrite::new("partition_outer_joins", |plan| {
+    let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
+        return Ok(Transformed::no(plan));
+    };
+    // What cares for NULL can't be partitioned.
+    let returns_gathered_rows = !join.null_aware && returns_gathered_rows(join.join_type());
+    if *join.partition_mode() != PartitionMode::CollectLeft || !returns_gathered_rows {
+        return Ok(Transformed::no(plan));
     }
-}
-
-impl PhysicalOptimizerRule for PartitionOuterJoins {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let partition = |plan: Arc<dyn ExecutionPlan>| {
-            let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
-                return Ok(Transformed::no(plan));
-            };
-            // Ballista runs the anti joins that care for NULL in one task.
-            let returns_gathered_rows = !join.null_aware && returns_gathered_rows(join.join_type());
-            if *join.partition_mode() != PartitionMode::CollectLeft || !returns_gathered_rows {
-                return Ok(Transformed::no(plan));
-            }
-            let join = join.builder().with_partition_mode(PartitionMode::Partitioned).build()?;
-            Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>))
-        };
-        plan.transform_up(partition).data()
+    let mut partitioned = join.builder().with_partition_mode(PartitionMode::Partitioned);
+    if let Some(partners) = partners(join)? {
+        partitioned = partitioned.with_new_children(vec![Arc::clone(join.left()), partners])?;
     }
+    Ok(Transformed::yes(Arc::new(partitioned.build()?) as Arc<dyn ExecutionPlan>))
+});
 
-    fn name(&self) -> &str {
-        "partition_outer_joins"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
+/// The rules of a session with those about joins in their place: after it is decided which side is
+/// gathered, before partitions are planned.
+pub(crate) fn with_rules_about_joins(
+    rules: &[Arc<dyn PhysicalOptimizerRule + Send + Sync>],
+) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = rules.to_vec();
+    let selection = rules.iter().position(|rule| rule.name() == JOIN_SELECTION);
+    let at = selection.map_or(0, |at| at + 1);
+    rules.insert(at, Arc::new(PARTITION_OUTER_JOINS));
+    rules.insert(at, Arc::new(PUSH_DOWN_SEMI_JOINS));
+    rules
 }
 
 /// Whether a join can return rows of its gathered side that have found no partner on the other.
@@ -84,36 +74,127 @@ fn returns_gathered_rows(join_type: &JoinType) -> bool {
 ///
 /// This is done when all else has been planned. Ballista plans the distribution of rows again for each
 /// stage, which takes away a gathering that nothing asks for: a limit without a limit asks for it.
-#[derive(Debug)]
-pub(crate) struct OuterLoopsInOneTask;
+pub(crate) const OUTER_LOOPS_IN_ONE_TASK: Rewrite =
+    Rewrite::new("outer_loops_in_one_task", |plan| {
+        let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() else {
+            return Ok(Transformed::no(plan));
+        };
+        if !returns_gathered_rows(join.join_type()) {
+            return Ok(Transformed::no(plan));
+        }
+        let left = Arc::clone(join.left());
+        // Not only with several partitions: what is one here can be cut when the stage is built.
+        let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
+        let right = Arc::new(GlobalLimitExec::new(right, 0, None));
+        Ok(Transformed::yes(replace_children_if_necessary(plan, vec![left, right])?))
+    });
 
-impl PhysicalOptimizerRule for OuterLoopsInOneTask {
+/// Makes joins partitioned that Ballista would make partitioned when it cuts the plan into stages: those
+/// whose gathered side may be too large, or whose size isn't known, as that of a table is of which nothing
+/// is left. It does so too late: what is above such a join and was planned for one partition, like an
+/// aggregation of everything, would be done in each of several.
+///
+/// This is the last rule, because the sizes must be those that Ballista sees.
+#[derive(Debug)]
+pub(crate) struct PartitionWhatIsNotBroadcast;
+
+impl PhysicalOptimizerRule for PartitionWhatIsNotBroadcast {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
+        config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let gather = |plan: Arc<dyn ExecutionPlan>| {
-            let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() else {
+        let threshold = config.optimizer.hash_join_single_partition_threshold;
+        let partition = |plan: Arc<dyn ExecutionPlan>| {
+            let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
                 return Ok(Transformed::no(plan));
             };
-            if !returns_gathered_rows(join.join_type()) {
+            let collected =
+                *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware;
+            if !collected
+                || !returns_gathered_rows(join.join_type()) && is_below(join.left(), threshold)
+            {
                 return Ok(Transformed::no(plan));
             }
-            let left = Arc::clone(join.left());
-            // Not only with several partitions: what is one here can be cut when the stage is built.
-            let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
-            let right = Arc::new(GlobalLimitExec::new(right, 0, None));
-            Ok(Transformed::yes(replace_children_if_necessary(plan, vec![left, right])?))
+            let mut left = join.left();
+            if left.is::<CoalescePartitionsExec>() {
+                left = left.children()[0];
+            }
+            let inputs = vec![Arc::clone(left), Arc::clone(join.right())];
+            let join = join.builder().with_partition_mode(PartitionMode::Partitioned);
+            let join = join.with_new_children(inputs)?.build()?;
+            Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>))
         };
-        plan.transform_up(gather).data()
+        let plan = plan.transform_up(partition)?;
+        match plan.transformed {
+            true => EnsureRequirements::default().optimize(plan.data, config),
+            false => Ok(plan.data),
+        }
     }
 
     fn name(&self) -> &str {
-        "outer_loops_in_one_task"
+        "partition_what_is_not_broadcast"
     }
 
     fn schema_check(&self) -> bool {
         true
+    }
+}
+
+/// Whether Ballista takes a plan for smaller than this many bytes.
+fn is_below(plan: &Arc<dyn ExecutionPlan>, threshold: usize) -> bool {
+    let Ok(statistics) = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new())
+    else {
+        return false;
+    };
+    let known =
+        |number: &Precision<usize>| number.get_value().copied().filter(|number| *number > 0);
+    let width = |field: &Arc<Field>| match field.data_type() {
+        DataType::Boolean => 1,
+        // What it doesn't list is taken for a text.
+        DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_) => TEXT_BYTES,
+        DataType::Duration(_) | DataType::Interval(_) | DataType::Float16 => TEXT_BYTES,
+        DataType::Decimal32(..) | DataType::Decimal64(..) => TEXT_BYTES,
+        other => other.primitive_width().unwrap_or(TEXT_BYTES),
+    };
+    let row = plan.schema().fields().iter().map(width).sum::<usize>().max(8);
+    let bytes = known(&statistics.total_byte_size);
+    let bytes = bytes.or_else(|| Some(known(&statistics.num_rows)?.saturating_mul(row)));
+    bytes.is_some_and(|bytes| bytes < threshold)
+}
+
+/// Bytes that Ballista takes a text to have.
+const TEXT_BYTES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::execution::SessionStateBuilder;
+    use datafusion::physical_plan::displayable;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
+    #[tokio::test]
+    async fn what_is_above_a_join_is_planned_for_its_partitions() {
+        let config =
+            SessionConfig::new().with_target_partitions(3).with_round_robin_repartition(false);
+        let state = SessionStateBuilder::new().with_default_features().with_config(config).build();
+        let context = SessionContext::new_with_state(state);
+        for table in [
+            "CREATE TABLE none AS SELECT column1 AS id FROM (VALUES (1)) AS v LIMIT 0",
+            "CREATE TABLE some AS SELECT column1 AS id FROM (VALUES (1), (2)) AS v",
+            "CREATE TABLE more AS SELECT column1 AS id FROM (VALUES (1), (2), (3)) AS v",
+        ] {
+            context.sql(table).await.unwrap().collect().await.unwrap();
+        }
+        for (table, partitioned) in [("none", true), ("some", false)] {
+            let sql = format!("SELECT count(*) FROM {table} AS t JOIN more ON t.id = more.id");
+            let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
+            let state = context.state();
+            let plan =
+                PartitionWhatIsNotBroadcast.optimize(plan, state.config().options()).unwrap();
+            let shown = displayable(plan.as_ref()).indent(false).to_string();
+            assert_eq!(shown.contains("mode=Partitioned"), partitioned, "{shown}");
+            assert_eq!(shown.contains("CoalescePartitionsExec"), partitioned, "{shown}");
+        }
     }
 }

@@ -29,6 +29,10 @@ const PARTITIONS: usize = 8;
 /// Bytes of the smaller side of a join up to which it is sent whole to every task.
 const BROADCAST_BYTES: u64 = 64 << 20;
 
+/// What percentage of the rows a filter is expected to keep about which nothing is known. If that is too
+/// much, small sides of joins are not sent to every task; if it is too little, too large ones are.
+const FILTERED_PERCENT: u64 = 10;
+
 /// Bytes that a task keeps of what it shuffles before it writes them to disk; 0 leaves it to the task's
 /// share of the executor's memory. What is counted can be many times what is kept: texts that several
 /// batches refer to count with each.
@@ -43,8 +47,8 @@ fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder
     // A build side below the threshold is sent to every task, which hashes it again.
     let mut config = config
         .set_u64("datafusion.optimizer.hash_join_single_partition_threshold", BROADCAST_BYTES)
-        .set_u64("ballista.optimizer.broadcast_join_threshold_bytes", BROADCAST_BYTES)
         .set_u64("ballista.shuffle.sort_based.memory_limit_per_task_bytes", SHUFFLE_BYTES)
+        .set_u64("datafusion.optimizer.default_filter_selectivity", FILTERED_PERCENT)
         .with_target_partitions(PARTITIONS)
         .with_information_schema(false)
         .set_bool("datafusion.optimizer.prefer_hash_join", true);

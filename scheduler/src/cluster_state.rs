@@ -14,6 +14,7 @@ use ballista_scheduler::state::execution_stage::{ExecutionStage, TaskInfo};
 use ballista_scheduler::state::task_manager::JobInfoCache;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -34,13 +35,26 @@ pub(crate) struct StrictClusterState {
     inner: InMemoryClusterState,
     /// All cores of each executor. Locked while tasks are handed out, so that no core is given twice.
     total: Mutex<HashMap<String, u32>>,
+    /// The sum of these.
+    cores: Arc<AtomicUsize>,
     damaged: UnboundedSender<JobId>,
 }
 
 impl StrictClusterState {
     /// A cluster without executors; the ids of jobs that can't be recovered go to `damaged`.
     pub(crate) fn new(damaged: UnboundedSender<JobId>) -> Self {
-        Self { inner: InMemoryClusterState::default(), total: Mutex::default(), damaged }
+        let cores = Arc::default();
+        Self { inner: InMemoryClusterState::default(), total: Mutex::default(), cores, damaged }
+    }
+
+    /// All cores of all executors, now and whenever it is read.
+    pub(crate) fn cores(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.cores)
+    }
+
+    fn count(&self, total: &HashMap<String, u32>) {
+        let cores = total.values().map(|cores| *cores as usize).sum();
+        self.cores.store(cores, Ordering::Relaxed);
     }
 
     /// The jobs that may have tasks, and how many cores of each executor their tasks hold. Reports
@@ -141,7 +155,9 @@ impl ClusterState for StrictClusterState {
     ) -> Result<()> {
         let (executor, cores) = (metadata.id.clone(), spec.total_vcores);
         self.inner.register_executor(metadata, spec).await?;
-        self.total.lock().await.insert(executor, cores);
+        let mut total = self.total.lock().await;
+        total.insert(executor, cores);
+        self.count(&total);
         Ok(())
     }
 
@@ -162,7 +178,11 @@ impl ClusterState for StrictClusterState {
     }
 
     async fn remove_executor(&self, executor_id: &str) -> Result<()> {
-        self.total.lock().await.remove(executor_id);
+        {
+            let mut total = self.total.lock().await;
+            total.remove(executor_id);
+            self.count(&total);
+        }
         self.inner.remove_executor(executor_id).await
     }
 

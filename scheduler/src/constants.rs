@@ -2,15 +2,14 @@
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{Field, Schema};
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::union::UnionExec;
+use nightshift_jobs::operator::Rewrite;
 use std::sync::Arc;
 
 /// Makes the row that a constant `SELECT` begins with one in memory, below unions.
@@ -18,32 +17,12 @@ use std::sync::Arc;
 /// Ballista gives a task some of the union's inputs and puts empty tables in memory in the places of the
 /// others. A row of a constant has no metrics and a table in memory has, so what two tasks of a stage
 /// report differs in length: the reports are refused, and the job waits for them for ever.
-#[derive(Debug)]
-pub(crate) struct ConstantsInMemory;
-
-impl PhysicalOptimizerRule for ConstantsInMemory {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let below_union = |plan: Arc<dyn ExecutionPlan>| {
-            if plan.is::<UnionExec>() {
-                return plan.transform_up(in_memory);
-            }
-            Ok(Transformed::no(plan))
-        };
-        plan.transform_up(below_union).data()
+pub(crate) const CONSTANTS_IN_MEMORY: Rewrite = Rewrite::new("constants_in_memory", |plan| {
+    if plan.is::<UnionExec>() {
+        return plan.transform_up(in_memory);
     }
-
-    fn name(&self) -> &str {
-        "constants_in_memory"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
+    Ok(Transformed::no(plan))
+});
 
 fn in_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     if !plan.is::<PlaceholderRowExec>() {
@@ -63,6 +42,8 @@ fn in_memory(plan: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Executi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datafusion::common::config::ConfigOptions;
+    use datafusion::physical_optimizer::PhysicalOptimizerRule;
     use datafusion::physical_plan::{collect, displayable};
     use datafusion::prelude::SessionContext;
 
@@ -72,7 +53,7 @@ mod tests {
         let sql = "SELECT x, count(*) FROM (SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT 1) \
                    GROUP BY x";
         let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-        let rewritten = ConstantsInMemory.optimize(plan, &ConfigOptions::default()).unwrap();
+        let rewritten = CONSTANTS_IN_MEMORY.optimize(plan, &ConfigOptions::default()).unwrap();
         let shown = displayable(rewritten.as_ref()).indent(false).to_string();
         assert!(!shown.contains("PlaceholderRowExec"), "{shown}");
         let rows = collect(rewritten, context.task_ctx()).await.unwrap();
@@ -80,7 +61,7 @@ mod tests {
         assert!(counted.contains("| 1 | 2 "), "{counted}");
         // Elsewhere a constant stays what it is.
         let plan = context.sql("SELECT 1").await.unwrap().create_physical_plan().await.unwrap();
-        let plan = ConstantsInMemory.optimize(plan, &ConfigOptions::default()).unwrap();
+        let plan = CONSTANTS_IN_MEMORY.optimize(plan, &ConfigOptions::default()).unwrap();
         assert!(displayable(plan.as_ref()).indent(false).to_string().contains("PlaceholderRow"));
     }
 }

@@ -10,6 +10,7 @@ mod executors;
 mod flight_sql;
 mod http;
 mod job_state;
+mod semi_joins;
 mod server;
 mod statement;
 

@@ -1,15 +1,18 @@
 //! The scheduler itself.
 
 use crate::SchedulerError;
-use crate::broadcast::{OuterLoopsInOneTask, PartitionOuterJoins};
+use crate::broadcast::{
+    OUTER_LOOPS_IN_ONE_TASK, PartitionWhatIsNotBroadcast, with_rules_about_joins,
+};
 use crate::cluster_state::StrictClusterState;
-use crate::constants::ConstantsInMemory;
-use crate::cooperation::GiveWay;
+use crate::constants::CONSTANTS_IN_MEMORY;
+use crate::cooperation::GIVE_WAY;
 use crate::executors::Executors;
 use crate::job_state::WatchedJobState;
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
+use ballista_core::extension::SessionConfigExt;
 use ballista_core::serde::{BallistaLogicalExtensionCodec, BallistaPhysicalExtensionCodec};
 use ballista_core::utils::{default_config_producer, default_session_builder};
 use ballista_scheduler::cluster::BallistaCluster;
@@ -17,19 +20,21 @@ use ballista_scheduler::cluster::memory::InMemoryJobState;
 use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
 use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
 use ballista_scheduler::scheduler_server::{SchedulerServer, SessionBuilder};
+use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::future::BoxFuture;
 use nightshift_catalog::storage::Stores;
-use nightshift_jobs::cluster::ClusterView;
+use nightshift_jobs::cluster::{ClusterView, Cores};
 use nightshift_jobs::operator::{
-    CarryCompression, DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec,
+    CARRY_COMPRESSION, DeepLogicalPlan, LogicalCodec, OperatorPlanner, PhysicalCodec,
 };
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -96,13 +101,13 @@ impl Scheduler {
             ..Default::default()
         };
         config.validate().map_err(start)?;
-        let jobs = InMemoryJobState::new(
-            config.scheduler_id.clone(),
-            session_builder(options.stores.clone()),
-            Arc::new(default_config_producer),
-        );
         let (damage, damaged) = unbounded_channel();
         let executors = StrictClusterState::new(damage);
+        let jobs = InMemoryJobState::new(
+            config.scheduler_id.clone(),
+            session_builder(&options.stores, executors.cores())?,
+            Arc::new(default_config_producer),
+        );
         let (abandon, abandoned) = unbounded_channel();
         let jobs = WatchedJobState::new(jobs, abandon);
         let cluster = BallistaCluster::new(Arc::new(executors), Arc::new(jobs));
@@ -184,21 +189,37 @@ pub(crate) fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Sessions that find object stores by their URLs, know Nightshift's functions and plan its operators.
-fn session_builder(stores: Stores) -> SessionBuilder {
-    Arc::new(move |config| {
-        let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(Arc::new(stores.clone()))
-            .build_arc()?;
-        let state = default_session_builder(config)?;
-        let rules = PartitionOuterJoins::among(state.physical_optimizers());
-        let builder = SessionStateBuilder::new_from_existing(state)
-            .with_runtime_env(runtime)
-            .with_query_planner(Arc::new(OperatorPlanner::default()))
-            .with_physical_optimizer_rules(rules)
-            .with_physical_optimizer_rule(Arc::new(OuterLoopsInOneTask))
-            .with_physical_optimizer_rule(Arc::new(GiveWay))
-            .with_physical_optimizer_rule(Arc::new(ConstantsInMemory))
-            .with_physical_optimizer_rule(Arc::new(CarryCompression));
-        Ok(with_functions(builder).build())
-    })
+///
+/// Each job has its own. All but its configuration is the same for all of them, and takes longer to put
+/// together than a small job to run. Plans come optimized from the client, and are not optimized again.
+fn session_builder(
+    stores: &Stores,
+    cores: Arc<AtomicUsize>,
+) -> Result<SessionBuilder, DataFusionError> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_object_store_registry(Arc::new(stores.clone()))
+        .build_arc()?;
+    let state = default_session_builder(default_config_producer())?;
+    let rules = with_rules_about_joins(state.physical_optimizers());
+    let builder = SessionStateBuilder::new_from_existing(state)
+        .with_runtime_env(runtime)
+        .with_query_planner(Arc::new(OperatorPlanner::default()))
+        .with_analyzer_rules(vec![])
+        .with_optimizer_rules(vec![])
+        .with_physical_optimizer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(OUTER_LOOPS_IN_ONE_TASK))
+        .with_physical_optimizer_rule(Arc::new(GIVE_WAY))
+        .with_physical_optimizer_rule(Arc::new(CONSTANTS_IN_MEMORY))
+        .with_physical_optimizer_rule(Arc::new(CARRY_COMPRESSION))
+        .with_physical_optimizer_rule(Arc::new(PartitionWhatIsNotBroadcast));
+    let state = with_functions(builder).build();
+    Ok(Arc::new(move |config| {
+        // One number says what is broadcast. Ballista has one of its own beside the engine's.
+        let threshold = config.options().optimizer.hash_join_single_partition_threshold;
+        let mut state = state.clone();
+        *state.config_mut() = config
+            .with_ballista_broadcast_join_threshold_bytes(threshold)
+            .with_extension(Arc::new(Cores(cores.load(Ordering::Relaxed))));
+        Ok(state)
+    }))
 }

@@ -3,15 +3,14 @@
 //! The engine plans how a scan's files are compressed and leaves it out when the plan travels: an
 //! executor would take the compressed bytes for text. So an operator above the scan carries it.
 
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use super::rewrite::Rewrite;
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
@@ -103,33 +102,13 @@ impl ExecutionPlan for DecompressedExec {
 }
 
 /// Puts the operator above the scans that need it; the last rule of plans that travel.
-#[derive(Debug)]
-pub struct CarryCompression;
-
-impl PhysicalOptimizerRule for CarryCompression {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let carry = |plan: Arc<dyn ExecutionPlan>| {
-            let compression = config_of(&plan).map(|config| config.file_compression_type);
-            Ok(match compression.filter(FileCompressionType::is_compressed) {
-                Some(compression) => {
-                    let scan = Arc::new(DecompressedExec::new(compression, plan));
-                    Transformed::yes(scan as Arc<dyn ExecutionPlan>)
-                }
-                None => Transformed::no(plan),
-            })
-        };
-        plan.transform_up(carry).data()
-    }
-
-    fn name(&self) -> &str {
-        "carry_compression"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
+pub const CARRY_COMPRESSION: Rewrite = Rewrite::new("carry_compression", |plan| {
+    let compression = config_of(&plan).map(|config| config.file_compression_type);
+    Ok(match compression.filter(FileCompressionType::is_compressed) {
+        Some(compression) => {
+            let scan = Arc::new(DecompressedExec::new(compression, plan));
+            Transformed::yes(scan as Arc<dyn ExecutionPlan>)
+        }
+        None => Transformed::no(plan),
+    })
+});

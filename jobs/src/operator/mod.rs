@@ -9,13 +9,15 @@ mod decompressed;
 mod envelope;
 mod node;
 mod planner;
+mod rewrite;
 mod with_items;
 
 pub use codec::{LogicalCodec, PhysicalCodec};
-pub use decompressed::CarryCompression;
+pub use decompressed::CARRY_COMPRESSION;
 pub use envelope::DeepLogicalPlan;
 pub use node::{Operator, OperatorNode};
 pub use planner::OperatorPlanner;
+pub use rewrite::{Rewrite, RewriteOperator};
 pub use with_items::{
     FoldIn, INTERACTION_ITEM, INTERACTION_WEIGHT, WithItems, WithItemsExec, Work,
 };
