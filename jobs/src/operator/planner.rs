@@ -2,6 +2,7 @@
 
 use super::node::{Operator, OperatorNode};
 use super::with_items::WithItemsExec;
+use crate::cluster::Cores;
 use crate::superstep::{BlockWriteExec, Resident, SuperstepExec};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
@@ -51,7 +52,8 @@ impl ExtensionPlanner for Operators {
         let Some(node) = OperatorNode::of(node) else { return Ok(None) };
         let operator = node.operator()?;
         if let Operator::Superstep(step) = operator {
-            let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone())?;
+            let cores = session.config().get_extension::<Cores>().map(|cores| cores.0);
+            let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone(), cores)?;
             return Ok(Some(Arc::new(plan)));
         }
         let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));

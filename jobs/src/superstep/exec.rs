@@ -24,9 +24,11 @@ use datafusion::physical_plan::{
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
+use tokio::sync::OnceCell;
 
 /// What a superstep returns for each block: the block, the kernel's measures in an order that the
 /// kernel's driver knows, and the seconds it took.
@@ -111,29 +113,55 @@ pub fn measures_batch(block: u32, measures: &[f64], started: Instant) -> Result<
     Ok(RecordBatch::try_new(Arc::clone(&MEASURES_SCHEMA), columns)?)
 }
 
-/// Runs a kernel, one partition per block.
+/// The blocks of a task that are not taken yet.
+type Queue = Arc<OnceCell<Mutex<VecDeque<u32>>>>;
+
+/// The blocks that all partitions of a task list.
+async fn listed(
+    input: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> PlanResult<Mutex<VecDeque<u32>>> {
+    let mut blocks = Vec::new();
+    for partition in 0..input.output_partitioning().partition_count() {
+        let mut batches = input.execute(partition, Arc::clone(&context))?;
+        while let Some(batch) = batches.try_next().await? {
+            blocks.extend_from_slice(batch.column(0).as_primitive::<UInt32Type>().values());
+        }
+    }
+    blocks.sort_unstable();
+    Ok(Mutex::new(blocks.into()))
+}
+
+/// Runs a kernel on blocks.
 ///
-/// Its input says which block a partition is: a table in memory with one partition per block and one
-/// row in each. Ballista cuts such a table when it gives a task some of the partitions, which it
-/// can't do with an operator that it doesn't know.
+/// Its input lists the blocks: a table in memory, whose partitions Ballista can tell apart when it gives a
+/// task some of them, which it can't with an operator that it doesn't know. Within a task the partitions
+/// take blocks from one queue, so that none waits while another has several left.
 #[derive(Debug)]
 pub struct SuperstepExec {
     step: Superstep,
     resident: Resident,
     input: Arc<dyn ExecutionPlan>,
+    queue: Queue,
     properties: Arc<PlanProperties>,
 }
 
 impl SuperstepExec {
-    /// A superstep over all blocks.
-    pub fn over_all_blocks(step: Superstep, resident: Resident) -> PlanResult<Self> {
+    /// A superstep over all blocks, in as many partitions as there are `cores`; in one for each block if
+    /// that isn't known.
+    pub fn over_all_blocks(
+        step: Superstep,
+        resident: Resident,
+        cores: Option<usize>,
+    ) -> PlanResult<Self> {
         let schema = Arc::new(Schema::new(vec![Field::new("block", DataType::UInt32, false)]));
-        let partition = |block| {
-            let column: ArrayRef = Arc::new(UInt32Array::from(vec![block]));
-            Ok(vec![RecordBatch::try_new(Arc::clone(&schema), vec![column])?])
+        let blocks = step.kernel().blocks();
+        let count = cores.unwrap_or(usize::MAX).clamp(1, (blocks as usize).max(1));
+        let partition = |first: usize| {
+            let column: UInt32Array = (first as u32..blocks).step_by(count).collect();
+            Ok(vec![RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)])?])
         };
-        let partitions: Vec<_> =
-            (0..step.kernel().blocks()).map(partition).collect::<PlanResult<_>>()?;
+        let partitions: Vec<_> = (0..count).map(partition).collect::<PlanResult<_>>()?;
         let source = MemorySourceConfig::try_new(&partitions, Arc::clone(&schema), None)?;
         Ok(Self::new(step, resident, DataSourceExec::from_data_source(source)))
     }
@@ -147,7 +175,7 @@ impl SuperstepExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        Self { step, resident, input, properties }
+        Self { step, resident, input, queue: Queue::default(), properties }
     }
 
     /// What is done on each block.
@@ -204,21 +232,26 @@ impl ExecutionPlan for SuperstepExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> PlanResult<SendableRecordBatchStream> {
-        let blocks = self.input.execute(partition, Arc::clone(&context))?;
-        let (step, resident) = (Arc::new(self.step.clone()), self.resident.clone());
-        let runtime = context.runtime_env();
-        let batches = blocks.and_then(move |batch| {
-            let (step, resident, runtime) =
-                (Arc::clone(&step), resident.clone(), Arc::clone(&runtime));
+        if partition >= self.input.output_partitioning().partition_count() {
+            return Err(DataFusionError::Internal(format!("there is no partition {partition}")));
+        }
+        let (step, resident) = (self.step.clone(), self.resident.clone());
+        let (input, queue) = (Arc::clone(&self.input), Arc::clone(&self.queue));
+        let run_next = move |()| {
+            let (step, resident) = (step.clone(), resident.clone());
+            let (input, queue, context) =
+                (Arc::clone(&input), Arc::clone(&queue), Arc::clone(&context));
             async move {
-                let mut results = Vec::new();
-                for block in batch.column(0).as_primitive::<UInt32Type>().values() {
-                    let task = Task { block: *block, runtime: &runtime, resident: &resident };
-                    results.push(step.kernel().run(task).await.map_err(DataFusionError::from)?);
-                }
-                Ok(arrow::compute::concat_batches(&step.kernel().schema(), &results)?)
+                let blocks = queue.get_or_try_init(|| listed(input, Arc::clone(&context))).await?;
+                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(block) = next else { return Ok(None) };
+                let runtime = context.runtime_env();
+                let task = Task { block, runtime: &runtime, resident: &resident };
+                let measured = step.kernel().run(task).await.map_err(DataFusionError::from)?;
+                Ok(Some((measured, ())))
             }
-        });
+        };
+        let batches = futures::stream::try_unfold((), run_next);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.step.kernel().schema(), batches)))
     }
 }

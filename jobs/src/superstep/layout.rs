@@ -1,6 +1,7 @@
 //! Where blocks and states are, and how a side of the data is cut into blocks.
 
 use crate::{JobError, Result};
+use arrow::datatypes::{ArrowNativeType, ToByteSlice};
 use bytes::Bytes;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use nightshift_catalog::storage::Storage;
@@ -69,13 +70,9 @@ impl Folder {
     }
 }
 
-/// The binary form of numbers: little-endian, nothing else.
-pub fn numbers_to_bytes<V: Value>(values: &[V]) -> Bytes {
-    let mut bytes = Vec::with_capacity(values.len() * V::BYTES);
-    for value in values {
-        value.write(&mut bytes);
-    }
-    bytes.into()
+/// The binary form of numbers: little-endian, as Arrow has them in memory, and nothing else.
+pub fn numbers_to_bytes<V: Value + ArrowNativeType>(values: &[V]) -> Bytes {
+    Bytes::copy_from_slice(values.to_byte_slice())
 }
 
 /// Appends the numbers that `bytes` hold to `out`; there must be `expected` of them.

@@ -22,6 +22,7 @@ use crate::superstep::{Folder, Superstep};
 use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::AsArray;
+use arrow::compute::sum;
 use arrow::datatypes::{Float64Type, UInt32Type};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::ViewTable;
@@ -115,12 +116,15 @@ impl Training<'_> {
 
     /// Runs one superstep and returns the measures of each block, in the order of the blocks.
     async fn superstep(&self, step: Superstep) -> Result<Vec<Vec<f64>>> {
-        let blocks = step.kernel().blocks();
+        let (name, blocks) = (step.kernel().name(), step.kernel().blocks());
+        let started = Instant::now();
         let plan = OperatorNode::plan(&Operator::Superstep(Box::new(step)), None)?;
         let mut measures = vec![None; blocks as usize];
+        let mut busy = 0.0;
         for batch in self.session.collect(plan).await? {
             let numbers = batch.column(0).as_primitive::<UInt32Type>();
             let lists = batch.column(1).as_list::<i32>();
+            busy += sum(batch.column(2).as_primitive::<Float64Type>()).unwrap_or(0.0);
             for row in 0..batch.num_rows() {
                 let list = lists.value(row).as_primitive::<Float64Type>().values().to_vec();
                 if let Some(slot) = measures.get_mut(numbers.value(row) as usize) {
@@ -128,6 +132,8 @@ impl Training<'_> {
                 }
             }
         }
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::debug!(run = self.run, model = %self.name, name, seconds, busy, "superstep");
         measures.into_iter().collect::<Option<_>>().ok_or_else(|| JobError::Damaged {
             what: format!("a superstep of {}", self.name),
             reason: "not every block has answered".to_string(),
