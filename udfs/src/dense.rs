@@ -30,32 +30,94 @@ fn load<S: Simd>(from: &[f32], vector: usize) -> S::f32s {
 #[inline(always)]
 pub fn add_products<S: Simd>(simd: S, matrix: &mut [f32], panel: &[f32], order: usize) {
     match S::F32_LANES {
-        16 => add_tiles::<S, 16>(simd, matrix, panel, order),
-        8 => add_tiles::<S, 8>(simd, matrix, panel, order),
-        4 => add_tiles::<S, 4>(simd, matrix, panel, order),
-        _ => add_tiles::<S, 1>(simd, matrix, panel, order),
+        16 => add_widest(simd, matrix, panel, order),
+        8 => add_squares::<S, 8>(simd, matrix, panel, order),
+        4 => add_squares::<S, 4>(simd, matrix, panel, order),
+        _ => add_squares::<S, 1>(simd, matrix, panel, order),
     }
 }
 
-/// The matrix in square tiles as wide as a vector, each of which stays in registers.
+/// With 16 lanes and 32 registers: as many vectors of rows as there are below the diagonal, up to four, by as
+/// many columns as the registers hold. A product needs its row and its column loaded; in a square tile of
+/// one vector of rows there would be a load for each product.
 #[inline(always)]
-fn add_tiles<S: Simd, const TILE: usize>(simd: S, matrix: &mut [f32], panel: &[f32], order: usize) {
-    for first in (0..order).step_by(TILE) {
-        for column in (0..=first).step_by(TILE) {
-            let mut sums = [simd.splat_f32s(0.0); TILE];
-            for z in panel.chunks_exact(order) {
-                let rows = load::<S>(&z[first..first + TILE], 0);
-                let columns = &z[column..column + TILE];
-                for at in 0..TILE {
-                    sums[at] = simd.mul_add_f32s(rows, simd.splat_f32s(columns[at]), sums[at]);
+fn add_widest<S: Simd>(simd: S, matrix: &mut [f32], panel: &[f32], order: usize) {
+    for diagonal in (0..order).step_by(16) {
+        let mut row = diagonal;
+        while row < order {
+            let mut add = Tile { simd, matrix: &mut *matrix, panel, order, row, column: diagonal };
+            let vectors = ((order - row) / 16).min(4);
+            match vectors {
+                1 => add.columns::<1, 16>(),
+                2 => {
+                    add.columns::<2, 8>();
+                    add.columns::<2, 8>();
+                }
+                3 => {
+                    add.columns::<3, 8>();
+                    add.columns::<3, 8>();
+                }
+                _ => {
+                    add.columns::<4, 6>();
+                    add.columns::<4, 6>();
+                    add.columns::<4, 4>();
                 }
             }
-            for (at, sum) in sums.into_iter().enumerate() {
-                let out = &mut matrix[(column + at) * order + first..][..TILE];
-                let out = &mut S::as_mut_simd_f32s(out).0[0];
+            row += vectors * 16;
+        }
+    }
+}
+
+/// The matrix in square tiles as wide as a vector.
+#[inline(always)]
+fn add_squares<S: Simd, const LANES: usize>(
+    simd: S,
+    matrix: &mut [f32],
+    panel: &[f32],
+    order: usize,
+) {
+    for row in (0..order).step_by(LANES) {
+        for column in (0..=row).step_by(LANES) {
+            let mut add = Tile { simd, matrix: &mut *matrix, panel, order, row, column };
+            add.columns::<1, LANES>();
+        }
+    }
+}
+
+/// Where the products go that are added up in registers next.
+struct Tile<'a, S> {
+    simd: S,
+    matrix: &'a mut [f32],
+    panel: &'a [f32],
+    order: usize,
+    row: usize,
+    column: usize,
+}
+
+impl<S: Simd> Tile<'_, S> {
+    /// Adds some vectors of rows by some columns, and moves on to the columns after them.
+    #[inline(always)]
+    fn columns<const VECTORS: usize, const COLUMNS: usize>(&mut self) {
+        let (simd, rows) = (self.simd, VECTORS * S::F32_LANES);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; COLUMNS];
+        for z in self.panel.chunks_exact(self.order) {
+            let vectors = S::as_simd_f32s(&z[self.row..self.row + rows]).0;
+            let columns = &z[self.column..self.column + COLUMNS];
+            for at in 0..COLUMNS {
+                let column = simd.splat_f32s(columns[at]);
+                for vector in 0..VECTORS {
+                    sums[at][vector] = simd.mul_add_f32s(vectors[vector], column, sums[at][vector]);
+                }
+            }
+        }
+        for (at, sums) in sums.into_iter().enumerate() {
+            let out = &mut self.matrix[(self.column + at) * self.order + self.row..][..rows];
+            let out = S::as_mut_simd_f32s(out).0;
+            for (out, sum) in out.iter_mut().zip(sums) {
                 *out = simd.add_f32s(*out, sum);
             }
         }
+        self.column += COLUMNS;
     }
 }
 

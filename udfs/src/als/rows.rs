@@ -9,6 +9,9 @@ use crate::csr::Csr;
 use crate::dense;
 use pulp::{Simd, WithSimd};
 
+/// Observations that are gathered before they are multiplied: with 64 factors, what a first cache holds.
+const PANEL_ROWS: usize = 128;
+
 /// Solves all rows of a block.
 pub(super) struct Rows<'a> {
     pub(super) feedback: Feedback,
@@ -68,13 +71,17 @@ struct Room<'a> {
     fixed: Fixed<'a>,
     /// What the equations of every row begin with.
     base: Vec<f32>,
-    /// The observations of a chunk, each times the root of its confidence.
+    /// Some observations, each times the root of its confidence.
     panel: Vec<f32>,
+    /// These roots.
+    scales: [f32; PANEL_ROWS],
+    /// How much each observation adds to the right side.
+    pulls: [f32; PANEL_ROWS],
     /// The sums of a chunk, then the equations, then their decomposition.
     matrix: Vec<f32>,
     /// The sums of the chunks before.
     earlier: Vec<f64>,
-    /// The right side of a chunk.
+    /// The right side of a panel.
     pulled: Vec<f32>,
     /// The right side.
     target: Vec<f64>,
@@ -83,6 +90,12 @@ struct Room<'a> {
     inverse: Vec<f32>,
     unknowns: Vec<f32>,
     precise: Equations,
+}
+
+/// The row of the other side for a column.
+#[inline(always)]
+fn row(fixed: Fixed<'_>, column: u32, width: usize) -> &[f32] {
+    &fixed.rows[column as usize * width..][..width]
 }
 
 impl<'a> Room<'a> {
@@ -104,7 +117,9 @@ impl<'a> Room<'a> {
             order,
             fixed,
             base,
-            panel: vec![0.0; CHUNK * order],
+            panel: vec![0.0; PANEL_ROWS * order],
+            scales: [0.0; PANEL_ROWS],
+            pulls: [0.0; PANEL_ROWS],
             matrix: vec![0.0; order * order],
             earlier: vec![0.0; order * order],
             pulled: vec![0.0; order],
@@ -131,42 +146,88 @@ impl<'a> Room<'a> {
                 .for_each(|(sum, base)| *sum = f64::from(*base)),
         }
         for (columns, weights) in columns.chunks(CHUNK).zip(weights.chunks(CHUNK)) {
-            self.pulled.fill(0.0);
-            let rows = self.panel.chunks_exact_mut(self.order);
-            for ((z, column), weight) in rows.zip(columns).zip(weights) {
-                let other = &self.fixed.rows[*column as usize * self.width..][..self.width];
-                let (scale, pull) = self.feedback.observe(*weight, other);
-                // The confidence in a preference of 1, or the square of a value.
-                self.squares += match self.feedback {
-                    Feedback::Implicit { .. } => pull,
-                    Feedback::Explicit { .. } => pull * pull,
-                };
-                let (scale, pull) = (scale as f32, pull as f32);
-                for ((z, other), pulled) in z.iter_mut().zip(other).zip(&mut self.pulled) {
-                    *z = *other * scale;
-                    *pulled += *other * pull;
-                }
-                if self.feedback.has_bias() {
-                    self.pulled[self.width - 1] += pull * (1.0 - other[self.width - 1]);
-                    z[self.width - 1] = 1.0;
-                }
-            }
             if chunks > 1 {
                 self.matrix.fill(0.0);
             }
-            let panel = &self.panel[..columns.len() * self.order];
-            dense::add_products(simd, &mut self.matrix, panel, self.order);
+            let panels = columns.chunks(PANEL_ROWS).zip(weights.chunks(PANEL_ROWS));
+            for (columns, weights) in panels {
+                self.gather_panel(simd, columns, weights);
+                let panel = &self.panel[..columns.len() * self.order];
+                dense::add_products(simd, &mut self.matrix, panel, self.order);
+            }
             if chunks > 1 {
                 let sums = self.earlier.iter_mut().zip(&self.matrix);
                 sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
             }
-            let sums = self.target.iter_mut().zip(&self.pulled);
-            sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
         }
         if chunks > 1 {
             let sums = self.matrix.iter_mut().zip(&self.earlier);
             sums.for_each(|(value, sum)| *value = *sum as f32);
         }
+    }
+
+    /// Gathers a panel of observations, and adds them to the right side.
+    #[inline(always)]
+    fn gather_panel<S: Simd>(&mut self, simd: S, columns: &[u32], weights: &[f32]) {
+        let factors = self.scales.iter_mut().zip(&mut self.pulls);
+        for ((column, weight), (scale, pull)) in columns.iter().zip(weights).zip(factors) {
+            let observed = self.feedback.observe(*weight, row(self.fixed, *column, self.width));
+            // The confidence in a preference of 1, or the square of a value.
+            self.squares += match self.feedback {
+                Feedback::Implicit { .. } => observed.1,
+                Feedback::Explicit { .. } => observed.1 * observed.1,
+            };
+            (*scale, *pull) = (observed.0 as f32, observed.1 as f32);
+        }
+        self.pulled.fill(0.0);
+        let mut first = 0;
+        while first + S::F32_LANES <= self.width {
+            first += match (self.width - first) / S::F32_LANES {
+                1 => self.gather_vectors::<S, 1>(simd, columns, first),
+                2 => self.gather_vectors::<S, 2>(simd, columns, first),
+                3 => self.gather_vectors::<S, 3>(simd, columns, first),
+                _ => self.gather_vectors::<S, 4>(simd, columns, first),
+            };
+        }
+        let panel = self.panel.chunks_exact_mut(self.order).zip(columns);
+        for ((z, column), (scale, pull)) in panel.zip(self.scales.iter().zip(&self.pulls)) {
+            let other = row(self.fixed, *column, self.width);
+            for at in first..self.width {
+                z[at] = other[at] * scale;
+                self.pulled[at] += other[at] * pull;
+            }
+            if let (true, Some(bias)) = (self.feedback.has_bias(), other.last()) {
+                self.pulled[self.width - 1] += pull * (1.0 - bias);
+                z[self.width - 1] = 1.0;
+            }
+        }
+        let sums = self.target.iter_mut().zip(&self.pulled);
+        sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
+    }
+
+    /// Gathers some vectors of the rows of a panel, from the number `first` on. Returns how many numbers.
+    #[inline(always)]
+    fn gather_vectors<S: Simd, const VECTORS: usize>(
+        &mut self,
+        simd: S,
+        columns: &[u32],
+        first: usize,
+    ) -> usize {
+        let range = first..first + VECTORS * S::F32_LANES;
+        let mut sums = [simd.splat_f32s(0.0); VECTORS];
+        let panel = self.panel.chunks_exact_mut(self.order).zip(columns);
+        for ((z, column), (scale, pull)) in panel.zip(self.scales.iter().zip(&self.pulls)) {
+            let other = &row(self.fixed, *column, self.width)[range.clone()];
+            let other = S::as_simd_f32s(other).0;
+            let z = S::as_mut_simd_f32s(&mut z[range.clone()]).0;
+            let (scale, pull) = (simd.splat_f32s(*scale), simd.splat_f32s(*pull));
+            for vector in 0..VECTORS {
+                z[vector] = simd.mul_f32s(other[vector], scale);
+                sums[vector] = simd.mul_add_f32s(other[vector], pull, sums[vector]);
+            }
+        }
+        S::as_mut_simd_f32s(&mut self.pulled[range.clone()]).0.copy_from_slice(&sums);
+        range.len()
     }
 
     /// Solves what has been added up. False if too many digits are lost.
