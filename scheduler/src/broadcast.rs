@@ -5,10 +5,9 @@ use arrow::datatypes::{DataType, Field};
 use datafusion::common::JoinType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::limit::GlobalLimitExec;
@@ -20,27 +19,51 @@ use std::sync::Arc;
 /// The rule that decides which side of a join is gathered in a hash table, and whether as a whole.
 const JOIN_SELECTION: &str = "join_selection";
 
-/// Makes hash joins partitioned that would return rows of the gathered side.
+/// Makes hash joins partitioned that Ballista would make partitioned when it cuts the plan into stages: those
+/// that would return rows of the gathered side, which each task of a distributed join has for itself, and
+/// those whose gathered side may be too large, or whose size isn't known, as that of a table is of which
+/// nothing is left.
 ///
-/// The engine gathers a small side as a whole, which each task of a distributed join would do for itself,
-/// and return its rows. Ballista therefore makes such joins partitioned when it cuts a plan into
-/// stages, too late for what is above them: an aggregation over one partition stays one, and returns a
-/// row for each of eight. So it is done before partitions are planned.
-const PARTITION_OUTER_JOINS: Rewrite = Rewrite::new("partition_outer_joins", |plan| {
-    let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
-        return Ok(Transformed::no(plan));
-    };
-    // What cares for NULL can't be partitioned.
-    let returns_gathered_rows = !join.null_aware && returns_gathered_rows(join.join_type());
-    if *join.partition_mode() != PartitionMode::CollectLeft || !returns_gathered_rows {
-        return Ok(Transformed::no(plan));
+/// Ballista does so too late: what is above such a join and was planned for one partition, like an
+/// aggregation of everything, would be done in each of several. So it is done before partitions are planned.
+#[derive(Debug)]
+struct PartitionWhatIsNotBroadcast;
+
+impl PhysicalOptimizerRule for PartitionWhatIsNotBroadcast {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let threshold = config.optimizer.hash_join_single_partition_threshold;
+        let partition = |plan: Arc<dyn ExecutionPlan>| {
+            let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
+                return Ok(Transformed::no(plan));
+            };
+            // What cares for NULL can't be partitioned.
+            let gathered = *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware;
+            let returned = returns_gathered_rows(join.join_type());
+            if !gathered || !returned && is_below(join.left(), threshold) {
+                return Ok(Transformed::no(plan));
+            }
+            let mut partitioned = join.builder().with_partition_mode(PartitionMode::Partitioned);
+            if returned && let Some(partners) = partners(join)? {
+                let inputs = vec![Arc::clone(join.left()), partners];
+                partitioned = partitioned.with_new_children(inputs)?;
+            }
+            Ok(Transformed::yes(Arc::new(partitioned.build()?) as Arc<dyn ExecutionPlan>))
+        };
+        plan.transform_up(partition).data()
     }
-    let mut partitioned = join.builder().with_partition_mode(PartitionMode::Partitioned);
-    if let Some(partners) = partners(join)? {
-        partitioned = partitioned.with_new_children(vec![Arc::clone(join.left()), partners])?;
+
+    fn name(&self) -> &str {
+        "partition_what_is_not_broadcast"
     }
-    Ok(Transformed::yes(Arc::new(partitioned.build()?) as Arc<dyn ExecutionPlan>))
-});
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
 
 /// The rules of a session with those about joins in their place: after it is decided which side is
 /// gathered, before partitions are planned.
@@ -50,7 +73,7 @@ pub(crate) fn with_rules_about_joins(
     let mut rules = rules.to_vec();
     let selection = rules.iter().position(|rule| rule.name() == JOIN_SELECTION);
     let at = selection.map_or(0, |at| at + 1);
-    rules.insert(at, Arc::new(PARTITION_OUTER_JOINS));
+    rules.insert(at, Arc::new(PartitionWhatIsNotBroadcast));
     rules.insert(at, Arc::new(PUSH_DOWN_SEMI_JOINS));
     rules
 }
@@ -89,57 +112,24 @@ pub(crate) const OUTER_LOOPS_IN_ONE_TASK: Rewrite =
         Ok(Transformed::yes(replace_children_if_necessary(plan, vec![left, right])?))
     });
 
-/// Makes joins partitioned that Ballista would make partitioned when it cuts the plan into stages: those
-/// whose gathered side may be too large, or whose size isn't known, as that of a table is of which nothing
-/// is left. It does so too late: what is above such a join and was planned for one partition, like an
-/// aggregation of everything, would be done in each of several.
+/// Keeps the limit of a side that is sent to every task.
 ///
-/// This is the last rule, because the sizes must be those that Ballista sees.
-#[derive(Debug)]
-pub(crate) struct PartitionWhatIsNotBroadcast;
-
-impl PhysicalOptimizerRule for PartitionWhatIsNotBroadcast {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let threshold = config.optimizer.hash_join_single_partition_threshold;
-        let partition = |plan: Arc<dyn ExecutionPlan>| {
-            let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
-                return Ok(Transformed::no(plan));
-            };
-            let collected =
-                *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware;
-            if !collected
-                || !returns_gathered_rows(join.join_type()) && is_below(join.left(), threshold)
-            {
-                return Ok(Transformed::no(plan));
-            }
-            let mut left = join.left();
-            if left.is::<CoalescePartitionsExec>() {
-                left = left.children()[0];
-            }
-            let inputs = vec![Arc::clone(left), Arc::clone(join.right())];
-            let join = join.builder().with_partition_mode(PartitionMode::Partitioned);
-            let join = join.with_new_children(inputs)?.build()?;
-            Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>))
+/// Where the partitions of that side are gathered, Ballista makes a stage of what is below, and forgets how
+/// many rows were to be gathered; each partition has its own limit only.
+pub(crate) const LIMIT_WHAT_IS_BROADCAST: Rewrite =
+    Rewrite::new("limit_what_is_broadcast", |plan| {
+        let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
+            return Ok(Transformed::no(plan));
         };
-        let plan = plan.transform_up(partition)?;
-        match plan.transformed {
-            true => EnsureRequirements::default().optimize(plan.data, config),
-            false => Ok(plan.data),
+        let left = join.left();
+        let limit = left.is::<CoalescePartitionsExec>().then(|| left.fetch()).flatten();
+        if *join.partition_mode() != PartitionMode::CollectLeft || limit.is_none() {
+            return Ok(Transformed::no(plan));
         }
-    }
-
-    fn name(&self) -> &str {
-        "partition_what_is_not_broadcast"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
+        let left = Arc::new(GlobalLimitExec::new(Arc::clone(left), 0, limit));
+        let right = Arc::clone(join.right());
+        Ok(Transformed::yes(replace_children_if_necessary(plan, vec![left, right])?))
+    });
 
 /// Whether Ballista takes a plan for smaller than this many bytes.
 fn is_below(plan: &Arc<dyn ExecutionPlan>, threshold: usize) -> bool {
@@ -178,6 +168,9 @@ mod tests {
         let config =
             SessionConfig::new().with_target_partitions(3).with_round_robin_repartition(false);
         let state = SessionStateBuilder::new().with_default_features().with_config(config).build();
+        let rules = with_rules_about_joins(state.physical_optimizers());
+        let builder = SessionStateBuilder::new_from_existing(state);
+        let state = builder.with_physical_optimizer_rules(rules).build();
         let context = SessionContext::new_with_state(state);
         for table in [
             "CREATE TABLE none AS SELECT column1 AS id FROM (VALUES (1)) AS v LIMIT 0",
@@ -189,9 +182,6 @@ mod tests {
         for (table, partitioned) in [("none", true), ("some", false)] {
             let sql = format!("SELECT count(*) FROM {table} AS t JOIN more ON t.id = more.id");
             let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
-            let state = context.state();
-            let plan =
-                PartitionWhatIsNotBroadcast.optimize(plan, state.config().options()).unwrap();
             let shown = displayable(plan.as_ref()).indent(false).to_string();
             assert_eq!(shown.contains("mode=Partitioned"), partitioned, "{shown}");
             assert_eq!(shown.contains("CoalescePartitionsExec"), partitioned, "{shown}");

@@ -120,7 +120,8 @@ fn column(expression: &Arc<dyn PhysicalExpr>) -> Option<usize> {
 /// which is much smaller: it takes less to send its keys to every task than to exchange all rows. The
 /// gathered side is read twice then.
 pub(crate) fn partners(join: &HashJoinExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    if *join.join_type() == JoinType::Full || !is_part_of_a_table(join.left()) {
+    let volatile = join.on().iter().any(|(key, _)| is_volatile(key));
+    if *join.join_type() == JoinType::Full || volatile || !is_part_of_a_table(join.left()) {
         return Ok(None);
     }
     let rows = |plan: &Arc<dyn ExecutionPlan>| {
@@ -158,7 +159,11 @@ fn is_part_of_a_table(plan: &Arc<dyn ExecutionPlan>) -> bool {
                 return false;
             }
             filtered = true;
-        } else if !plan.is::<ProjectionExec>() {
+        } else if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+            if projection.expr().iter().any(|column| is_volatile(&column.expr)) {
+                return false;
+            }
+        } else {
             return filtered && plan.is::<DataSourceExec>();
         }
         plan = plan.children()[0];
@@ -251,6 +256,12 @@ mod tests {
             (
                 "SELECT count(*) FROM few LEFT JOIN many ON many.id = few.id WHERE random() < 2 \
                  AND few.r > 3"
+                    .to_string(),
+                false,
+            ),
+            (
+                "SELECT count(*) FROM (SELECT id + 0 * random() AS k FROM few WHERE r > 3) AS f \
+                 LEFT JOIN many ON many.id = f.k"
                     .to_string(),
                 false,
             ),

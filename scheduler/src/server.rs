@@ -1,9 +1,7 @@
 //! The scheduler itself.
 
 use crate::SchedulerError;
-use crate::broadcast::{
-    OUTER_LOOPS_IN_ONE_TASK, PartitionWhatIsNotBroadcast, with_rules_about_joins,
-};
+use crate::broadcast::{LIMIT_WHAT_IS_BROADCAST, OUTER_LOOPS_IN_ONE_TASK, with_rules_about_joins};
 use crate::cluster_state::StrictClusterState;
 use crate::constants::CONSTANTS_IN_MEMORY;
 use crate::cooperation::GIVE_WAY;
@@ -207,11 +205,11 @@ fn session_builder(
         .with_analyzer_rules(vec![])
         .with_optimizer_rules(vec![])
         .with_physical_optimizer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(LIMIT_WHAT_IS_BROADCAST))
         .with_physical_optimizer_rule(Arc::new(OUTER_LOOPS_IN_ONE_TASK))
         .with_physical_optimizer_rule(Arc::new(GIVE_WAY))
         .with_physical_optimizer_rule(Arc::new(CONSTANTS_IN_MEMORY))
-        .with_physical_optimizer_rule(Arc::new(CARRY_COMPRESSION))
-        .with_physical_optimizer_rule(Arc::new(PartitionWhatIsNotBroadcast));
+        .with_physical_optimizer_rule(Arc::new(CARRY_COMPRESSION));
     let state = with_functions(builder).build();
     Ok(Arc::new(move |config| {
         // One number says what is broadcast. Ballista has one of its own beside the engine's.

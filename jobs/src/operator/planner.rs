@@ -52,7 +52,8 @@ impl ExtensionPlanner for Operators {
         let Some(node) = OperatorNode::of(node) else { return Ok(None) };
         let operator = node.operator()?;
         if let Operator::Superstep(step) = operator {
-            let cores = session.config().get_extension::<Cores>().map(|cores| cores.0);
+            let cores = session.config().get_extension::<Cores>();
+            let cores = cores.map(|cores| cores.0).filter(|cores| *cores > 0);
             let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone(), cores)?;
             return Ok(Some(Arc::new(plan)));
         }
