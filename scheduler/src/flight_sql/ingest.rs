@@ -13,7 +13,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::server::PeekableFlightDataStream;
 use arrow_flight::sql::{CommandStatementIngest, TableExistsOption, TableNotExistOption};
 use datafusion::common::TableReference;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::registry::Kind;
 use nightshift_catalog::storage::Storage;
 use nightshift_jobs::connection::Connection;
@@ -31,6 +31,9 @@ const ROW_GROUP: usize = 32 << 20;
 
 /// Bytes after which a new file is begun, so that several tasks can read what one client has sent.
 const FILE: usize = 128 << 20;
+
+/// Messages of a client that are read although its rows are refused.
+const READ_IN_VAIN: usize = 10_000;
 
 /// What is to be done with the rows.
 enum Mode {
@@ -155,7 +158,14 @@ pub(super) async fn ingest(
     command: CommandStatementIngest,
     data: PeekableFlightDataStream,
 ) -> Result<i64, Status> {
-    let target = Target::find(statements, client, &command).await?;
+    let target = match Target::find(statements, client, &command).await {
+        Ok(target) => target,
+        Err(refused) => {
+            // Clients that find the stream closed while they send don't look why it was.
+            data.take(READ_IN_VAIN).for_each(|_| std::future::ready(())).await;
+            return Err(refused);
+        }
+    };
     let warehouse = statements.session().warehouse().clone();
     let connection = statements.connection(client, Default::default());
     supervised(move |gone| async move {
