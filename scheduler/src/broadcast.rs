@@ -3,10 +3,8 @@
 use crate::semi_joins::{PUSH_DOWN_SEMI_JOINS, partners};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::JoinType;
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::error::Result;
+use datafusion::common::tree_node::Transformed;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
@@ -26,44 +24,25 @@ const JOIN_SELECTION: &str = "join_selection";
 ///
 /// Ballista does so too late: what is above such a join and was planned for one partition, like an
 /// aggregation of everything, would be done in each of several. So it is done before partitions are planned.
-#[derive(Debug)]
-struct PartitionWhatIsNotBroadcast;
-
-impl PhysicalOptimizerRule for PartitionWhatIsNotBroadcast {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let threshold = config.optimizer.hash_join_single_partition_threshold;
-        let partition = |plan: Arc<dyn ExecutionPlan>| {
-            let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
-                return Ok(Transformed::no(plan));
-            };
-            // What cares for NULL can't be partitioned.
-            let gathered = *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware;
-            let returned = returns_gathered_rows(join.join_type());
-            if !gathered || !returned && is_below(join.left(), threshold) {
-                return Ok(Transformed::no(plan));
-            }
-            let mut partitioned = join.builder().with_partition_mode(PartitionMode::Partitioned);
-            if returned && let Some(partners) = partners(join)? {
-                let inputs = vec![Arc::clone(join.left()), partners];
-                partitioned = partitioned.with_new_children(inputs)?;
-            }
-            Ok(Transformed::yes(Arc::new(partitioned.build()?) as Arc<dyn ExecutionPlan>))
+const PARTITION_WHAT_IS_NOT_BROADCAST: Rewrite =
+    Rewrite::new("partition_what_is_not_broadcast", |plan, config| {
+        let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
+            return Ok(Transformed::no(plan));
         };
-        plan.transform_up(partition).data()
-    }
-
-    fn name(&self) -> &str {
-        "partition_what_is_not_broadcast"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
+        let threshold = config.optimizer.hash_join_single_partition_threshold;
+        // What cares for NULL can't be partitioned.
+        let gathered = *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware;
+        let returned = returns_gathered_rows(join.join_type());
+        if !gathered || !returned && is_below(join.left(), threshold) {
+            return Ok(Transformed::no(plan));
+        }
+        let mut partitioned = join.builder().with_partition_mode(PartitionMode::Partitioned);
+        if returned && let Some(partners) = partners(join)? {
+            let inputs = vec![Arc::clone(join.left()), partners];
+            partitioned = partitioned.with_new_children(inputs)?;
+        }
+        Ok(Transformed::yes(Arc::new(partitioned.build()?) as Arc<dyn ExecutionPlan>))
+    });
 
 /// The rules of a session with those about joins in their place: after it is decided which side is
 /// gathered, before partitions are planned.
@@ -73,7 +52,7 @@ pub(crate) fn with_rules_about_joins(
     let mut rules = rules.to_vec();
     let selection = rules.iter().position(|rule| rule.name() == JOIN_SELECTION);
     let at = selection.map_or(0, |at| at + 1);
-    rules.insert(at, Arc::new(PartitionWhatIsNotBroadcast));
+    rules.insert(at, Arc::new(PARTITION_WHAT_IS_NOT_BROADCAST));
     rules.insert(at, Arc::new(PUSH_DOWN_SEMI_JOINS));
     rules
 }
@@ -98,7 +77,7 @@ fn returns_gathered_rows(join_type: &JoinType) -> bool {
 /// This is done when all else has been planned. Ballista plans the distribution of rows again for each
 /// stage, which takes away a gathering that nothing asks for: a limit without a limit asks for it.
 pub(crate) const OUTER_LOOPS_IN_ONE_TASK: Rewrite =
-    Rewrite::new("outer_loops_in_one_task", |plan| {
+    Rewrite::new("outer_loops_in_one_task", |plan, _| {
         let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() else {
             return Ok(Transformed::no(plan));
         };
@@ -117,7 +96,7 @@ pub(crate) const OUTER_LOOPS_IN_ONE_TASK: Rewrite =
 /// Where the partitions of that side are gathered, Ballista makes a stage of what is below, and forgets how
 /// many rows were to be gathered; each partition has its own limit only.
 pub(crate) const LIMIT_WHAT_IS_BROADCAST: Rewrite =
-    Rewrite::new("limit_what_is_broadcast", |plan| {
+    Rewrite::new("limit_what_is_broadcast", |plan, _| {
         let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
             return Ok(Transformed::no(plan));
         };
@@ -139,13 +118,17 @@ fn is_below(plan: &Arc<dyn ExecutionPlan>, threshold: usize) -> bool {
     };
     let known =
         |number: &Precision<usize>| number.get_value().copied().filter(|number| *number > 0);
+    // What it doesn't list is taken for a text.
+    let listed = |data_type: &DataType| {
+        use DataType::{Date32, Date64, Decimal128, Decimal256, Float32, Float64};
+        data_type.is_integer()
+            || matches!(data_type, Float32 | Float64 | Date32 | Date64)
+            || matches!(data_type, Decimal128(..) | Decimal256(..))
+    };
     let width = |field: &Arc<Field>| match field.data_type() {
         DataType::Boolean => 1,
-        // What it doesn't list is taken for a text.
-        DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_) => TEXT_BYTES,
-        DataType::Duration(_) | DataType::Interval(_) | DataType::Float16 => TEXT_BYTES,
-        DataType::Decimal32(..) | DataType::Decimal64(..) => TEXT_BYTES,
-        other => other.primitive_width().unwrap_or(TEXT_BYTES),
+        number if listed(number) => number.primitive_width().unwrap_or(TEXT_BYTES),
+        _ => TEXT_BYTES,
     };
     let row = plan.schema().fields().iter().map(width).sum::<usize>().max(8);
     let bytes = known(&statistics.total_byte_size);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Ballista gives a task some of the union's inputs and puts empty tables in memory in the places of the
 /// others. A row of a constant has no metrics and a table in memory has, so what two tasks of a stage
 /// report differs in length: the reports are refused, and the job waits for them for ever.
-pub(crate) const CONSTANTS_IN_MEMORY: Rewrite = Rewrite::new("constants_in_memory", |plan| {
+pub(crate) const CONSTANTS_IN_MEMORY: Rewrite = Rewrite::new("constants_in_memory", |plan, _| {
     if plan.is::<UnionExec>() {
         return plan.transform_up(in_memory);
     }

@@ -21,7 +21,7 @@ const EXPANDING: &[&str] = &[
 /// A task is stopped where it gives way. The engine sees to it that tasks do so where they read, but
 /// what aggregates the rows of a large join can be busy for hours between two batches that it reads,
 /// and holds its core for so long after the job has been cancelled.
-pub(crate) const GIVE_WAY: Rewrite = Rewrite::new("give_way", |plan| {
+pub(crate) const GIVE_WAY: Rewrite = Rewrite::new("give_way", |plan, _| {
     Ok(if EXPANDING.contains(&plan.name()) {
         Transformed::yes(Arc::new(CooperativeExec::new(plan)) as Arc<dyn ExecutionPlan>)
     } else {

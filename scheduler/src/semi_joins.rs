@@ -25,7 +25,7 @@ const EXCHANGED_ROWS: usize = 200_000;
 ///
 /// `a JOIN b … WHERE a.id IN (SELECT …)` is planned as written: first both tables are exchanged and
 /// joined, then most of the result is left out. The rows of `a` can be left out before.
-pub(crate) const PUSH_DOWN_SEMI_JOINS: Rewrite = Rewrite::new("push_down_semi_joins", |plan| {
+pub(crate) const PUSH_DOWN_SEMI_JOINS: Rewrite = Rewrite::new("push_down_semi_joins", |plan, _| {
     let Some(semi) = plan.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(plan)) };
     let sends_keys = *semi.join_type() == JoinType::RightSemi
         && *semi.partition_mode() == PartitionMode::CollectLeft
@@ -254,8 +254,8 @@ mod tests {
                 false,
             ),
             (
-                "SELECT count(*) FROM few LEFT JOIN many ON many.id = few.id WHERE random() < 2 \
-                 AND few.r > 3"
+                "SELECT count(*) FROM (SELECT id FROM few WHERE r > 3 AND random() < 2) AS f \
+                 LEFT JOIN many ON many.id = f.id"
                     .to_string(),
                 false,
             ),

@@ -102,7 +102,7 @@ impl ExecutionPlan for DecompressedExec {
 }
 
 /// Puts the operator above the scans that need it; the last rule of plans that travel.
-pub const CARRY_COMPRESSION: Rewrite = Rewrite::new("carry_compression", |plan| {
+pub const CARRY_COMPRESSION: Rewrite = Rewrite::new("carry_compression", |plan, _| {
     let compression = config_of(&plan).map(|config| config.file_compression_type);
     Ok(match compression.filter(FileCompressionType::is_compressed) {
         Some(compression) => {

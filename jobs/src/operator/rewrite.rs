@@ -7,9 +7,9 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use std::sync::Arc;
 
-/// What takes the place of an operator whose inputs have been rewritten.
+/// What takes the place of an operator whose inputs have been rewritten, in a session with this configuration.
 pub type RewriteOperator =
-    fn(Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>>;
+    fn(Arc<dyn ExecutionPlan>, &ConfigOptions) -> Result<Transformed<Arc<dyn ExecutionPlan>>>;
 
 /// A rule that looks at each operator by itself, from the leaves up, and keeps the schema.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +29,9 @@ impl PhysicalOptimizerRule for Rewrite {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
+        config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(self.operator).data()
+        plan.transform_up(|plan| (self.operator)(plan, config)).data()
     }
 
     fn name(&self) -> &str {
