@@ -12,6 +12,7 @@
 //! | [`partition`] | rows by the values of partition columns |
 //! | [`statistics`] | per-file column statistics in Delta's JSON form |
 //! | [`scan`] | a table as a DataFusion provider, scanned as plain Parquet |
+//! | [`row_groups`] | which task reads which row groups of Parquet files |
 //! | [`encode`] | rows to the bytes of files: Parquet, CSV, JSON |
 //! | [`write`] | the operator that writes files, each task its own |
 //! | [`export`] | files for other programs, in a folder outside the warehouse |
@@ -31,6 +32,7 @@ pub mod encode;
 pub mod export;
 pub mod partition;
 pub mod registry;
+pub mod row_groups;
 pub mod scan;
 pub mod schema;
 pub mod statistics;

@@ -61,6 +61,13 @@ fn run() -> ExitCode {
         EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Executor(executor) = &arguments.command
+        && executor.cores > 0
+    {
+        // Tasks have threads of their own. With more of these than cores, they wake each other up for
+        // every message that one of them could have passed on.
+        runtime.worker_threads(executor.cores);
+    }
     let runtime = match runtime.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => {

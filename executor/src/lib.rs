@@ -1,6 +1,8 @@
 //! The data plane process: a Ballista executor that knows Nightshift's operators and keeps blocks
 //! and states of trainings in memory.
 
+mod results;
+
 use ballista_core::RuntimeProducer;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
@@ -20,6 +22,9 @@ use nightshift_udfs::functions::with_functions;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
+
+/// Bytes of the largest message between processes: a task with its plan, or rows that can't be divided.
+const MESSAGE_BYTES: u32 = 16 << 20;
 
 /// Seconds between two signs of life that an executor sends to its scheduler.
 const HEARTBEAT_SECONDS: u64 = 1;
@@ -52,7 +57,7 @@ pub struct ExecutorOptions {
     pub scheduler_port: u16,
     /// Tasks that run at the same time; all cores if it is 0.
     pub cores: usize,
-    /// Folder for intermediate results.
+    /// Folder for intermediate results: those of shuffles, and rows that don't fit into memory.
     pub work_dir: PathBuf,
     /// Bytes that queries may use; a share of the machine's memory if it is not given.
     pub memory: Option<u64>,
@@ -74,13 +79,26 @@ pub fn run(options: ExecutorOptions) -> BoxFuture<'static, Result<(), ExecutorEr
 
 async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
     let resident = Resident::new(options.resident);
-    let (work_dir, stores) = (options.work_dir.clone(), options.stores.clone());
-    let runtime: RuntimeProducer = Arc::new(move |_| {
-        RuntimeEnvBuilder::new()
-            .with_temp_file_path(&work_dir)
-            .with_object_store_registry(Arc::new(stores.clone()))
-            .build_arc()
-    });
+    let failed = |source| ExecutorError {
+        address: format!("{}:{}", options.host, options.port),
+        scheduler: format!("{}:{}", options.scheduler_host, options.scheduler_port),
+        source: Box::new(source),
+    };
+    // Ballista deletes what is old in the folder of shuffles, and that of spilled rows is old once it has not
+    // been needed for an hour.
+    let folder = |name| {
+        let folder = options.work_dir.join(name);
+        std::fs::create_dir_all(&folder).map(|()| folder).map_err(BallistaError::IoError)
+    };
+    let shuffles = folder("shuffles").map_err(failed)?;
+    let spilled = folder("spilled").map_err(failed)?;
+    // To make one for each task would take as long as to start a small one.
+    let runtime = RuntimeEnvBuilder::new()
+        .with_temp_file_path(&spilled)
+        .with_object_store_registry(Arc::new(options.stores.clone()))
+        .build_arc()
+        .map_err(|error| failed(BallistaError::DataFusionError(Box::new(error))))?;
+    let runtime: RuntimeProducer = Arc::new(move |_| Ok(Arc::clone(&runtime)));
     let logical = LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()));
     let physical =
         PhysicalCodec::new(Arc::new(BallistaPhysicalExtensionCodec::default()), resident);
@@ -93,23 +111,24 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         scheduler_connect_timeout_seconds: options.connect_seconds,
         vcores: options.cores,
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
-        work_dir: Some(options.work_dir.to_string_lossy().into_owned()),
+        work_dir: Some(shuffles.to_string_lossy().into_owned()),
         executor_heartbeat_interval_seconds: HEARTBEAT_SECONDS,
         memory_pool_size: options.memory,
         job_data_clean_up_interval_seconds: 600,
         job_data_ttl_seconds: 3600,
         override_function_registry: Some(Arc::new(functions())),
         override_runtime_producer: Some(runtime),
+        override_arrow_flight_service: Some(Arc::new(|work_dir, address, shutdown, config| {
+            results::serve(work_dir, address, shutdown, config, MESSAGE_BYTES as usize)
+        })),
+        grpc_max_encoding_message_size: MESSAGE_BYTES,
+        grpc_max_decoding_message_size: MESSAGE_BYTES,
         override_logical_codec: Some(Arc::new(logical)),
         override_physical_codec: Some(Arc::new(physical)),
         ..Default::default()
     };
     tracing::info!(host = options.host, port = options.port, "executor starts");
-    start_executor_process(Arc::new(config)).await.map_err(|source| ExecutorError {
-        address: format!("{}:{}", options.host, options.port),
-        scheduler: format!("{}:{}", options.scheduler_host, options.scheduler_port),
-        source: Box::new(source),
-    })
+    start_executor_process(Arc::new(config)).await.map_err(failed)
 }
 
 /// Every function that a session of the scheduler or of a client knows.

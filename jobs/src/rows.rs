@@ -1,9 +1,12 @@
 //! Rows as other programs can read them: clients of the servers, and readers of files.
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::{self, can_cast_types};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use datafusion::common::{Column, TableReference};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use std::sync::Arc;
 
 /// The type as other programs get it: views and dictionaries are the engine's own business, and many
@@ -53,7 +56,7 @@ pub fn plain_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch,
         if column.data_type() == field.data_type() {
             Ok(Arc::clone(column))
         } else {
-            cast(column, field.data_type())
+            compute::cast(column, field.data_type())
         }
     };
     let columns =
@@ -62,11 +65,55 @@ pub fn plain_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch,
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
+/// Bytes of rows that travel in one message, about.
+const MESSAGE_BYTES: usize = 2 << 20;
+
+/// Rows in pieces that fit into messages. Only what belongs to them counts: rows that were received, or are a
+/// part of others, have buffers that they share with those.
+pub fn messages(rows: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let own = |column: &ArrayRef| {
+        let data = column.to_data();
+        data.get_slice_memory_size().unwrap_or_else(|_| column.get_buffer_memory_size())
+    };
+    let bytes: usize = rows.columns().iter().map(own).sum();
+    let count = rows.num_rows();
+    let most = count.div_ceil(bytes.div_ceil(MESSAGE_BYTES).max(1)).max(1);
+    (0..count).step_by(most).map(move |first| rows.slice(first, most.min(count - first)))
+}
+
+/// The same query with the types that other programs get: what a text's view refers to is more than the text, and
+/// all of it would travel.
+///
+/// # Errors
+///
+/// If the engine finds the casts wrong, which it should not.
+pub(crate) fn with_plain_types(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
+    let is_castable = |field: &FieldRef, to: &DataType| {
+        field.data_type() != to && can_cast_types(field.data_type(), to)
+    };
+    let plain = |(table, field): (Option<&TableReference>, &FieldRef)| {
+        let to = plain_type(field.data_type());
+        let column = Expr::Column(Column::from((table, field)));
+        match is_castable(field, &to) {
+            true => cast(column, to).alias_qualified(table.cloned(), field.name()),
+            false => column,
+        }
+    };
+    let schema = plan.schema();
+    if schema.fields().iter().all(|field| !is_castable(field, &plain_type(field.data_type()))) {
+        return Ok(plan);
+    }
+    let columns: Vec<_> = schema.iter().map(plain).collect();
+    LogicalPlanBuilder::from(plan).project(columns)?.build()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Array, AsArray, DictionaryArray, ListArray, StringViewArray};
+    use arrow::array::{AsArray, DictionaryArray, Int64Array, ListArray, StringViewArray};
+    use arrow::compute::concat_batches;
     use arrow::datatypes::{Int32Type, Int64Type};
+    use datafusion::prelude::{DataFrame, SessionContext};
 
     #[test]
     fn clients_see_neither_views_nor_dictionaries() {
@@ -86,5 +133,41 @@ mod tests {
         assert!(sent.column(0).is_null(1));
         assert_eq!(sent.column(1).as_string::<i32>().value(1), "x");
         assert_eq!(sent.column(2).data_type(), list.data_type());
+    }
+
+    #[test]
+    fn messages_are_as_large_as_their_own_rows() {
+        let numbers = Int64Array::from_iter_values(0..1_000_000);
+        let rows = RecordBatch::try_from_iter([("i", Arc::new(numbers) as ArrayRef)]).unwrap();
+        let pieces: Vec<_> = messages(&rows).collect();
+        assert_eq!(pieces.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [250_000; 4]);
+        assert_eq!(messages(&rows.slice(10, 1000)).collect::<Vec<_>>(), [rows.slice(10, 1000)]);
+        assert_eq!(messages(&rows.slice(0, 0)).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn queries_return_neither_views_nor_dictionaries() {
+        let context = SessionContext::new();
+        let sql = "SELECT arrow_cast(a, 'Utf8View') AS a, arrow_cast(a, 'Dictionary(Int32, Utf8)') AS b, c
+            FROM (VALUES ('x', 1), ('y', 2)) AS t(a, c)";
+        let view = context.sql(sql).await.unwrap().into_view();
+        context.register_table("t", view).unwrap();
+        let joined = "SELECT t.*, u.a FROM t JOIN t AS u ON t.c = u.c ORDER BY t.a";
+        let plan = context.sql(joined).await.unwrap().into_unoptimized_plan();
+        let names = plan.schema().columns();
+        let plan = with_plain_types(plan).unwrap();
+        assert_eq!(plan.schema().columns(), names);
+        let rows = DataFrame::new(context.state(), plan).collect().await.unwrap();
+        let rows = concat_batches(&rows[0].schema(), &rows).unwrap();
+        let types: Vec<_> = rows.columns().iter().map(|column| column.data_type()).collect();
+        assert_eq!(types, [&DataType::Utf8, &DataType::Utf8, &DataType::Int64, &DataType::Utf8]);
+        assert_eq!(rows.column(3).as_string::<i32>().value(1), "y");
+    }
+
+    #[tokio::test]
+    async fn queries_without_views_stay_as_they_are() {
+        let plan =
+            SessionContext::new().sql("EXPLAIN SELECT 1").await.unwrap().into_unoptimized_plan();
+        assert_eq!(with_plain_types(plan.clone()).unwrap(), plan);
     }
 }

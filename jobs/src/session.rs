@@ -7,6 +7,7 @@
 use crate::cluster::ClusterView;
 use crate::operator::{Operator, OperatorNode};
 use crate::queries::Queries;
+use crate::rows::with_plain_types;
 use crate::small::SmallQueries;
 use crate::table_functions::{
     About, ModelFunction, Question, SERIES_FUNCTIONS, Series, TABLE_FUNCTIONS,
@@ -192,7 +193,7 @@ impl Session {
         self.run_again_when_lost(
             self.for_query().await?,
             |frame| Box::pin(async { begun(frame.execute_stream().await?).await }),
-            plan,
+            with_plain_types(plan)?,
         )
         .await
     }

@@ -7,6 +7,7 @@ mod cluster_state;
 mod constants;
 mod cooperation;
 mod executors;
+mod file_scans;
 mod flight_sql;
 mod http;
 mod job_state;

@@ -6,6 +6,7 @@ use crate::cluster_state::StrictClusterState;
 use crate::constants::CONSTANTS_IN_MEMORY;
 use crate::cooperation::GIVE_WAY;
 use crate::executors::Executors;
+use crate::file_scans::{with_files_cut, without_cutting_again};
 use crate::job_state::WatchedJobState;
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
@@ -198,7 +199,9 @@ fn session_builder(
         .with_object_store_registry(Arc::new(stores.clone()))
         .build_arc()?;
     let state = default_session_builder(default_config_producer())?;
+    let footers = runtime.cache_manager.get_file_metadata_cache();
     let rules = with_rules_about_joins(state.physical_optimizers());
+    let rules = with_files_cut(rules, &footers);
     let builder = SessionStateBuilder::new_from_existing(state)
         .with_runtime_env(runtime)
         .with_query_planner(Arc::new(OperatorPlanner::default()))
@@ -215,7 +218,7 @@ fn session_builder(
         // One number says what is broadcast. Ballista has one of its own beside the engine's.
         let threshold = config.options().optimizer.hash_join_single_partition_threshold;
         let mut state = state.clone();
-        *state.config_mut() = config
+        *state.config_mut() = without_cutting_again(config)
             .with_ballista_broadcast_join_threshold_bytes(threshold)
             .with_extension(Arc::new(Cores(cores.load(Ordering::Relaxed))));
         Ok(state)

@@ -13,7 +13,7 @@ use arrow_flight::{
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use nightshift_jobs::rows::plain_rows;
+use nightshift_jobs::rows::{messages, plain_rows};
 use prost::Message;
 use prost::bytes::Bytes;
 use std::sync::Arc;
@@ -55,9 +55,13 @@ pub(super) fn send(
     let typed = Arc::clone(&schema);
     let rows = rows.map(move |rows| {
         let rows = rows.map_err(|status| FlightError::Tonic(Box::new(status)))?;
-        plain_rows(&rows, &typed).map_err(FlightError::from)
+        let rows = plain_rows(&rows, &typed).map_err(FlightError::from)?;
+        Ok::<_, FlightError>(futures::stream::iter(messages(&rows).map(Ok).collect::<Vec<_>>()))
     });
-    let data = FlightDataEncoderBuilder::new().with_schema(schema).build(rows);
+    let data = FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .with_max_flight_data_size(usize::MAX)
+        .build(rows.try_flatten());
     Response::new(data.map_err(Status::from).boxed())
 }
 

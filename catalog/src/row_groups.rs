@@ -1,0 +1,228 @@
+//! Which task reads which row groups of Parquet files.
+//!
+//! The engine cuts files into ranges of equally many bytes, and the task in whose range a row group begins
+//! reads all of it: of four row groups, one task reads three and the other one.
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::listing::{FileRange, PartitionedFile};
+use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use std::sync::Arc;
+
+/// A rule that cuts files between their row groups, so that tasks read equally many bytes. It does so for scans
+/// that have been cut into ranges already and whose files' footers are in memory.
+#[derive(Debug)]
+pub struct WholeRowGroups {
+    footers: Arc<FileMetadataCache>,
+}
+
+impl WholeRowGroups {
+    /// A rule that knows these footers.
+    pub fn new(footers: Arc<FileMetadataCache>) -> Self {
+        Self { footers }
+    }
+
+    fn footer(&self, file: &PartitionedFile) -> Option<Arc<ParquetMetaData>> {
+        let cached = self.footers.get(&file.object_meta.location)?;
+        let footer = cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?;
+        cached.is_valid_for(&file.object_meta).then(|| Arc::clone(footer.parquet_metadata()))
+    }
+
+    /// The row groups of a scan in the order in which its tasks read them.
+    fn pieces<'a>(&self, scan: &'a FileScanConfig) -> Option<Vec<Piece<'a>>> {
+        let mut pieces = Vec::new();
+        for (task, group) in scan.file_groups.iter().enumerate() {
+            for file in group.iter() {
+                let (footer, range) = (self.footer(file)?, file.range.as_ref()?);
+                let starts: Vec<i64> = footer.row_groups().iter().map(start).collect();
+                let ends = starts.iter().skip(1).copied().chain([file.object_meta.size as i64]);
+                for ((start, end), row_group) in starts.iter().zip(ends).zip(footer.row_groups()) {
+                    if range.contains(*start) {
+                        let range = FileRange { start: *start, end };
+                        let bytes = u64::try_from(row_group.compressed_size()).ok()?;
+                        pieces.push(Piece { file, range, bytes, task });
+                    }
+                }
+            }
+        }
+        Some(pieces)
+    }
+
+    /// The scan with its row groups spread evenly, if that is better than it is.
+    fn balanced(&self, scan: &FileScanConfig) -> Option<FileScanConfig> {
+        let ordered = !scan.output_ordering.is_empty() || scan.preserve_order;
+        if ordered || scan.output_partitioning.is_some() {
+            return None;
+        }
+        let tasks = scan.file_groups.len();
+        let pieces = self.pieces(scan)?;
+        let total: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+        let (mut before, mut groups) = (0, vec![Vec::new(); tasks]);
+        let (mut now, mut then) = (vec![0; tasks], vec![0; tasks]);
+        for piece in pieces {
+            // The task whose share of all bytes the middle of the row group falls into.
+            let middle = u128::from(2 * before + piece.bytes) * tasks as u128;
+            let task = (middle / u128::from(2 * total).max(1)) as usize;
+            before += piece.bytes;
+            now[piece.task] += piece.bytes;
+            *then.get_mut(task)? += piece.bytes;
+            piece.append_to(&mut groups[task]);
+        }
+        let better = then.iter().max() < now.iter().max();
+        better.then(|| {
+            FileScanConfigBuilder::from(scan.clone())
+                .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
+                .build()
+        })
+    }
+}
+
+/// Where the engine takes a row group to begin.
+fn start(row_group: &RowGroupMetaData) -> i64 {
+    let first = row_group.column(0);
+    first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset())
+}
+
+/// A row group.
+struct Piece<'a> {
+    file: &'a PartitionedFile,
+    /// A range of the file in which it begins, and no other.
+    range: FileRange,
+    bytes: u64,
+    /// The task that reads it now.
+    task: usize,
+}
+
+impl Piece<'_> {
+    fn append_to(self, group: &mut Vec<PartitionedFile>) {
+        if let Some(last) = group.last_mut()
+            && last.object_meta.location == self.file.object_meta.location
+            && let Some(range) = &mut last.range
+            && range.end == self.range.start
+        {
+            range.end = self.range.end;
+            return;
+        }
+        let mut file = self.file.clone();
+        file.range = Some(self.range);
+        group.push(file);
+    }
+}
+
+impl PhysicalOptimizerRule for WholeRowGroups {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|plan| {
+            let scan = plan
+                .downcast_ref::<DataSourceExec>()
+                .and_then(|exec| exec.downcast_to_file_source::<ParquetSource>());
+            Ok(match scan.and_then(|(scan, _)| self.balanced(scan)) {
+                Some(scan) => Transformed::yes(DataSourceExec::from_data_source(scan) as _),
+                None => Transformed::no(plan),
+            })
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "whole_row_groups"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, RecordBatch};
+    use datafusion::physical_plan::{collect_partitioned, displayable};
+    use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+    use std::fs::File;
+    use std::path::Path;
+
+    /// A file of row groups of 1000 rows, the last one of what is left.
+    fn write(path: &Path, rows: i64) {
+        let numbers = Arc::new(Int64Array::from_iter_values(0..rows));
+        let batch = RecordBatch::try_from_iter([("i", numbers as _)]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(1000))
+            .set_dictionary_enabled(false)
+            .build();
+        let mut writer =
+            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties))
+                .unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// The rows that each of some tasks reads of files with so many rows, before and after the rule.
+    async fn rows(tasks: usize, files: &[i64], sorted: bool) -> [Vec<usize>; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, rows) in files.iter().enumerate() {
+            write(&folder.path().join(format!("{file}.parquet")), *rows);
+        }
+        let config = SessionConfig::new().with_target_partitions(tasks);
+        let context = SessionContext::new_with_config(
+            config.set_u64("datafusion.optimizer.repartition_file_min_size", 0),
+        );
+        let mut options = ParquetReadOptions::default();
+        if sorted {
+            options = options
+                .file_sort_order(vec![vec![datafusion::prelude::col("i").sort(true, false)]]);
+        }
+        let path = folder.path().to_str().unwrap();
+        context.register_parquet("t", path, options).await.unwrap();
+        let plan = context.sql("SELECT i FROM t").await.unwrap();
+        let before = plan.create_physical_plan().await.unwrap();
+        let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
+        let rule = WholeRowGroups::new(footers);
+        let after = rule.optimize(Arc::clone(&before), &ConfigOptions::default()).unwrap();
+        let read = async |plan: &Arc<dyn ExecutionPlan>| {
+            let shown = displayable(plan.as_ref()).indent(false).to_string();
+            assert!(shown.starts_with("DataSourceExec"), "{shown}");
+            let read = collect_partitioned(Arc::clone(plan), context.task_ctx()).await.unwrap();
+            read.iter().map(|task| task.iter().map(RecordBatch::num_rows).sum()).collect()
+        };
+        [read(&before).await, read(&after).await]
+    }
+
+    #[tokio::test]
+    async fn tasks_read_equally_many_row_groups() {
+        assert_eq!(rows(2, &[4000], false).await, [[3000, 1000], [2000, 2000]]);
+        assert_eq!(rows(2, &[2000], false).await[1], [1000, 1000]);
+        assert_eq!(rows(3, &[7000, 2000], false).await[1], [3000, 3000, 3000]);
+        assert_eq!(rows(2, &[5000], false).await[1].iter().max(), Some(&3000));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_where_there_are_fewer_row_groups_than_tasks() {
+        for files in [&[1500][..], &[500], &[500, 1500]] {
+            let [before, after] = rows(6, files, false).await;
+            let all = files.iter().sum::<i64>() as usize;
+            assert_eq!([before.iter().sum::<usize>(), after.iter().sum()], [all, all]);
+            assert!(after.iter().max() <= before.iter().max(), "{before:?} {after:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_order_stays_where_it_is() {
+        let [before, after] = rows(2, &[4000], true).await;
+        assert_eq!(before, after);
+    }
+}
