@@ -130,7 +130,7 @@ fn an_executor_killed_during_sql_changes_nothing() {
 
 /// Whether an executor that works in `work` has files of a stage of any job.
 fn has_results(work: &Path, stage: &str) -> bool {
-    let jobs = std::fs::read_dir(work).into_iter().flatten().flatten();
+    let jobs = std::fs::read_dir(work.join("shuffles")).into_iter().flatten().flatten();
     jobs.map(|job| job.path().join(stage)).any(|stage| !contents(&stage).is_empty())
 }
 

@@ -92,6 +92,11 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
     };
     let shuffles = folder("shuffles").map_err(failed)?;
     let spilled = folder("spilled").map_err(failed)?;
+    // An executor that was killed leaves them.
+    for left in std::fs::read_dir(&spilled).into_iter().flatten().flatten() {
+        std::fs::remove_dir_all(left.path())
+            .map_err(|error| failed(BallistaError::IoError(error)))?;
+    }
     // To make one for each task would take as long as to start a small one.
     let runtime = RuntimeEnvBuilder::new()
         .with_temp_file_path(&spilled)

@@ -15,7 +15,7 @@ use ballista_executor::shutdown::Shutdown;
 use datafusion::error::DataFusionError;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use nightshift_jobs::rows::messages;
+use nightshift_jobs::rows::{messages, plain_schema};
 use std::net::SocketAddr;
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status, Streaming};
@@ -65,9 +65,12 @@ impl Results {
             .await
             .map_err(|error| Status::internal(error.to_string()))?;
         let schema = batches.schema.clone();
+        if plain_schema(&schema).fields() != schema.fields() {
+            return Err(Status::unimplemented("views and dictionaries have no size of their own"));
+        }
         let rows = batches
             .map_err(|error| FlightError::ExternalError(Box::new(error)))
-            .map_ok(|rows| stream::iter(messages(&rows).map(Ok).collect::<Vec<_>>()))
+            .map_ok(|rows| stream::iter(messages(&rows).into_iter().map(Ok)))
             .try_flatten();
         let encoded = FlightDataEncoderBuilder::new()
             .with_schema(schema)
@@ -94,7 +97,7 @@ impl FlightService for Results {
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
         if is_from_here(&request) {
-            // Files of another form than blocks have are left to Ballista, as are errors.
+            // Files of another form than blocks have are left to Ballista, as are other types and errors.
             if let Ok(rows) = self.uncompressed(request.get_ref()).await {
                 return Ok(Response::new(rows));
             }

@@ -68,17 +68,36 @@ pub fn plain_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch,
 /// Bytes of rows that travel in one message, about.
 const MESSAGE_BYTES: usize = 2 << 20;
 
-/// Rows in pieces that fit into messages. Only what belongs to them counts: rows that were received, or are a
-/// part of others, have buffers that they share with those.
-pub fn messages(rows: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+/// The bytes of rows without what they share: rows that were received, or are a part of others, have buffers that
+/// they share with those. All of its items count with a list, even those that are not in the rows.
+fn own_bytes(rows: &RecordBatch) -> usize {
     let own = |column: &ArrayRef| {
         let data = column.to_data();
         data.get_slice_memory_size().unwrap_or_else(|_| column.get_buffer_memory_size())
     };
-    let bytes: usize = rows.columns().iter().map(own).sum();
-    let count = rows.num_rows();
-    let most = count.div_ceil(bytes.div_ceil(MESSAGE_BYTES).max(1)).max(1);
-    (0..count).step_by(most).map(move |first| rows.slice(first, most.min(count - first)))
+    rows.columns().iter().map(own).sum()
+}
+
+/// Rows, of plain types, in pieces that fit into messages unless a single row does not.
+pub fn messages(rows: &RecordBatch) -> Vec<RecordBatch> {
+    let (mut pieces, mut left) = (Vec::new(), vec![rows.clone()]);
+    while let Some(rows) = left.pop() {
+        let (count, bytes) = (rows.num_rows(), own_bytes(&rows));
+        if bytes <= MESSAGE_BYTES || count < 2 {
+            pieces.extend((count > 0).then_some(rows));
+            continue;
+        }
+        let (first, second) = (rows.slice(0, count / 2), rows.slice(count / 2, count - count / 2));
+        if own_bytes(&first) + own_bytes(&second) > bytes + bytes / 2 {
+            // They are no smaller by themselves, so equal pieces are what can be had.
+            let most = count.div_ceil(bytes.div_ceil(MESSAGE_BYTES));
+            let starts = (0..count).step_by(most);
+            pieces.extend(starts.map(|first| rows.slice(first, most.min(count - first))));
+        } else {
+            left.extend([second, first]);
+        }
+    }
+    pieces
 }
 
 /// The same query with the types that other programs get: what a text's view refers to is more than the text, and
@@ -110,7 +129,9 @@ pub(crate) fn with_plain_types(plan: LogicalPlan) -> Result<LogicalPlan, DataFus
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{AsArray, DictionaryArray, Int64Array, ListArray, StringViewArray};
+    use arrow::array::{
+        AsArray, DictionaryArray, Int64Array, ListArray, StringArray, StringViewArray,
+    };
     use arrow::compute::concat_batches;
     use arrow::datatypes::{Int32Type, Int64Type};
     use datafusion::prelude::{DataFrame, SessionContext};
@@ -139,10 +160,22 @@ mod tests {
     fn messages_are_as_large_as_their_own_rows() {
         let numbers = Int64Array::from_iter_values(0..1_000_000);
         let rows = RecordBatch::try_from_iter([("i", Arc::new(numbers) as ArrayRef)]).unwrap();
-        let pieces: Vec<_> = messages(&rows).collect();
+        let pieces = messages(&rows);
         assert_eq!(pieces.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [250_000; 4]);
-        assert_eq!(messages(&rows.slice(10, 1000)).collect::<Vec<_>>(), [rows.slice(10, 1000)]);
-        assert_eq!(messages(&rows.slice(0, 0)).count(), 0);
+        assert_eq!(messages(&rows.slice(10, 1000)), [rows.slice(10, 1000)]);
+        assert_eq!(messages(&rows.slice(0, 0)), []);
+        // A few rows can have most of the bytes.
+        let long = "x".repeat(1_000_000);
+        let texts = (0..3000).map(|i| if (1000..1020).contains(&i) { long.as_str() } else { "x" });
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let rows = RecordBatch::try_from_iter([("t", texts)]).unwrap();
+        let pieces = messages(&rows);
+        assert!(pieces.len() < 40 && pieces.iter().all(|piece| own_bytes(piece) <= 2 << 20));
+        assert_eq!(concat_batches(rows.schema_ref(), &pieces).unwrap(), rows);
+        let lists = (0..1000).map(|_| Some(vec![Some(1); 1000]));
+        let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+        let rows = RecordBatch::try_from_iter([("l", Arc::new(lists) as ArrayRef)]).unwrap();
+        assert_eq!(messages(&rows).len(), 4);
     }
 
     #[tokio::test]

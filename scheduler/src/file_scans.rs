@@ -65,10 +65,14 @@ pub(crate) fn without_cutting_again(config: SessionConfig) -> SessionConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::{Int64Array, RecordBatch};
     use datafusion::execution::SessionStateBuilder;
     use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
     use datafusion::physical_plan::displayable;
     use datafusion::prelude::{ParquetReadOptions, SessionContext};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+    use std::fs::File;
 
     /// The ranges of a file in a plan.
     fn ranges(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
@@ -97,11 +101,16 @@ mod tests {
         let builder = SessionStateBuilder::new_from_existing(state);
         let context =
             SessionContext::new_with_state(builder.with_physical_optimizer_rules(rules).build());
-        let write = format!(
-            "COPY (SELECT value AS i FROM generate_series(1, 40000)) TO '{path}'
-                OPTIONS ('format.max_row_group_size' 10000)"
-        );
-        context.sql(&write).await.unwrap().collect().await.unwrap();
+        let numbers = Arc::new(Int64Array::from_iter_values(0..40_000));
+        let rows = RecordBatch::try_from_iter([("i", numbers as _)]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(10_000))
+            .set_dictionary_enabled(false)
+            .build();
+        let file = File::create(path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
         context.register_parquet("t", path, ParquetReadOptions::default()).await.unwrap();
         let plan = context.sql("SELECT i FROM t WHERE i % 2 = 1").await.unwrap();
         let plan = plan.create_physical_plan().await.unwrap();

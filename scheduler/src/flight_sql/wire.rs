@@ -56,7 +56,7 @@ pub(super) fn send(
     let rows = rows.map(move |rows| {
         let rows = rows.map_err(|status| FlightError::Tonic(Box::new(status)))?;
         let rows = plain_rows(&rows, &typed).map_err(FlightError::from)?;
-        Ok::<_, FlightError>(futures::stream::iter(messages(&rows).map(Ok).collect::<Vec<_>>()))
+        Ok::<_, FlightError>(futures::stream::iter(messages(&rows).into_iter().map(Ok)))
     });
     let data = FlightDataEncoderBuilder::new()
         .with_schema(schema)
