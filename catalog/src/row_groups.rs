@@ -3,7 +3,6 @@
 //! The engine cuts files into ranges of equally many bytes, and the task in whose range a row group begins
 //! reads all of it: of four row groups, one task reads three and the other one.
 
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::listing::{FileRange, PartitionedFile};
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
@@ -13,83 +12,85 @@ use datafusion::datasource::physical_plan::{
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use std::sync::Arc;
 
-/// A rule that cuts files between their row groups, so that tasks read equally many bytes. It does so for scans
-/// that have been cut into ranges already and whose files' footers are in memory.
-#[derive(Debug)]
-pub struct WholeRowGroups {
-    footers: Arc<FileMetadataCache>,
+/// The plan with its files cut between their row groups, so that tasks read equally many bytes. This is so for
+/// scans that have been cut into ranges already, of files whose footers are among these.
+pub fn with_whole_row_groups(
+    plan: Arc<dyn ExecutionPlan>,
+    footers: &FileMetadataCache,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let cut = plan.transform_up(|plan| {
+        let scan = plan
+            .downcast_ref::<DataSourceExec>()
+            .and_then(|exec| exec.downcast_to_file_source::<ParquetSource>());
+        Ok(match scan.and_then(|(scan, _)| balanced(scan, footers)) {
+            Some(scan) => Transformed::yes(DataSourceExec::from_data_source(scan) as _),
+            None => Transformed::no(plan),
+        })
+    });
+    cut.data()
 }
 
-impl WholeRowGroups {
-    /// A rule that knows these footers.
-    pub fn new(footers: Arc<FileMetadataCache>) -> Self {
-        Self { footers }
+/// The scan with its row groups spread evenly, if that is better than it is.
+fn balanced(scan: &FileScanConfig, footers: &FileMetadataCache) -> Option<FileScanConfig> {
+    let ordered = !scan.output_ordering.is_empty() || scan.preserve_order;
+    if ordered || scan.output_partitioning.is_some() {
+        return None;
     }
-
-    fn footer(&self, file: &PartitionedFile) -> Option<Arc<ParquetMetaData>> {
-        let cached = self.footers.get(&file.object_meta.location)?;
-        let footer = cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?;
-        cached.is_valid_for(&file.object_meta).then(|| Arc::clone(footer.parquet_metadata()))
+    let tasks = scan.file_groups.len();
+    let pieces = pieces(scan, footers)?;
+    let total: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+    let (mut before, mut groups) = (0, vec![Vec::new(); tasks]);
+    let (mut now, mut then) = (vec![0; tasks], vec![0; tasks]);
+    for piece in pieces {
+        // The task whose share of all bytes the middle of the row group falls into.
+        let middle = u128::from(2 * before + piece.bytes) * tasks as u128;
+        let task = (middle / u128::from(2 * total).max(1)) as usize;
+        before += piece.bytes;
+        now[piece.task] += piece.bytes;
+        *then.get_mut(task)? += piece.bytes;
+        piece.append_to(&mut groups[task]);
     }
+    let better = then.iter().max() < now.iter().max();
+    better.then(|| {
+        FileScanConfigBuilder::from(scan.clone())
+            .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
+            .build()
+    })
+}
 
-    /// The row groups of a scan in the order in which its tasks read them.
-    fn pieces<'a>(&self, scan: &'a FileScanConfig) -> Option<Vec<Piece<'a>>> {
-        let mut pieces = Vec::new();
-        for (task, group) in scan.file_groups.iter().enumerate() {
-            for file in group.iter() {
-                let (footer, range) = (self.footer(file)?, file.range.as_ref()?);
-                let size = i64::try_from(file.object_meta.size).ok()?;
-                let starts: Vec<i64> =
-                    footer.row_groups().iter().map(start).collect::<Option<_>>()?;
-                // Other programs may write them in any order, or say that they begin at 0.
-                if !starts.iter().chain([&size]).is_sorted_by(|one, next| one < next) {
-                    return None;
-                }
-                let ends = starts.iter().skip(1).copied().chain([size]);
-                for ((start, end), row_group) in starts.iter().zip(ends).zip(footer.row_groups()) {
-                    if range.contains(*start) {
-                        let range = FileRange { start: *start, end };
-                        let bytes = u64::try_from(row_group.compressed_size()).ok()?;
-                        pieces.push(Piece { file, range, bytes, task });
-                    }
+/// The row groups of a scan in the order in which its tasks read them.
+fn pieces<'a>(scan: &'a FileScanConfig, footers: &FileMetadataCache) -> Option<Vec<Piece<'a>>> {
+    let mut pieces = Vec::new();
+    for (task, group) in scan.file_groups.iter().enumerate() {
+        for file in group.iter() {
+            let (footer, range) = (footer(file, footers)?, file.range.as_ref()?);
+            let size = i64::try_from(file.object_meta.size).ok()?;
+            let starts: Vec<i64> = footer.row_groups().iter().map(start).collect::<Option<_>>()?;
+            // Other programs may write them in any order, or say that they begin at 0.
+            if !starts.iter().chain([&size]).is_sorted_by(|one, next| one < next) {
+                return None;
+            }
+            let ends = starts.iter().skip(1).copied().chain([size]);
+            for ((start, end), row_group) in starts.iter().zip(ends).zip(footer.row_groups()) {
+                if range.contains(*start) {
+                    let range = FileRange { start: *start, end };
+                    let bytes = u64::try_from(row_group.compressed_size()).ok()?;
+                    pieces.push(Piece { file, range, bytes, task });
                 }
             }
         }
-        Some(pieces)
     }
+    Some(pieces)
+}
 
-    /// The scan with its row groups spread evenly, if that is better than it is.
-    fn balanced(&self, scan: &FileScanConfig) -> Option<FileScanConfig> {
-        let ordered = !scan.output_ordering.is_empty() || scan.preserve_order;
-        if ordered || scan.output_partitioning.is_some() {
-            return None;
-        }
-        let tasks = scan.file_groups.len();
-        let pieces = self.pieces(scan)?;
-        let total: u64 = pieces.iter().map(|piece| piece.bytes).sum();
-        let (mut before, mut groups) = (0, vec![Vec::new(); tasks]);
-        let (mut now, mut then) = (vec![0; tasks], vec![0; tasks]);
-        for piece in pieces {
-            // The task whose share of all bytes the middle of the row group falls into.
-            let middle = u128::from(2 * before + piece.bytes) * tasks as u128;
-            let task = (middle / u128::from(2 * total).max(1)) as usize;
-            before += piece.bytes;
-            now[piece.task] += piece.bytes;
-            *then.get_mut(task)? += piece.bytes;
-            piece.append_to(&mut groups[task]);
-        }
-        let better = then.iter().max() < now.iter().max();
-        better.then(|| {
-            FileScanConfigBuilder::from(scan.clone())
-                .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
-                .build()
-        })
-    }
+fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<Arc<ParquetMetaData>> {
+    let cached = footers.get(&file.object_meta.location)?;
+    let footer = cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?;
+    cached.is_valid_for(&file.object_meta).then(|| Arc::clone(footer.parquet_metadata()))
 }
 
 /// Where the engine takes a row group to begin.
@@ -124,33 +125,6 @@ impl Piece<'_> {
     }
 }
 
-impl PhysicalOptimizerRule for WholeRowGroups {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|plan| {
-            let scan = plan
-                .downcast_ref::<DataSourceExec>()
-                .and_then(|exec| exec.downcast_to_file_source::<ParquetSource>());
-            Ok(match scan.and_then(|(scan, _)| self.balanced(scan)) {
-                Some(scan) => Transformed::yes(DataSourceExec::from_data_source(scan) as _),
-                None => Transformed::no(plan),
-            })
-        })
-        .data()
-    }
-
-    fn name(&self) -> &str {
-        "whole_row_groups"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,7 +151,7 @@ mod tests {
         writer.close().unwrap();
     }
 
-    /// The rows that each of some tasks reads of files with so many rows, before and after the rule.
+    /// The rows that each of some tasks reads of files with so many rows, before and after.
     async fn rows(tasks: usize, files: &[i64], sorted: bool) -> [Vec<usize>; 2] {
         let folder = tempfile::tempdir().unwrap();
         for (file, rows) in files.iter().enumerate() {
@@ -201,8 +175,7 @@ mod tests {
             async || context.sql("SELECT i FROM t").await.unwrap().create_physical_plan().await;
         let before = plan().await.unwrap();
         let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
-        let rule = WholeRowGroups::new(footers);
-        let after = rule.optimize(plan().await.unwrap(), &ConfigOptions::default()).unwrap();
+        let after = with_whole_row_groups(plan().await.unwrap(), footers.as_ref()).unwrap();
         let read = async |plan: &Arc<dyn ExecutionPlan>| {
             let shown = displayable(plan.as_ref()).indent(false).to_string();
             assert!(shown.starts_with("DataSourceExec"), "{shown}");

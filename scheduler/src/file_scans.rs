@@ -6,7 +6,7 @@ use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
-use nightshift_catalog::row_groups::WholeRowGroups;
+use nightshift_catalog::row_groups::with_whole_row_groups;
 use std::sync::Arc;
 
 /// The rule that plans the distribution of rows, and cuts files into ranges.
@@ -17,7 +17,7 @@ const DISTRIBUTION: &str = "EnsureRequirements";
 #[derive(Debug)]
 struct CutFiles {
     distribution: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-    row_groups: WholeRowGroups,
+    footers: Arc<FileMetadataCache>,
 }
 
 impl PhysicalOptimizerRule for CutFiles {
@@ -29,7 +29,7 @@ impl PhysicalOptimizerRule for CutFiles {
         let mut cutting = config.clone();
         cutting.optimizer.repartition_file_scans = true;
         let plan = self.distribution.optimize(plan, &cutting)?;
-        self.row_groups.optimize(plan, config)
+        with_whole_row_groups(plan, self.footers.as_ref())
     }
 
     fn name(&self) -> &str {
@@ -47,10 +47,7 @@ pub(crate) fn with_files_cut(
     footers: &Arc<FileMetadataCache>,
 ) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let cut = |rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>| match rule.name() {
-        DISTRIBUTION => Arc::new(CutFiles {
-            distribution: rule,
-            row_groups: WholeRowGroups::new(Arc::clone(footers)),
-        }),
+        DISTRIBUTION => Arc::new(CutFiles { distribution: rule, footers: Arc::clone(footers) }),
         _ => rule,
     };
     rules.into_iter().map(cut).collect()

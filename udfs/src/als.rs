@@ -350,7 +350,9 @@ mod tests {
                 for step in [-1e-2, 1e-2] {
                     let mut moved = users.clone();
                     moved[coordinate] += step;
-                    prop_assert!(loss(&moved) >= best - digits, "coordinate {coordinate}");
+                    // Where the loss is least, a rounding moves it in the second order only.
+                    let least = best - 1e-6 * zeros.max(1.0);
+                    prop_assert!(loss(&moved) >= least, "coordinate {coordinate}");
                 }
             }
         }
