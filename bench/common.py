@@ -30,7 +30,9 @@ class Cluster:
         self.uri = self.line("flight ")
         self.executors = []
         for cores in executors:
-            options = ["--scheduler", address, "--cores", str(cores)]
+            # As `nightshift up` does it.
+            shared = ["--work-dir", folder / "work"]
+            options = ["--scheduler", address, "--cores", str(cores), *shared]
             self.executors.append(self.start("executor", *options))
             self.executors[-1].stdout.readline()
 
@@ -191,5 +193,34 @@ def interactions(size):
             weight = random.integers(1, 6, len(pairs)).astype(numpy.float32)
             columns = [pairs // items, pairs % items, weight]
             writer.write_table(pyarrow.table(columns, schema=schema))
+    os.rename(f"{file}.new", file)
+    return file
+
+
+def rmat(scale):
+    """A Parquet file of (source, target): a graph as of Graph500, of 2^scale nodes with 16 edges for each, some of
+    them more than once. Written in parts, with the memory of one."""
+    import numpy
+    import pyarrow
+    import pyarrow.parquet
+
+    file = TARGET / "bench-data" / f"rmat-{scale}.parquet"
+    if file.exists():
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    a, b, c = 0.57, 0.19, 0.19
+    names = numpy.random.default_rng(0).permutation(1 << scale)
+    schema = pyarrow.schema([("source", pyarrow.int64()), ("target", pyarrow.int64())])
+    part = 1 << 20
+    with pyarrow.parquet.ParquetWriter(f"{file}.new", schema) as writer:
+        for number in range((16 << scale) // part):
+            random = numpy.random.default_rng([scale, number])
+            source, target = numpy.zeros((2, part), numpy.int64)
+            for _ in range(scale):
+                quarter = random.random(part)
+                below = quarter > a + b
+                right = numpy.where(below, quarter > a + b + c, quarter > a)
+                source, target = 2 * source + below, 2 * target + right
+            writer.write_table(pyarrow.table([names[source], names[target]], schema=schema))
     os.rename(f"{file}.new", file)
     return file

@@ -130,8 +130,51 @@ fn an_executor_killed_during_sql_changes_nothing() {
 
 /// Whether an executor that works in `work` has files of a stage of any job.
 fn has_results(work: &Path, stage: &str) -> bool {
-    let jobs = std::fs::read_dir(work.join("shuffles")).into_iter().flatten().flatten();
-    jobs.map(|job| job.path().join(stage)).any(|stage| !contents(&stage).is_empty())
+    let folders = |of: &Path| std::fs::read_dir(of).into_iter().flatten().flatten();
+    folders(&work.join("shuffles"))
+        .flat_map(|cluster| folders(&cluster.path()))
+        .any(|job| !contents(&job.path().join(stage)).is_empty())
+}
+
+/// What one executor has written the others of its folder read from there, and nobody deletes what others need.
+#[test]
+fn executors_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path().join("work");
+    let cluster = Cluster::start(folder.path(), &[]);
+    let start = || cluster.executor(folder.path(), 1, &work);
+    let mut executors = vec![start(), start()];
+    let sql = |sql: &str| {
+        let mut command = nightshift(folder.path());
+        command.args(["sql", "--cluster", &cluster.address, "--format", "csv", "-c", sql]);
+        succeed(&mut command)
+    };
+    let query = "SELECT count(*) AS groups, sum(n) AS rows FROM \
+        (SELECT value % 50000 AS g, count(*) AS n FROM generate_series(1, 200000) GROUP BY g)";
+    let answer = "groups,rows\n50000,200000";
+    let analyzed = sql(&format!("EXPLAIN ANALYZE {query}"));
+    let fetched = |what: &str| -> u32 {
+        let counts = analyzed.split(what).skip(1).map(|rest| {
+            let digits = rest.trim_start_matches('=').chars().take_while(char::is_ascii_digit);
+            digits.collect::<String>().parse::<u32>().unwrap()
+        });
+        counts.sum()
+    };
+    assert!(fetched("local_partitions") > 1, "{analyzed}");
+    assert_eq!(fetched("remote_partitions"), 0, "{analyzed}");
+
+    executors.pop().unwrap().kill();
+    executors.push(start());
+    assert!(sql(query).contains(answer));
+    executors.pop().unwrap().stop();
+    assert!(sql(query).contains(answer));
+
+    std::fs::create_dir_all(work.join("shuffles/left/job")).unwrap();
+    executors.pop().unwrap().kill();
+    assert!(work.join("shuffles/left/job").exists());
+    executors.push(start());
+    wait_until(|| !work.join("shuffles/left").exists(), "the next executor deletes nothing");
+    assert!(sql(query).contains(answer));
 }
 
 #[test]

@@ -149,9 +149,17 @@ fn a_failed_check_publishes_nothing_and_leaves_nothing() {
     let second = generation(2);
     let check = "SELECT generation FROM x.b WHERE generation = 'g2'";
     pipeline(folder.path(), "p", &[("a.sql", &second), ("checks/wrong.sql", check)]);
-    let output = nightshift(folder.path()).args(["run", "p"]).output().unwrap();
+    let mut command = nightshift(folder.path());
+    command.args(["run", "p"]).env("NIGHTSHIFT_LOG", "audit=info").env("NO_COLOR", "1");
+    let output = command.env("USER", "ada").output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
     let printed = text(&output);
+    let audited = printed.lines().find(|line| line.contains("audit")).unwrap();
+    for part in
+        ["who=\"ada\"", "via=pipeline", "action=\"RUN\"", "object=\"p\"", "outcome=\"failed\""]
+    {
+        assert!(audited.contains(part), "{part}: {audited}");
+    }
     assert!(printed.contains("check checks/wrong.sql found 1 wrong rows"), "{printed}");
     assert!(printed.contains("| g2"), "{printed}");
     assert_eq!(contents(&folder.path().join("warehouse")), before);

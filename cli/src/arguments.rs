@@ -189,7 +189,8 @@ pub struct ExecutorArguments {
     /// Tasks that run at the same time; 0 means one for each core
     #[arg(long, default_value_t = 0)]
     pub cores: usize,
-    /// Folder for intermediate results, of no other executor [default: a temporary one]
+    /// Folder for intermediate results; executors of one machine that share it read each other's results
+    /// from there and not over the network [default: a temporary one]
     #[arg(long)]
     pub work_dir: Option<PathBuf>,
     /// Megabytes that queries may use [default: 70 % of the machine's memory]

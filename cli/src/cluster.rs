@@ -296,6 +296,8 @@ impl Drop for Processes {
 /// Runs a cluster of several processes until it is interrupted or one of them ends.
 pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let program = std::env::current_exe()?;
+    // Dropped after the processes that use it.
+    let work_dir = tempfile::Builder::new().prefix("nightshift-").tempdir()?;
     let mut processes = Processes(Vec::new());
     let mut start = |name: String, arguments: Vec<String>| -> Result<(), Failure> {
         let mut command = Command::new(&program);
@@ -324,8 +326,10 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let machine = std::thread::available_parallelism()?.get();
     let executors = usize::from(arguments.executors);
     let cores = arguments.cores.unwrap_or((machine / executors).max(1)).to_string();
+    let shared = work_dir.path().to_string_lossy();
     for number in 1..=executors {
-        let arguments = ["executor", "--scheduler", &address, "--cores", &cores];
+        let arguments =
+            ["executor", "--scheduler", &address, "--cores", &cores, "--work-dir", &shared];
         start(format!("executor {number}"), arguments.map(String::from).to_vec())?;
     }
     println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");

@@ -4,6 +4,7 @@ mod arguments;
 mod cluster;
 mod commands;
 mod interrupts;
+mod logs;
 mod output;
 mod progress;
 mod settings;
@@ -18,7 +19,6 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Batches of rows come and go by the megabyte. The system's allocator gives each back to the system, and
 /// gets it again page by page.
@@ -56,10 +56,7 @@ fn run() -> ExitCode {
     };
     // Who waits for a store that doesn't answer sees what for.
     let stores = "object_store::client::retry=info,nightshift_catalog::storage::retry=info";
-    let default = format!("{default},{stores}");
-    let filter =
-        EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    logs::start(&format!("{default},{stores}"));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Command::Executor(executor) = &arguments.command
         && executor.cores > 0

@@ -2,6 +2,7 @@
 //! and states of trainings in memory.
 
 mod results;
+mod work_dir;
 
 use ballista_core::RuntimeProducer;
 use ballista_core::config::TaskSchedulingPolicy;
@@ -19,15 +20,25 @@ use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
+use tokio::task::spawn_blocking;
+use work_dir::WorkDir;
 
 /// Bytes of the largest message between processes: a task with its plan, or rows that can't be divided.
 const MESSAGE_BYTES: u32 = 16 << 20;
 
 /// Seconds between two signs of life that an executor sends to its scheduler.
 const HEARTBEAT_SECONDS: u64 = 1;
+
+/// How long the results of a job may stay as they are before they count as forgotten.
+const UNCHANGED: Duration = Duration::from_secs(24 * 3600);
+
+/// The time between two searches for forgotten results.
+const LOOK_FOR_UNCHANGED: Duration = Duration::from_secs(600);
 
 /// Why an executor could not start or go on.
 #[derive(Debug, Error)]
@@ -57,7 +68,8 @@ pub struct ExecutorOptions {
     pub scheduler_port: u16,
     /// Tasks that run at the same time; all cores if it is 0.
     pub cores: usize,
-    /// Folder for intermediate results: those of shuffles, and rows that don't fit into memory.
+    /// Folder for intermediate results: those of shuffles, and rows that don't fit into memory. Executors of
+    /// one machine can share it.
     pub work_dir: PathBuf,
     /// Bytes that queries may use; a share of the machine's memory if it is not given.
     pub memory: Option<u64>,
@@ -84,22 +96,15 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         scheduler: format!("{}:{}", options.scheduler_host, options.scheduler_port),
         source: Box::new(source),
     };
-    // Ballista deletes what is old in the folder of shuffles, and that of spilled rows is old once it has not
-    // been needed for an hour.
-    let folder = |name| {
-        let folder = options.work_dir.join(name);
-        std::fs::create_dir_all(&folder).map(|()| folder).map_err(BallistaError::IoError)
-    };
-    let shuffles = folder("shuffles").map_err(failed)?;
-    let spilled = folder("spilled").map_err(failed)?;
-    // An executor that was killed leaves them.
-    for left in std::fs::read_dir(&spilled).into_iter().flatten().flatten() {
-        std::fs::remove_dir_all(left.path())
-            .map_err(|error| failed(BallistaError::IoError(error)))?;
-    }
+    let scheduler = format!("{}_{}", options.scheduler_host, options.scheduler_port);
+    let work_dir = WorkDir::open(&options.work_dir, &scheduler).map_err(|error| {
+        let folder = options.work_dir.display();
+        failed(BallistaError::Configuration(format!("folder for results {folder}: {error}")))
+    })?;
+    let work_dir = Arc::new(work_dir);
     // To make one for each task would take as long as to start a small one.
     let runtime = RuntimeEnvBuilder::new()
-        .with_temp_file_path(&spilled)
+        .with_temp_file_path(work_dir.spilled())
         .with_object_store_registry(Arc::new(options.stores.clone()))
         .build_arc()
         .map_err(|error| failed(BallistaError::DataFusionError(Box::new(error))))?;
@@ -116,11 +121,11 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         scheduler_connect_timeout_seconds: options.connect_seconds,
         vcores: options.cores,
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
-        work_dir: Some(shuffles.to_string_lossy().into_owned()),
+        work_dir: Some(work_dir.shuffles().to_string_lossy().into_owned()),
         executor_heartbeat_interval_seconds: HEARTBEAT_SECONDS,
         memory_pool_size: options.memory,
-        job_data_clean_up_interval_seconds: 600,
-        job_data_ttl_seconds: 3600,
+        // Ballista would delete what other executors in the same folder need.
+        job_data_clean_up_interval_seconds: 0,
         override_function_registry: Some(Arc::new(functions())),
         override_runtime_producer: Some(runtime),
         override_arrow_flight_service: Some(Arc::new(|work_dir, address, shutdown, config| {
@@ -133,7 +138,23 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         ..Default::default()
     };
     tracing::info!(host = options.host, port = options.port, "executor starts");
-    start_executor_process(Arc::new(config)).await.map_err(failed)
+    tokio::select! {
+        ended = start_executor_process(Arc::new(config)) => ended.map_err(failed),
+        never = delete_unchanged(work_dir) => match never {},
+    }
+}
+
+/// Deletes what schedulers that were killed have not had deleted, again and again.
+async fn delete_unchanged(work_dir: Arc<WorkDir>) -> Infallible {
+    let mut round = tokio::time::interval(LOOK_FOR_UNCHANGED);
+    loop {
+        round.tick().await;
+        let work_dir = Arc::clone(&work_dir);
+        let deleted = spawn_blocking(move || work_dir.delete_unchanged(UNCHANGED)).await;
+        if let Err(error) = deleted.unwrap_or_else(|error| Err(error.into())) {
+            tracing::warn!(%error, "old intermediate results are not deleted; the next round tries again");
+        }
+    }
 }
 
 /// Every function that a session of the scheduler or of a client knows.

@@ -69,8 +69,7 @@ pub struct Connection {
 impl Connection {
     /// A connection without external tables, of whoever runs this process.
     pub fn new(session: Session, folder: Option<PathBuf>, progress: Arc<dyn Progress>) -> Self {
-        let who = std::env::var("USER").unwrap_or_else(|_| "unknown".to_string());
-        let caller = Caller { who, via: Via::Sql };
+        let caller = Caller::of_this_process(Via::Sql);
         Self { session, caller, externals: Externals::new(), folder, progress }
     }
 

@@ -1,7 +1,9 @@
 //! A pipeline: a folder of SQL files whose order follows from what they read and create.
 
+use crate::audit;
 use crate::external::Externals;
 use crate::progress::Progress;
+use crate::queries::{Caller, Via};
 use crate::run::{Run, Step};
 use crate::session::Session;
 use crate::statement::{Located, Statement, parse};
@@ -118,11 +120,12 @@ impl Pipeline {
         let operation = format!("RUN {}", self.name());
         let mut run =
             Run::start(session, operation, Externals::new(), Arc::clone(&progress)).await?;
+        let id = run.id().to_string();
         let executed = tokio::select! {
             executed = self.steps(&mut run, progress.as_ref()) => executed,
             () = interrupted => Err(JobError::Interrupted),
         };
-        match executed {
+        let done = match executed {
             Ok(()) => run.publish().await,
             Err(error) => {
                 if let Err(left) = run.abandon().await {
@@ -130,7 +133,15 @@ impl Pipeline {
                 }
                 Err(error)
             }
-        }
+        };
+        let outcome = match &done {
+            Ok(_) => "done",
+            Err(error) if error.is_cancellation() => "cancelled",
+            Err(_) => "failed",
+        };
+        let caller = Caller::of_this_process(Via::Pipeline);
+        audit::record(&caller, id, "RUN", &self.name(), outcome);
+        done
     }
 
     async fn steps(&self, run: &mut Run, progress: &dyn Progress) -> Result<()> {

@@ -29,6 +29,8 @@ pub const LONGEST: usize = 8 << 10;
 pub enum Via {
     /// The shell.
     Sql,
+    /// A pipeline.
+    Pipeline,
     /// A Flight SQL client.
     FlightSql,
     /// An HTTP request.
@@ -39,6 +41,7 @@ impl Display for Via {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Via::Sql => "sql",
+            Via::Pipeline => "pipeline",
             Via::FlightSql => "flight-sql",
             Via::Http => "http",
         })
@@ -52,6 +55,13 @@ pub struct Caller {
     pub who: String,
     /// How it has come in.
     pub via: Via,
+}
+
+impl Caller {
+    /// Whoever runs this process.
+    pub fn of_this_process(via: Via) -> Self {
+        Self { who: std::env::var("USER").unwrap_or_else(|_| "unknown".to_string()), via }
+    }
 }
 
 /// How far a query is.

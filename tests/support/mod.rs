@@ -126,6 +126,13 @@ impl Process {
         matches!(self.0.try_wait(), Ok(None))
     }
 
+    /// Asks it to end, and waits until it has.
+    pub fn stop(&mut self) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success());
+    }
+
     /// Kills it without warning.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
@@ -156,7 +163,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster whose executors run `cores` tasks at a time each.
+    /// Starts a cluster whose executors run `cores` tasks at a time each, and share a folder as those of
+    /// `nightshift up` do.
     pub fn start(folder: &Path, cores: &[usize]) -> Self {
         Self::start_with(folder, cores, &[])
     }
@@ -174,6 +182,7 @@ impl Cluster {
         let executors = cores.iter().map(|cores| {
             let mut command = nightshift(folder);
             command.args(["executor", "--scheduler", &address, "--cores", &cores.to_string()]);
+            command.arg("--work-dir").arg(folder.join("work"));
             command.envs(environment.iter().copied());
             Process::start(&mut command).0
         });

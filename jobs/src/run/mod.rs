@@ -146,6 +146,11 @@ impl Run {
         })
     }
 
+    /// Its id; ids are in the order in which runs began.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The files that the run reads in place.
     pub fn externals(&self) -> &Externals {
         self.view.externals()
