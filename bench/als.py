@@ -11,7 +11,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import implicit.cpu.als
 import numpy
 import scipy.sparse
-from common import Memory, cluster, interactions, seconds, table
+from common import interactions, iteration_seconds, seconds, table, training
 from irspack import IALSRecommender
 from threadpoolctl import ThreadpoolController
 
@@ -45,22 +45,15 @@ def objective(weights, users, items):
 
 
 def ours(file, weights, factors):
-    with cluster(executors=[THREADS], locations=[file.parent]) as running, running.connect() as connection:
-        cursor = connection.cursor()
-        cursor.execute(f"CREATE EXTERNAL TABLE default.seen STORED AS PARQUET LOCATION '{file}'")
-        with Memory(running.executors[0]) as memory:
-            total, _ = seconds(
-                lambda: cursor.execute(
-                    "CREATE MODEL bench.als OPTIONS (model_type = 'matrix_factorization',"
-                    " feedback_type = 'implicit', user_col = 'user_id', item_col = 'item_id',"
-                    f" rating_col = 'weight', num_factors = {factors}, wals_alpha = {ALPHA},"
-                    f" l2_reg = {PENALTY}, max_iterations = {ITERATIONS}, early_stop = false)"
-                    " AS SELECT user_id, item_id, weight FROM seen"
-                )
-            )
-        cursor.execute("SELECT seconds FROM ml_training_info('bench.als') WHERE seconds IS NOT NULL")
-        iterations = [row[0] for row in cursor.fetchall()]
-        assert len(iterations) == ITERATIONS, iterations
+    statement = (
+        "CREATE MODEL bench.als OPTIONS (model_type = 'matrix_factorization',"
+        " feedback_type = 'implicit', user_col = 'user_id', item_col = 'item_id',"
+        f" rating_col = 'weight', num_factors = {factors}, wals_alpha = {ALPHA},"
+        f" l2_reg = {PENALTY}, max_iterations = {ITERATIONS}, early_stop = false)"
+        " AS SELECT user_id, item_id, weight FROM default.given"
+    )
+    with training(file, THREADS, statement) as (cursor, total, memory):
+        iterations = iteration_seconds(cursor, "bench.als", ITERATIONS)
 
         def side(name, key):
             cursor.execute(f"SELECT factors FROM bench.als.{name} ORDER BY {key}")
@@ -69,7 +62,7 @@ def ours(file, weights, factors):
 
         found = objective(weights, side("user_factors", "user_id"), side("item_factors", "item_id"))
         print(f"nightshift: {total:.1f} s from the query to the published tables", flush=True)
-        return min(iterations), found, memory.most
+        return min(iterations), found, memory
 
 
 def of_implicit(weights, factors, gradient):

@@ -134,6 +134,25 @@ class Memory:
         return self.most - self.before
 
 
+@contextlib.contextmanager
+def training(file, cores, statement):
+    """A cursor on a cluster of one executor that has executed CREATE MODEL over the table `given`, the seconds that
+    it took, and the executor's largest memory."""
+    with cluster(executors=[cores], locations=[file.parent]) as running, running.connect() as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"CREATE EXTERNAL TABLE default.given STORED AS PARQUET LOCATION '{file}'")
+        with Memory(running.executors[0]) as memory:
+            total, _ = seconds(lambda: cursor.execute(statement))
+        yield cursor, total, memory.most
+
+
+def iteration_seconds(cursor, model, count):
+    cursor.execute(f"SELECT seconds FROM ml_training_info('{model}') WHERE seconds IS NOT NULL")
+    iterations = [row[0] for row in cursor.fetchall()]
+    assert len(iterations) == count, iterations
+    return iterations
+
+
 def numbers(rows):
     """A folder with a Parquet file of ten columns: an id that counts up, and figures."""
     import duckdb
@@ -211,7 +230,7 @@ def rmat(scale):
     a, b, c = 0.57, 0.19, 0.19
     names = numpy.random.default_rng(0).permutation(1 << scale)
     schema = pyarrow.schema([("source", pyarrow.int64()), ("target", pyarrow.int64())])
-    part = 1 << 20
+    part = min(1 << 20, 16 << scale)
     with pyarrow.parquet.ParquetWriter(f"{file}.new", schema) as writer:
         for number in range((16 << scale) // part):
             random = numpy.random.default_rng([scale, number])

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 import numpy
-from common import Memory, TARGET, cluster, rmat, seconds, table
+from common import TARGET, iteration_seconds, rmat, table, training
 
 SCALE = int(sys.argv[2]) if len(sys.argv) > 2 else 20
 ONLY = sys.argv[3].split(",") if len(sys.argv) > 3 else None
@@ -28,26 +28,19 @@ def edges(file):
 
 def ours(file, cores):
     """Whole seconds, of the iterations, the ranks by node, and the executor's memory."""
-    with cluster(executors=[cores], locations=[file.parent]) as running, running.connect() as connection:
-        cursor = connection.cursor()
-        cursor.execute(f"CREATE EXTERNAL TABLE default.edges STORED AS PARQUET LOCATION '{file}'")
-        with Memory(running.executors[0]) as memory:
-            total, _ = seconds(
-                lambda: cursor.execute(
-                    "CREATE MODEL bench.rank OPTIONS (model_type = 'pagerank', source_col = 'source',"
-                    f" target_col = 'target', damping = {DAMPING}, tolerance = 1e-300,"
-                    f" max_iterations = {ITERATIONS}) AS SELECT source, target FROM edges"
-                )
-            )
-        cursor.execute("SELECT seconds FROM ml_training_info('bench.rank') WHERE seconds IS NOT NULL")
-        iterations = [row[0] for row in cursor.fetchall()]
-        assert len(iterations) == ITERATIONS, iterations
+    statement = (
+        "CREATE MODEL bench.rank OPTIONS (model_type = 'pagerank', source_col = 'source',"
+        f" target_col = 'target', damping = {DAMPING}, tolerance = 1e-15,"
+        f" max_iterations = {ITERATIONS}) AS SELECT source, target FROM default.given"
+    )
+    with training(file, cores, statement) as (cursor, total, memory):
+        iterations = iteration_seconds(cursor, "bench.rank", ITERATIONS)
         cursor.execute("SELECT node, rank FROM bench.rank.ranks")
         found = cursor.fetch_arrow_table()
         nodes, values = found["node"].to_numpy(), found["rank"].to_numpy()
         ranks = numpy.zeros(nodes.max() + 1)
         ranks[nodes] = values
-        return total, min(iterations), ranks, f"{memory.most:.0f}"
+        return total, min(iterations), ranks, f"{memory:.0f}"
 
 
 def plain(way):

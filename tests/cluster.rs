@@ -178,6 +178,21 @@ fn executors_share_a_folder() {
 }
 
 #[test]
+fn an_executor_whose_port_is_taken_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), &[]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for option in ["--port", "--task-port"] {
+        let mut command = nightshift(folder.path());
+        command.args(["executor", "--scheduler", &cluster.address, option, &port]);
+        let output = command.output().unwrap();
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains(&port), "{option}: {said}");
+    }
+}
+
+#[test]
 fn up_starts_a_cluster_that_runs_queries() {
     let folder = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

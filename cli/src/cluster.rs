@@ -13,7 +13,9 @@ use nightshift_executor::ExecutorOptions;
 use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::session::Session;
 use nightshift_scheduler::{FlightSql, Http, Scheduler, SchedulerOptions, connect};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -77,14 +79,20 @@ pub async fn embedded(stores: &Stores, executing: Executing) -> Result<Embedded,
             return Err("the embedded executor has stopped".into());
         }
     }
-    if executing == Executing::Beside {
-        tokio::spawn(async move {
-            // Within the process somebody would have been told why; here nobody asks.
-            if let Ok(Err(error)) = executor.await {
-                eprintln!("error: {error}; leave the shell and start it again");
+    tokio::spawn(async move {
+        if let Ok(Err(error)) = executor.await {
+            match executing {
+                Executing::Beside => {
+                    eprintln!("error: {error}; leave the shell and start it again")
+                }
+                Executing::Within => {
+                    // Whatever is executed would wait for ever.
+                    eprintln!("error: {error}");
+                    std::process::exit(1);
+                }
             }
-        });
-    }
+        }
+    });
     let state = connect(&format!("grpc://{address}"), stores).await?;
     Ok(Embedded { state, cluster, _work_dir: work_dir })
 }
@@ -133,9 +141,19 @@ fn beside(scheduler: SocketAddr) -> Result<BoxFuture<'static, Result<(), Failure
     .boxed())
 }
 
-/// A port that nobody listens on now.
+/// Ports that systems don't give to connections.
+const QUIET_PORTS: Range<u16> = 12_000..32_000;
+
+/// A port that nobody listens on now, and that no connection of another process gets before it is used.
 fn free_port(host: IpAddr) -> Result<u16, Failure> {
-    Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
+    let random = RandomState::new().hash_one(Instant::now());
+    let first = (random % QUIET_PORTS.len() as u64) as u16;
+    let ports = (QUIET_PORTS.start + first..QUIET_PORTS.end).chain(QUIET_PORTS);
+    let free = |port: &u16| TcpListener::bind((host, *port)).is_ok();
+    match ports.take(100).find(free) {
+        Some(port) => Ok(port),
+        None => Ok(TcpListener::bind((host, 0))?.local_addr()?.port()),
+    }
 }
 
 /// Connections are neither encrypted nor authenticated yet, so listening beyond this machine must be

@@ -30,12 +30,13 @@ impl<S: Subscriber> Filter<S> for News {
         }
         let mut message = Message::default();
         event.record(&mut message);
-        !message.0.contains("remove_job_data") || !message.0.contains(NOT_FOUND)
+        let gone = GONE.iter().any(|gone| message.0.contains(gone));
+        !message.0.contains("remove_job_data") || !gone
     }
 }
 
-/// How the system's error for a file that doesn't exist ends.
-const NOT_FOUND: &str = "(os error 2)";
+/// What Ballista says of a folder that was there a moment ago, and the system of one that isn't there.
+const GONE: [&str; 3] = ["is not a directory", "is not a subdirectory of", "(os error 2)"];
 
 #[derive(Default)]
 struct Message(String);

@@ -22,9 +22,13 @@ use nightshift_jobs::superstep::Resident;
 use nightshift_udfs::functions::with_functions;
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use work_dir::WorkDir;
 
@@ -42,10 +46,12 @@ const LOOK_FOR_UNCHANGED: Duration = Duration::from_secs(600);
 
 /// Why an executor could not start or go on.
 #[derive(Debug, Error)]
-#[error("executor at {address}, scheduler {scheduler}: {source}")]
+#[error("executor at {address}, port {task_port} for tasks, scheduler {scheduler}: {source}")]
 pub struct ExecutorError {
     /// Where the executor listens.
     pub address: String,
+    /// Where it listens for tasks.
+    pub task_port: u16,
     /// The scheduler it belongs to.
     pub scheduler: String,
     /// What Ballista said.
@@ -93,6 +99,7 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
     let resident = Resident::new(options.resident);
     let failed = |source| ExecutorError {
         address: format!("{}:{}", options.host, options.port),
+        task_port: options.task_port,
         scheduler: format!("{}:{}", options.scheduler_host, options.scheduler_port),
         source: Box::new(source),
     };
@@ -102,6 +109,10 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         failed(BallistaError::Configuration(format!("folder for results {folder}: {error}")))
     })?;
     let work_dir = Arc::new(work_dir);
+    // Ballista would listen when it has told the scheduler of itself, and stop without a word if it can't.
+    let listener = TcpListener::bind((options.host.as_str(), options.port)).await;
+    let listener = listener.map_err(|error| failed(BallistaError::IoError(error)))?;
+    let listener = Mutex::new(Some(listener));
     // To make one for each task would take as long as to start a small one.
     let runtime = RuntimeEnvBuilder::new()
         .with_temp_file_path(work_dir.spilled())
@@ -128,8 +139,9 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         job_data_clean_up_interval_seconds: 0,
         override_function_registry: Some(Arc::new(functions())),
         override_runtime_producer: Some(runtime),
-        override_arrow_flight_service: Some(Arc::new(|work_dir, address, shutdown, config| {
-            results::serve(work_dir, address, shutdown, config, MESSAGE_BYTES as usize)
+        override_arrow_flight_service: Some(Arc::new(move |work_dir, _, shutdown, config| {
+            let listener = listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+            results::serve(work_dir, listener, shutdown, config, MESSAGE_BYTES as usize)
         })),
         grpc_max_encoding_message_size: MESSAGE_BYTES,
         grpc_max_decoding_message_size: MESSAGE_BYTES,
@@ -138,9 +150,32 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         ..Default::default()
     };
     tracing::info!(host = options.host, port = options.port, "executor starts");
+    let serve = async {
+        let mut executor = pin!(start_executor_process(Arc::new(config)));
+        tokio::select! {
+            ended = &mut executor => {
+                ended?;
+                Err(BallistaError::General("it has stopped, and nobody has told it to".to_string()))
+            }
+            () = told_to_stop() => executor.await,
+        }
+    };
     tokio::select! {
-        ended = start_executor_process(Arc::new(config)) => ended.map_err(failed),
+        ended = serve => ended.map_err(failed),
         never = delete_unchanged(work_dir) => match never {},
+    }
+}
+
+/// Waits for a signal to which an executor stops.
+async fn told_to_stop() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = ctrl_c() => {}
+        },
+        Err(_) => {
+            let _ = ctrl_c().await;
+        }
     }
 }
 

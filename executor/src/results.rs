@@ -16,8 +16,9 @@ use datafusion::error::DataFusionError;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use nightshift_jobs::rows::{messages, plain_schema};
-use std::net::SocketAddr;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The action with which Ballista's executors fetch a file as it is.
@@ -29,10 +30,10 @@ struct Results {
     files: BallistaFlightService,
 }
 
-/// Serves the results in a folder.
+/// Serves the results in a folder to who connects to a listener.
 pub(crate) fn serve(
     work_dir: String,
-    address: SocketAddr,
+    listener: Option<TcpListener>,
     mut shutdown: Shutdown,
     config: GrpcServerConfig,
     most_bytes: usize,
@@ -41,8 +42,10 @@ pub(crate) fn serve(
         .max_encoding_message_size(most_bytes)
         .max_decoding_message_size(most_bytes);
     tokio::spawn(async move {
+        let used = || std::io::Error::other("the listener for results is in use already");
+        let incoming = TcpIncoming::from(listener.ok_or_else(used)?).with_nodelay(Some(true));
         let server = create_grpc_server(&config).add_service(service);
-        let served = server.serve_with_shutdown(address, shutdown.recv()).await;
+        let served = server.serve_with_incoming_shutdown(incoming, shutdown.recv()).await;
         served.map_err(BallistaError::TonicError)
     })
 }

@@ -5,6 +5,7 @@ use std::fs::{self, DirEntry, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// A folder of intermediate results while an executor uses it.
 ///
@@ -17,6 +18,10 @@ pub(crate) struct WorkDir {
     users: File,
     /// The results of one cluster. Two could give two jobs the same name.
     shuffles: PathBuf,
+    /// Rows that don't fit into this executor's memory.
+    spilled: PathBuf,
+    /// Locked by this executor, in the folder of these rows.
+    _spills: File,
 }
 
 impl WorkDir {
@@ -24,13 +29,14 @@ impl WorkDir {
     pub(crate) fn open(folder: &Path, scheduler: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let users = File::create(folder.join("users.lock"))?;
+        clear_if_unused(folder, &users)?;
+        users.lock_shared()?;
         let shuffles = folder.join(SHUFFLES).join(scheduler.replace([':', '/'], "_"));
-        let opened = Self { folder: folder.to_path_buf(), users, shuffles };
-        opened.clear_if_unused()?;
-        opened.users.lock_shared()?;
-        fs::create_dir_all(&opened.shuffles)?;
-        fs::create_dir_all(opened.spilled())?;
-        Ok(opened)
+        fs::create_dir_all(&shuffles)?;
+        delete_spilled_by_killed(folder)?;
+        let (spilled, spills) = own_spills(&folder.join(SPILLED))?;
+        let folder = folder.to_path_buf();
+        Ok(Self { folder, users, shuffles, spilled, _spills: spills })
     }
 
     /// Where the results of tasks are.
@@ -39,41 +45,37 @@ impl WorkDir {
     }
 
     /// Where rows are that don't fit into memory.
-    pub(crate) fn spilled(&self) -> PathBuf {
-        self.folder.join(SPILLED)
+    pub(crate) fn spilled(&self) -> &Path {
+        &self.spilled
     }
 
-    /// Deletes the results of jobs of which nothing has changed for so long: those that a scheduler which was
-    /// killed has not had deleted.
+    /// Deletes the results of jobs of which nothing has changed for so long, those that a scheduler which was
+    /// killed has not had deleted, and rows that executors which were killed have left.
     pub(crate) fn delete_unchanged(&self, age: Duration) -> io::Result<()> {
         let now = SystemTime::now();
-        for cluster in children(&self.folder.join(SHUFFLES))? {
-            for job in children(&cluster.path())? {
-                let changed = last_change(&job.path())?;
-                if changed.is_some_and(|at| now.duration_since(at).is_ok_and(|since| since > age)) {
-                    delete(&job.path())?;
-                }
+        let mut first_error = Ok(());
+        for cluster in folders(&self.folder.join(SHUFFLES))? {
+            for job in folders(&cluster)? {
+                let deleted = last_change(&job).and_then(|changed| match changed {
+                    Some(at) if now.duration_since(at).is_ok_and(|since| since > age) => {
+                        delete(&job)
+                    }
+                    _ => Ok(()),
+                });
+                first_error = first_error.and(deleted);
             }
         }
-        Ok(())
-    }
-
-    /// Leaves the lock open.
-    fn clear_if_unused(&self) -> io::Result<()> {
-        match self.users.try_lock() {
-            Err(TryLockError::WouldBlock) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(error),
-            Ok(()) => {}
-        }
-        delete(&self.folder.join(SHUFFLES))?;
-        delete(&self.folder.join(SPILLED))?;
-        self.users.unlock()
+        first_error.and(delete_spilled_by_killed(&self.folder))
     }
 }
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if let Err(error) = self.users.unlock().and_then(|()| self.clear_if_unused()) {
+        let left = || {
+            self.users.unlock()?;
+            clear_if_unused(&self.folder, &self.users)
+        };
+        if let Err(error) = delete(&self.spilled).and_then(|()| left()) {
             let folder = self.folder.display();
             tracing::warn!(%folder, %error, "intermediate results are left for the next executor to delete");
         }
@@ -82,6 +84,67 @@ impl Drop for WorkDir {
 
 const SHUFFLES: &str = "shuffles";
 const SPILLED: &str = "spilled";
+
+/// Deletes everything if nobody else uses a folder. Leaves its lock open.
+fn clear_if_unused(folder: &Path, users: &File) -> io::Result<()> {
+    if !is_free(users)? {
+        return Ok(());
+    }
+    delete(&folder.join(SHUFFLES))?;
+    delete(&folder.join(SPILLED))?;
+    users.unlock()
+}
+
+/// Takes a lock if nobody else has it.
+fn is_free(lock: &File) -> io::Result<bool> {
+    match lock.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// A new folder below `spilled`, with a lock that is held. It gets its name when it is locked, so that it is never
+/// taken for that of a killed executor.
+fn own_spills(spilled: &Path) -> io::Result<(PathBuf, File)> {
+    let name = Uuid::new_v4().simple().to_string();
+    let (new, own) = (spilled.join(format!("{name}{NEW}")), spilled.join(name));
+    fs::create_dir_all(&new)?;
+    let lock = File::create(new.join(LOCK))?;
+    lock.lock()?;
+    fs::rename(&new, &own)?;
+    Ok((own, lock))
+}
+
+/// Deletes what executors have spilled that were killed: their locks are free.
+fn delete_spilled_by_killed(folder: &Path) -> io::Result<()> {
+    for spills in folders(&folder.join(SPILLED))? {
+        if spills.to_string_lossy().ends_with(NEW) {
+            continue;
+        }
+        let free = match File::open(spills.join(LOCK)) {
+            Ok(lock) => is_free(&lock)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(error) => return Err(error),
+        };
+        if free {
+            delete(&spills)?;
+        }
+    }
+    Ok(())
+}
+
+/// The lock in the folder of an executor's spilled rows.
+const LOCK: &str = "lock";
+
+/// How the name of such a folder ends before it is locked.
+const NEW: &str = ".new";
+
+/// The folders in a folder.
+fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let children = children(folder)?.into_iter();
+    Ok(children.map(|child| child.path()).filter(|path| path.is_dir()).collect())
+}
 
 /// What is in a folder; nothing if another executor has deleted it meanwhile.
 fn children(folder: &Path) -> io::Result<Vec<DirEntry>> {
@@ -150,8 +213,28 @@ mod tests {
         let file = write(&killed, "job");
         // As the operating system does.
         killed.users.unlock().unwrap();
+        killed._spills.unlock().unwrap();
         let next = WorkDir::open(folder.path(), "here:1").unwrap();
         assert!(!file.exists() && next.shuffles().exists());
+    }
+
+    #[test]
+    fn what_a_killed_executor_has_spilled_is_deleted_while_others_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = WorkDir::open(folder.path(), "here:1").unwrap();
+        let killed = WorkDir::open(folder.path(), "here:1").unwrap();
+        let [kept, left] = [&other, &killed].map(|executor| {
+            let file = executor.spilled().join("rows");
+            fs::write(&file, "rows").unwrap();
+            file
+        });
+        // As the operating system does.
+        killed._spills.unlock().unwrap();
+        let next = WorkDir::open(folder.path(), "here:1").unwrap();
+        assert!(kept.exists() && !left.exists() && next.spilled().exists());
+        drop(next);
+        other.delete_unchanged(Duration::from_secs(3600)).unwrap();
+        assert!(kept.exists());
     }
 
     #[test]
@@ -178,6 +261,7 @@ mod tests {
             }
         }
         age(&old);
+        fs::write(folder.path().join(SHUFFLES).join("a file"), "").unwrap();
         executor.delete_unchanged(3 * hour).unwrap();
         assert!(old.exists() && running.exists());
         executor.delete_unchanged(hour).unwrap();

@@ -6,6 +6,7 @@
 //! | module | what it computes |
 //! | --- | --- |
 //! | [`csr`] | compressed sparse rows, the form in which training data is kept |
+//! | [`dictionary`] | the different values of a column, and the place of each value among them |
 //! | [`als`] | one half step of alternating least squares, implicit and explicit |
 //! | [`pagerank`] | one superstep of PageRank |
 //! | [`top_k`] | the best unseen items of a batch of users |
@@ -17,6 +18,7 @@
 pub mod als;
 pub mod csr;
 mod dense;
+pub mod dictionary;
 pub mod functions;
 pub mod pagerank;
 pub mod random;

@@ -21,6 +21,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use std::ops::Range;
 use std::sync::Arc;
 use url::Url;
 
@@ -88,6 +89,12 @@ impl Storage {
     pub async fn get(&self, name: &str) -> Result<Bytes> {
         let read = async { self.store.get(&self.path(name)).await?.bytes().await };
         read.await.map_err(|error| self.error(name, error))
+    }
+
+    /// Reads parts of an object.
+    pub async fn get_ranges(&self, name: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let read = self.store.get_ranges(&self.path(name), ranges).await;
+        read.map_err(|error| self.error(name, error))
     }
 
     /// Writes a whole object, over what is there.

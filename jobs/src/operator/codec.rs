@@ -5,7 +5,7 @@ use super::decompressed::DecompressedExec;
 use super::envelope::EnvelopeNode;
 use super::node::{Operator, OperatorNode};
 use super::with_items::{WithItemsExec, Work};
-use crate::superstep::{BlockWrite, BlockWriteExec, ItemFiles, Resident, Superstep, SuperstepExec};
+use crate::superstep::{ItemFiles, Resident, Sink, SinkExec, Superstep, SuperstepExec};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
@@ -149,7 +149,7 @@ impl LogicalExtensionCodec for LogicalCodec {
 #[derive(Serialize, Deserialize)]
 enum Message {
     WriteTable(WriteTarget),
-    WriteBlocks(BlockWrite),
+    Sink(Sink),
     Superstep(Box<Superstep>),
     WithItems(Work, ItemFiles),
     Decompressed(String),
@@ -187,7 +187,7 @@ impl PhysicalExtensionCodec for PhysicalCodec {
         let (input, resident) = (Arc::clone(input), self.resident.clone());
         Ok(match message? {
             Message::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
-            Message::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
+            Message::Sink(sink) => Arc::new(SinkExec::new(sink, input)),
             Message::Superstep(step) => Arc::new(SuperstepExec::new(*step, resident, input)),
             Message::WithItems(work, files) => {
                 Arc::new(WithItemsExec::new(work, files, resident, input))
@@ -206,8 +206,8 @@ impl PhysicalExtensionCodec for PhysicalCodec {
     ) -> Result<()> {
         let message = if let Some(write) = node.downcast_ref::<TableWriteExec>() {
             Message::WriteTable(write.target().clone())
-        } else if let Some(write) = node.downcast_ref::<BlockWriteExec>() {
-            Message::WriteBlocks(write.write().clone())
+        } else if let Some(write) = node.downcast_ref::<SinkExec>() {
+            Message::Sink(write.sink().clone())
         } else if let Some(step) = node.downcast_ref::<SuperstepExec>() {
             Message::Superstep(Box::new(step.step().clone()))
         } else if let Some(exec) = node.downcast_ref::<WithItemsExec>() {

@@ -1,7 +1,7 @@
 //! The logical node.
 
 use super::with_items::WithItems;
-use crate::superstep::{BLOCKS_SCHEMA, BlockWrite, Superstep};
+use crate::superstep::{Sink, Superstep};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DFSchema, DFSchemaRef};
 use datafusion::error::{DataFusionError, Result};
@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub enum Operator {
     /// Writes its input as the files of a table.
     WriteTable(WriteTarget),
-    /// Writes its input as blocks.
-    WriteBlocks(BlockWrite),
+    /// Writes its input to a training's folder.
+    Sink(Sink),
     /// Runs one step on all blocks. It has no input.
     Superstep(Box<Superstep>),
     /// Works on its input with a model's item factors.
@@ -31,7 +31,7 @@ impl Operator {
     fn schema(&self, input: Option<&LogicalPlan>) -> Result<SchemaRef> {
         match (self, input) {
             (Operator::WriteTable(_), Some(_)) => Ok(Arc::clone(&FILES_SCHEMA)),
-            (Operator::WriteBlocks(_), Some(_)) => Ok(Arc::clone(&BLOCKS_SCHEMA)),
+            (Operator::Sink(sink), Some(_)) => Ok(sink.schema()),
             (Operator::Superstep(step), None) => Ok(step.kernel().schema()),
             (Operator::WithItems(with_items), Some(input)) => {
                 Ok(with_items.work.schema(input.schema().field(0)))

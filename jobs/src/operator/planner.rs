@@ -3,7 +3,7 @@
 use super::node::{Operator, OperatorNode};
 use super::with_items::WithItemsExec;
 use crate::cluster::Cores;
-use crate::superstep::{BlockWriteExec, Resident, SuperstepExec};
+use crate::superstep::{Resident, SinkExec, SuperstepExec};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::error::{DataFusionError, Result};
@@ -61,7 +61,7 @@ impl ExtensionPlanner for Operators {
         let input = Arc::clone(inputs.first().ok_or_else(missing)?);
         Ok(Some(match operator {
             Operator::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
-            Operator::WriteBlocks(write) => Arc::new(BlockWriteExec::new(write, input)),
+            Operator::Sink(sink) => Arc::new(SinkExec::new(sink, input)),
             Operator::WithItems(with_items) => {
                 let files = with_items.item_files(session.runtime_env()).await?;
                 let resident = self.resident.clone();

@@ -1,27 +1,17 @@
-//! The operator that writes training data as blocks: partitioned, sorted, in compressed sparse rows.
+//! Data as blocks: partitioned, sorted, in compressed sparse rows.
 
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 use bytes::Bytes;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as PlanResult;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-    PlanProperties,
-};
 use futures::StreamExt;
 use nightshift_udfs::csr::{Csr, Duplicates};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 /// What is returned for each block: its number, its entries, and the sum of their values.
@@ -40,6 +30,8 @@ pub enum Content {
     Single(Duplicates),
     /// Entries with `f64` values.
     Double(Duplicates),
+    /// Entries without values, each of them kept: all values are 1.
+    Ones,
     /// For each row the sum of its values, as `f64`.
     RowSums,
 }
@@ -70,6 +62,11 @@ impl Content {
                 let total = sum(block.values.iter().copied());
                 (block.to_bytes().into(), block.columns.len(), total)
             }
+            Content::Ones => {
+                let entries = entries.into_iter().map(|(row, column, _)| (row, column, ()));
+                let block = Csr::from_entries(first_row, rows, entries.collect(), Duplicates::Keep);
+                (block.to_bytes().into(), block.columns.len(), block.columns.len() as f64)
+            }
             Content::RowSums => {
                 let block = Csr::from_entries(first_row, rows, entries, Duplicates::Keep);
                 let sums: Vec<f64> =
@@ -91,100 +88,17 @@ pub struct BlockWrite {
     pub content: Content,
 }
 
-/// Writes one object for each block. The input's columns are the block's number, then the dense
-/// numbers of row and column as `BIGINT`, then the value as `DOUBLE`; all rows of a block are in one
-/// partition.
-#[derive(Debug)]
-pub struct BlockWriteExec {
-    write: BlockWrite,
-    input: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
-}
-
-impl BlockWriteExec {
-    /// Writes the rows of `input`.
-    pub fn new(write: BlockWrite, input: Arc<dyn ExecutionPlan>) -> Self {
-        let partitions = input.output_partitioning().partition_count();
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&BLOCKS_SCHEMA)),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        ));
-        Self { write, input, properties }
-    }
-
-    /// What is written.
-    pub fn write(&self) -> &BlockWrite {
-        &self.write
-    }
-}
-
-impl DisplayAs for BlockWriteExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BlockWriteExec: blocks={}, {:?}", self.write.cut.blocks(), self.write.content)
-    }
-}
-
-impl ExecutionPlan for BlockWriteExec {
-    fn name(&self) -> &str {
-        "BlockWriteExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn required_input_distribution(&self) -> Vec<Distribution> {
-        let name = self.input.schema().field(0).name().clone();
-        vec![Distribution::KeyPartitioned(vec![Arc::new(Column::new(&name, 0))])]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![false]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> PlanResult<TreeNodeRecursion>,
-    ) -> PlanResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(self.write.clone(), children.swap_remove(0))))
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> PlanResult<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, Arc::clone(&context))?;
-        let write = self.write.clone();
-        let blocks = async move { write_blocks(&write, input, &context).await };
-        let stream = futures::stream::once(blocks);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&BLOCKS_SCHEMA), stream)))
-    }
-}
-
 type Entries = BTreeMap<i64, Vec<(u32, u32, f64)>>;
 
-/// Gathers a partition's entries by block, then writes the blocks.
-async fn write_blocks(
+/// Gathers a partition's entries by block, then writes one object for each block. The input's columns are the
+/// block's number, then the dense numbers of row and column as `BIGINT`, then the value as `DOUBLE`; all rows of
+/// a block are in one partition.
+pub(super) async fn write_blocks(
     write: &BlockWrite,
     mut input: SendableRecordBatchStream,
     context: &TaskContext,
 ) -> PlanResult<RecordBatch> {
-    let consumer = MemoryConsumer::new("BlockWriteExec");
-    let reservation = consumer.register(context.memory_pool());
+    let reservation = MemoryConsumer::new("BlockWrite").register(context.memory_pool());
     let mut gathered = Entries::new();
     while let Some(batch) = input.next().await {
         let batch = batch?;
@@ -229,7 +143,7 @@ pub struct WrittenBlock {
     pub sum: f64,
 }
 
-/// Reads the rows that [`BlockWriteExec`] returns, by block.
+/// Reads the rows that say which blocks were written, by block.
 pub fn written_blocks(batches: &[RecordBatch]) -> Result<BTreeMap<u32, WrittenBlock>> {
     let mut written = BTreeMap::new();
     for batch in batches {

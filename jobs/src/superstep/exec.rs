@@ -3,6 +3,7 @@
 use super::als::{AlsInitialize, AlsStep};
 use super::export::{FactorsExport, RanksExport};
 use super::pagerank::{PageRankInitialize, PageRankStep};
+use super::prepare::{Gather, IdsExport, Number, Scatter};
 use super::resident::Resident;
 use crate::Result;
 use arrow::array::AsArray;
@@ -73,6 +74,14 @@ pub trait Kernel: Send + Sync {
 /// The kernels that a plan can ask for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Superstep {
+    /// Ids from all segments, numbered.
+    Number(Number),
+    /// Numbered ids as rows.
+    IdsExport(IdsExport),
+    /// Entries of segments sorted by block.
+    Scatter(Scatter),
+    /// Blocks of what segments have for them.
+    Gather(Gather),
     /// Starting factors.
     AlsInitialize(AlsInitialize),
     /// A half step of ALS.
@@ -91,6 +100,10 @@ impl Superstep {
     /// The kernel that does it.
     pub fn kernel(&self) -> &dyn Kernel {
         match self {
+            Superstep::Number(kernel) => kernel,
+            Superstep::IdsExport(kernel) => kernel,
+            Superstep::Scatter(kernel) => kernel,
+            Superstep::Gather(kernel) => kernel,
             Superstep::AlsInitialize(kernel) => kernel,
             Superstep::AlsStep(kernel) => kernel,
             Superstep::PageRankInitialize(kernel) => kernel,

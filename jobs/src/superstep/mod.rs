@@ -16,15 +16,20 @@ mod export;
 mod items;
 mod layout;
 mod pagerank;
+mod prepare;
 mod resident;
+mod sink;
 
 pub use als::{AlsInitialize, AlsStep, PublishedItems};
-pub use blocks::{
-    BLOCKS_SCHEMA, BlockWrite, BlockWriteExec, Content, WrittenBlock, written_blocks,
-};
+pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};
 pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task};
 pub use export::{FactorsExport, RanksExport};
 pub use items::{FixedItems, ItemFiles};
 pub use layout::{Folder, Partitioned};
-pub use pagerank::{PageRankGraph, PageRankInitialize, PageRankState, PageRankStep};
+pub use pagerank::{PageRankGraph, PageRankInitialize, PageRankStep};
+pub use prepare::{
+    Axis, Destination, Encode, Encoded, Gather, IdType, IdsExport, Number, NumberedIds, SEGMENT,
+    Scatter, Segment, Wrong,
+};
 pub use resident::Resident;
+pub use sink::{Sink, SinkExec};

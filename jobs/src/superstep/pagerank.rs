@@ -5,10 +5,11 @@ use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::Result;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use nightshift_udfs::pagerank::{self, Nodes, Step, contribution};
+use nightshift_udfs::pagerank::{self, Nodes, Step, Weight, contributions};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::task::spawn_blocking;
 
 /// What all steps of one PageRank share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub struct PageRankGraph {
     pub cut: Partitioned,
     /// The incoming edges of each block.
     pub incoming: Folder,
+    /// Whether they have weights. If not, all are 1.
+    pub weighted: bool,
     /// The outgoing weight of each node.
     pub out_weights: Folder,
     /// The teleport weight of each node, and the sum of all; uniform if there is none.
@@ -44,22 +47,9 @@ impl PageRankGraph {
     }
 }
 
-/// A state: ranks, and what each node passes along an edge of weight one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PageRankState {
-    /// The ranks.
-    pub ranks: Folder,
-    /// Ranks divided by outgoing weights.
-    pub contributions: Folder,
-}
-
-impl PageRankState {
-    async fn write(&self, task: Task<'_>, ranks: &[f64], contributions: &[f64]) -> Result<()> {
-        let name = Folder::part(task.block);
-        self.ranks.open(task.runtime)?.put(&name, numbers_to_bytes(ranks)).await?;
-        let contributions = numbers_to_bytes(contributions);
-        Ok(self.contributions.open(task.runtime)?.put(&name, contributions).await?)
-    }
+async fn write(state: &Folder, task: Task<'_>, ranks: &[f64]) -> Result<()> {
+    let name = Folder::part(task.block);
+    Ok(state.open(task.runtime)?.put(&name, numbers_to_bytes(ranks)).await?)
 }
 
 /// Starts with ranks that were published before, or with the teleport distribution. Measures: zero,
@@ -69,7 +59,7 @@ pub struct PageRankInitialize {
     /// The graph.
     pub graph: PageRankGraph,
     /// Where the ranks go.
-    pub state: PageRankState,
+    pub state: Folder,
     /// Ranks that were published before, 0 for nodes that had none, and their sum.
     pub published: Option<(Folder, f64)>,
 }
@@ -96,12 +86,9 @@ impl Kernel for PageRankInitialize {
                 ranks.iter().map(|rank| rank / sum).collect()
             }
         };
-        let nodes = || ranks.iter().zip(out_weights.iter());
-        let contributions: Vec<f64> =
-            nodes().map(|(rank, weight)| contribution(*rank, *weight)).collect();
-        let dangling: f64 =
-            nodes().filter(|(_, weight)| **weight == 0.0).map(|(rank, _)| rank).sum();
-        self.state.write(task, &ranks, &contributions).await?;
+        let nodes = ranks.iter().zip(out_weights.iter());
+        let dangling: f64 = nodes.filter(|(_, weight)| **weight == 0.0).map(|(rank, _)| rank).sum();
+        write(&self.state, task, &ranks).await?;
         measures_batch(task.block, &[0.0, dangling], started)
     }
 }
@@ -116,9 +103,50 @@ pub struct PageRankStep {
     /// Rank that dangling nodes hold before the step.
     pub dangling_mass: f64,
     /// The ranks before the step.
-    pub from: PageRankState,
+    pub from: Folder,
     /// Where the new ranks go.
-    pub to: PageRankState,
+    pub to: Folder,
+}
+
+impl PageRankStep {
+    /// Of all nodes: the outgoing weights, the ranks before the step, and what they pass along.
+    async fn before(&self, task: Task<'_>) -> Result<[Arc<Vec<f64>>; 3]> {
+        let (graph, resident) = (&self.graph, task.resident);
+        let ranks = resident.state::<f64>(task.runtime, &self.from, graph.cut, 1).await?;
+        let out_weights =
+            resident.state::<f64>(task.runtime, &graph.out_weights, graph.cut, 1).await?;
+        let known = (Arc::clone(&ranks), Arc::clone(&out_weights));
+        let compute = async {
+            let passed = spawn_blocking(move || contributions(&known.0, &known.1)).await?;
+            let bytes = passed.len() * 8;
+            Ok((passed, bytes))
+        };
+        let passed = resident.get(format!("contributions of {}", self.from.0), compute).await?;
+        Ok([out_weights, ranks, passed])
+    }
+
+    async fn pull<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let graph = &self.graph;
+        let incoming = &graph.incoming;
+        let incoming = task.resident.block::<W>(task.runtime, incoming, task.block).await?;
+        let teleport = graph.teleport(task).await?;
+        let [out_weights, before, passed] = self.before(task).await?;
+        let range = graph.cut.range(task.block);
+        let range = range.start as usize..range.end as usize;
+        let (damping, dangling_mass) = (self.damping, self.dangling_mass);
+        let compute = move || {
+            let mut ranks = vec![0.0; range.len()];
+            let step = Step { damping, dangling_mass, contributions: &passed };
+            let (out_weights, ranks_before) = (&out_weights[range.clone()], &before[range]);
+            let nodes = Nodes { out_weights, teleport: &teleport, ranks: ranks_before };
+            let measures = pagerank::superstep(step, &incoming, nodes, &mut ranks);
+            (ranks, measures)
+        };
+        let (ranks, measures) = spawn_blocking(compute).await?;
+        write(&self.to, task, &ranks).await?;
+        measures_batch(task.block, &[measures.change, measures.dangling_mass], started)
+    }
 }
 
 #[async_trait]
@@ -132,27 +160,9 @@ impl Kernel for PageRankStep {
     }
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
-        let started = Instant::now();
-        let (runtime, resident) = (task.runtime, task.resident);
-        let cut = self.graph.cut;
-        let incoming = resident.block::<f64>(runtime, &self.graph.incoming, task.block).await?;
-        let out_weights = self.graph.out_weights(task).await?;
-        let teleport = self.graph.teleport(task).await?;
-        let contributions =
-            resident.state::<f64>(runtime, &self.from.contributions, cut, 1).await?;
-        let rows = cut.rows(task.block);
-        let name = Folder::part(task.block);
-        let previous = resident.numbers::<f64>(runtime, &self.from.ranks, &name, rows).await?;
-        let (damping, dangling_mass) = (self.damping, self.dangling_mass);
-        let compute = move || {
-            let (mut ranks, mut next) = (vec![0.0; rows], vec![0.0; rows]);
-            let step = Step { damping, dangling_mass, contributions: &contributions };
-            let nodes = Nodes { out_weights: &out_weights, teleport: &teleport, ranks: &previous };
-            let measures = pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut next);
-            (ranks, next, measures)
-        };
-        let (ranks, contributions, measures) = tokio::task::spawn_blocking(compute).await?;
-        self.to.write(task, &ranks, &contributions).await?;
-        measures_batch(task.block, &[measures.change, measures.dangling_mass], started)
+        match self.graph.weighted {
+            true => self.pull::<f64>(task).await,
+            false => self.pull::<()>(task).await,
+        }
     }
 }

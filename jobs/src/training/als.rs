@@ -1,17 +1,16 @@
 //! The driver of matrix factorization.
 
 use super::options::MatrixFactorization;
-use super::prepare::entries;
 use super::{Trained, Training, quoted, total};
 use crate::Result;
 use crate::superstep::{
-    AlsInitialize, AlsStep, Content, FactorsExport, Folder, Partitioned, PublishedItems, Superstep,
+    AlsInitialize, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned, PublishedItems,
+    Superstep,
 };
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::als::{Feedback, Regularization, unobserved_loss};
 use nightshift_udfs::csr::Duplicates;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// One side of the matrix, as far as training needs it.
@@ -45,8 +44,8 @@ impl Training<'_> {
         plan: LogicalPlan,
     ) -> Result<Trained> {
         let data = self.training_data(plan, &spec.columns()).await?;
-        let users = self.number(&data, r#"SELECT "row" AS id FROM training"#, "users").await?;
-        let items = self.number(&data, r#"SELECT "column" AS id FROM training"#, "items").await?;
+        let users = self.number(&data, &[Axis::Row], "users").await?;
+        let items = self.number(&data, &[Axis::Column], "items").await?;
 
         // Several weights of one pair add up where they are evidence; as values to predict, each
         // counts for itself.
@@ -54,21 +53,11 @@ impl Training<'_> {
         let content = Content::Single(duplicates);
         let user_cut = Partitioned::new(users.count, data.rows);
         let item_cut = Partitioned::new(items.count, data.rows);
-        let tables = |rows: &Arc<_>, columns: &Arc<_>| {
-            [
-                ("training", Arc::clone(&data.table)),
-                ("row_ids", Arc::clone(rows)),
-                ("column_ids", Arc::clone(columns)),
-            ]
-        };
-        let sql = entries("row", "column");
-        let by_user = tables(&users.table, &items.table);
-        let user_blocks =
-            self.write_blocks("user-blocks", &sql, &by_user, user_cut, content).await?;
-        let sql = entries("column", "row");
-        let by_item = tables(&items.table, &users.table);
-        let item_blocks =
-            self.write_blocks("item-blocks", &sql, &by_item, item_cut, content).await?;
+        let ways = [
+            ("user-blocks", Axis::Row, user_cut, content),
+            ("item-blocks", Axis::Column, item_cut, content),
+        ];
+        let [user_blocks, item_blocks] = self.blocks(&data, ways).await?;
 
         let feedback = if spec.implicit {
             Feedback::Implicit { alpha: spec.alpha }

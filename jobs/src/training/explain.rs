@@ -21,11 +21,10 @@ const FLOPS_OF_A_CORE: f64 = 1e10;
 /// Edges that a core is assumed to follow in a second of PageRank.
 const EDGES_OF_A_CORE: f64 = 1e8;
 
-/// Bytes of an entry on its way to its block: number of the block, row, column, weight.
-const ENTRY_BYTES: f64 = 32.0;
-
-/// Bytes of a row of the training query as it is kept during training, if ids are numbers.
-const ROW_BYTES: f64 = 24.0;
+/// Bytes of an entry on its way to its blocks, once by row and once by column: their numbers, and the weight
+/// unless all are 1.
+const ENTRY_BYTES: f64 = 8.0;
+const WEIGHT_BYTES: f64 = 8.0;
 
 /// Plans the rows that say what a training would take: `property`, `value` and `meaning`. Runs two
 /// aggregate queries over the training query to that end.
@@ -117,6 +116,7 @@ fn of_factorization(
     let iterations = spec.max_iterations as f64;
     // Two states of the users and three of the items are there at the end of an iteration.
     let kept_states = 4.0 * width * (2.0 * users + 3.0 * items);
+    let exchanged = 2.0 * (ENTRY_BYTES + WEIGHT_BYTES) * rows;
     vec![
         ("rows", rows, "rows of the training query"),
         ("users", users, "different users"),
@@ -132,8 +132,8 @@ fn of_factorization(
         ),
         (
             "shuffle_bytes",
-            2.0 * 3.0 * ENTRY_BYTES * rows,
-            "what executors exchange before the first iteration; more if ids are longer than 8 bytes",
+            exchanged,
+            "entries on their way through the warehouse to blocks before the first iteration",
         ),
         ("state_bytes", state_bytes, "factors of all users and items as written in an iteration"),
         (
@@ -149,8 +149,8 @@ fn of_factorization(
         ),
         (
             "storage_bytes",
-            block_bytes + kept_states + ROW_BYTES * rows,
-            "intermediate data in the warehouse at most; more if ids are longer than 8 bytes",
+            (block_bytes + kept_states.max(exchanged)).max(1.5 * exchanged),
+            "intermediate data besides ids in the warehouse at most",
         ),
     ]
 }
@@ -160,8 +160,10 @@ fn of_pagerank(spec: &PageRank, edges: f64, nodes: f64) -> Vec<Property> {
     let iterations = steps(spec.damping, spec.tolerance).min(most);
     let vectors = if spec.teleport_table.is_some() { 2.0 } else { 1.0 };
     let count = blocks(nodes, edges);
-    let block_bytes = 12.0 * edges + 8.0 * (nodes + count) + 8.0 * vectors * nodes;
-    let state_bytes = 16.0 * nodes;
+    let state_bytes = 8.0 * nodes;
+    let weight_bytes = if spec.weight.is_some() { WEIGHT_BYTES } else { 0.0 };
+    let exchanged = 2.0 * (ENTRY_BYTES + weight_bytes) * edges;
+    let block_bytes = (4.0 + weight_bytes) * edges + 8.0 * (nodes + count) + 8.0 * vectors * nodes;
     vec![
         ("edges", edges, "rows of the training query"),
         ("nodes", nodes, "different nodes"),
@@ -179,25 +181,25 @@ fn of_pagerank(spec: &PageRank, edges: f64, nodes: f64) -> Vec<Property> {
         ),
         (
             "shuffle_bytes",
-            2.0 * 3.0 * ENTRY_BYTES * edges,
-            "what executors exchange before the first step; more if ids are longer than 8 bytes",
+            exchanged,
+            "edges on their way through the warehouse to blocks before the first step",
         ),
-        ("state_bytes", state_bytes, "ranks and contributions of all nodes as written in a step"),
+        ("state_bytes", state_bytes, "ranks of all nodes as written in a step"),
         (
             "bytes_moved_per_iteration",
             2.0 * state_bytes,
-            "numbers written and read with one executor; each further executor reads half of state_bytes more",
+            "ranks written and read with one executor; each further executor reads state_bytes more",
         ),
         ("block_bytes", block_bytes, "incoming edges as blocks and weights of nodes"),
         (
             "resident_bytes",
-            block_bytes + state_bytes,
+            block_bytes + 2.0 * state_bytes,
             "what one executor keeps in memory; several share the block_bytes among them",
         ),
         (
             "storage_bytes",
-            block_bytes + 3.0 * state_bytes + ROW_BYTES * edges,
-            "intermediate data in the warehouse at most; more if ids are longer than 8 bytes",
+            (block_bytes + exchanged.max(3.0 * state_bytes)).max(1.5 * exchanged),
+            "intermediate data besides ids in the warehouse at most",
         ),
     ]
 }

@@ -1,7 +1,7 @@
 //! Training drivers: prepare the data, run supersteps until it is enough, make tables of the result.
 //!
-//! Preparation is SQL: the training query is written once, ids become dense numbers in the order of
-//! the ids, and the entries are written as blocks. From there on only numbers are touched.
+//! The training query runs once. Its ids become dense numbers in the order of the ids, and its entries are
+//! written as blocks. From there on only numbers are touched.
 
 mod als;
 mod explain;

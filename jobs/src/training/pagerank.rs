@@ -1,11 +1,11 @@
 //! The driver of PageRank.
 
 use super::options::PageRank;
-use super::prepare::{Ids, TrainingData, entries};
+use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
 use super::{Trained, Training, total};
 use crate::superstep::{
-    Content, Folder, PageRankGraph, PageRankInitialize, PageRankState, PageRankStep, Partitioned,
+    Axis, Content, Folder, PageRankGraph, PageRankInitialize, PageRankStep, Partitioned,
     RanksExport, Superstep,
 };
 use crate::{JobError, Result};
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 /// The last state, and for each step the change with the bound of the error, and how long it took.
 struct Iterated {
-    state: PageRankState,
+    state: Folder,
     history: Vec<Vec<f64>>,
     seconds: Vec<f64>,
 }
@@ -27,8 +27,7 @@ struct Iterated {
 impl Training<'_> {
     pub(super) async fn pagerank(&self, spec: &PageRank, plan: LogicalPlan) -> Result<Trained> {
         let data = self.training_data(plan, &spec.columns()).await?;
-        let schema = data.table.schema();
-        let (source, target) = (schema.field(0).data_type(), schema.field(1).data_type());
+        let [source, target] = &data.types;
         if source != target {
             let reason = format!(
                 "columns {} and {} are a {source} and a {target}: cast one to the type of the other",
@@ -36,9 +35,7 @@ impl Training<'_> {
             );
             return Err(data_error(self.name, reason));
         }
-        let both =
-            r#"SELECT "row" AS id FROM training UNION ALL SELECT "column" AS id FROM training"#;
-        let ids = self.number(&data, both, "nodes").await?;
+        let ids = self.number(&data, &[Axis::Row, Axis::Column], "nodes").await?;
         let graph = self.graph(spec, &data, &ids).await?;
         let published = match spec.warm_start {
             true => self.published_ranks(&ids, graph.cut).await?,
@@ -46,7 +43,7 @@ impl Training<'_> {
         };
         let Iterated { state, history, seconds } = self.iterate(spec, &graph, published).await?;
 
-        let export = RanksExport { cut: graph.cut, ranks: state.ranks };
+        let export = RanksExport { cut: graph.cut, ranks: state };
         let sql = "SELECT ids.id AS node, e.rank FROM export AS e JOIN ids ON e.index = ids.index";
         let tables = [("ids", Arc::clone(&ids.table))];
         let plan = self.plan_export(Superstep::RanksExport(export), sql, &tables).await?;
@@ -72,17 +69,13 @@ impl Training<'_> {
         ids: &Ids,
     ) -> Result<PageRankGraph> {
         let cut = Partitioned::new(ids.count, data.rows);
-        let tables = [
-            ("training", Arc::clone(&data.table)),
-            ("row_ids", Arc::clone(&ids.table)),
-            ("column_ids", Arc::clone(&ids.table)),
+        let weighted = spec.weight.is_some();
+        let content = if weighted { Content::Double(Duplicates::Add) } else { Content::Ones };
+        let ways = [
+            ("incoming", Axis::Column, cut, content),
+            ("out-weights", Axis::Row, cut, Content::RowSums),
         ];
-        let incoming = entries("column", "row");
-        let content = Content::Double(Duplicates::Add);
-        let incoming = self.write_blocks("incoming", &incoming, &tables, cut, content).await?;
-        let outgoing = entries("row", "column");
-        let out_weights =
-            self.write_blocks("out-weights", &outgoing, &tables, cut, Content::RowSums).await?;
+        let [incoming, out_weights] = self.blocks(data, ways).await?;
         let teleport = match &spec.teleport_table {
             None => None,
             Some(table) => Some(self.teleport(table, ids, cut).await?),
@@ -90,6 +83,7 @@ impl Training<'_> {
         Ok(PageRankGraph {
             cut,
             incoming: incoming.folder,
+            weighted,
             out_weights: out_weights.folder,
             teleport,
         })
@@ -193,10 +187,7 @@ impl Training<'_> {
         }
     }
 
-    fn rank_state(&self, iteration: usize) -> PageRankState {
-        PageRankState {
-            ranks: self.folder(&format!("state/{iteration:05}/ranks")),
-            contributions: self.folder(&format!("state/{iteration:05}/contributions")),
-        }
+    fn rank_state(&self, iteration: usize) -> Folder {
+        self.folder(&format!("state/{iteration:05}"))
     }
 }

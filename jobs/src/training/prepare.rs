@@ -1,23 +1,36 @@
-//! From a training query to blocks: check, number the ids, cut and write.
+//! From a training query to blocks: encode and check, number the ids, cut and write.
 
 use super::select::{Columns, data_error, no_rows, select};
-use super::{Training, quoted};
-use crate::Result;
+use super::{Training, total};
 use crate::operator::{Operator, OperatorNode};
-use crate::superstep::{BlockWrite, Content, Folder, Partitioned, WrittenBlock, written_blocks};
-use arrow::array::RecordBatch;
+use crate::session::Session;
+use crate::superstep::{
+    Axis, BlockWrite, Content, Destination, Encode, Encoded, Folder, Gather, IdType, IdsExport,
+    Number, NumberedIds, Partitioned, SEGMENT, Scatter, Segment, Sink, Superstep, WrittenBlock,
+    Wrong, written_blocks,
+};
+use crate::{JobError, Result};
+use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
-use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_catalog::scan::WarehouseTable;
+use nightshift_catalog::schema::stored;
 use std::sync::Arc;
 
-/// A training query's rows, written once, with the columns `row`, `column` and `weight`.
+/// The folder of encoded rows.
+const ENTRIES: &str = "entries";
+
+/// The folder of entries on their way to blocks.
+const SCATTERED: &str = "scattered";
+
+/// A training query's rows, encoded.
 pub struct TrainingData {
-    /// The rows.
-    pub table: Arc<dyn TableProvider>,
-    /// How many.
+    folder: Folder,
+    segments: Vec<Segment>,
+    /// How many rows there are.
     pub rows: u64,
+    /// The types of their ids.
+    pub types: [DataType; 2],
 }
 
 /// Ids with the dense numbers they have got, as a table of `id` and `index`.
@@ -49,93 +62,117 @@ impl Blocks {
 }
 
 impl Training<'_> {
-    /// Writes the rows of the training query and checks them.
+    /// Encodes the rows of the training query and checks them.
     pub(super) async fn training_data(
         &self,
         plan: LogicalPlan,
         columns: &Columns<'_>,
     ) -> Result<TrainingData> {
         let plan = select(self.name, plan, columns)?;
-        let table = self.stage(plan, "training").await?;
-        self.check(&table, columns).await?;
-        Ok(TrainingData { rows: table.1, table: table.0 })
+        let schema = Arc::new(stored(plan.schema().as_arrow())?);
+        let plan = Session::as_stored(plan, &schema)?;
+        let folder = self.folder(ENTRIES);
+        let encode =
+            Encode { folder: folder.clone(), negative: columns.negative, segment: SEGMENT };
+        let plan = OperatorNode::plan(&Operator::Sink(Sink::Segments(encode)), Some(plan))?;
+        let encoded = Encoded::collect(&self.session.collect(plan).await?)?;
+        self.check(&encoded, columns)?;
+        let Encoded { rows, segments, .. } = encoded;
+        let types = [0, 1].map(|column| schema.field(column).data_type().clone());
+        Ok(TrainingData { folder, segments, rows, types })
     }
 
-    /// Writes a plan's rows as intermediate data.
-    async fn stage(&self, plan: LogicalPlan, name: &str) -> Result<(Arc<dyn TableProvider>, u64)> {
+    /// Refuses what has no defined meaning, naming the column and an example.
+    fn check(&self, encoded: &Encoded, columns: &Columns<'_>) -> Result<()> {
+        if encoded.rows == 0 {
+            return Err(no_rows(self.name));
+        }
+        let weight = columns.weight.map_or("weight", |weight| weight.1);
+        let names = [columns.row.1, columns.column.1, weight];
+        for (wrong, (column, what)) in encoded.wrong.iter().zip(Encoded::CHECKS) {
+            let Wrong { count, example: Some(values) } = wrong else { continue };
+            let values = names.iter().zip(values).map(|(name, value)| format!("{name} = {value}"));
+            let reason = format!(
+                "column {} is {what} in {count} of {} rows, such as the one with {}",
+                names[column],
+                encoded.rows,
+                values.collect::<Vec<_>>().join(", ")
+            );
+            return Err(data_error(self.name, reason));
+        }
+        Ok(())
+    }
+
+    /// Numbers the ids of some axes, which have the same type.
+    pub(super) async fn number(
+        &self,
+        data: &TrainingData,
+        axes: &[Axis],
+        name: &str,
+    ) -> Result<Ids> {
+        let [row, column] = &data.types;
+        let id_type = IdType::new(if axes.contains(&Axis::Row) { row } else { column });
+        let ids = NumberedIds { folder: data.folder.clone(), name: format!("{name}.ids"), id_type };
+        let number = Number {
+            folder: data.folder.clone(),
+            segments: data.segments.clone(),
+            axes: axes.to_vec(),
+            ids: ids.clone(),
+        };
+        let count = total(&self.superstep(Superstep::Number(number)).await?)[0] as u64;
+        if count > i32::MAX as u64 {
+            let reason = format!("{count} different ids are more than {}", i32::MAX);
+            return Err(data_error(self.name, reason));
+        }
+        let export = IdsExport { ids, cut: Partitioned::new(count, count) };
+        let plan = Operator::Superstep(Box::new(Superstep::IdsExport(export)));
+        let plan = OperatorNode::plan(&plan, None)?;
         let folder = format!("{}/{name}", self.folder);
         let staged = self.session.write_table(self.run, plan, &folder).await?;
         let list = format!("{folder}/files.json");
         let table: WarehouseTable =
             self.session.warehouse().stage(&staged.folder, &staged.contents, &list).await?;
-        Ok((Arc::new(table), staged.rows()))
+        Ok(Ids { table: Arc::new(table), count })
     }
 
-    /// Refuses what has no defined meaning, naming the column and an example.
-    async fn check(
+    /// Writes the entries as blocks, in each of the ways that are given by name, axis, cut and content. The
+    /// entries are forgotten then.
+    pub(super) async fn blocks<const WAYS: usize>(
         &self,
-        table: &(Arc<dyn TableProvider>, u64),
-        columns: &Columns<'_>,
-    ) -> Result<()> {
-        let (table, rows) = table;
-        if *rows == 0 {
-            return Err(no_rows(self.name));
+        data: &TrainingData,
+        ways: [(&str, Axis, Partitioned, Content); WAYS],
+    ) -> Result<[Blocks; WAYS]> {
+        let destination = |(name, by, cut, content): (&str, Axis, Partitioned, Content)| {
+            Destination { folder: self.folder(&format!("{SCATTERED}/{name}")), by, cut, content }
+        };
+        let (folder, segments) = (data.folder.clone(), data.segments.clone());
+        let to = ways.iter().map(|way| destination(*way)).collect();
+        self.superstep(Superstep::Scatter(Scatter { folder, segments, to })).await?;
+        self.remove(ENTRIES).await?;
+        let mut made = Vec::new();
+        for (name, by, cut, content) in ways {
+            let folder = self.folder(name);
+            let gather = Gather {
+                folder: destination((name, by, cut, content)).folder,
+                segments: data.segments.clone(),
+                write: BlockWrite { folder: folder.clone(), cut, content },
+            };
+            let measures = self.superstep(Superstep::Gather(gather)).await?;
+            let written = measures.iter().map(|measures| match measures[..] {
+                [entries, sum] => Ok(WrittenBlock { entries: entries as u64, sum }),
+                _ => Err(JobError::Damaged {
+                    what: format!("what a block of {} was measured to be", folder.0),
+                    reason: format!("{} numbers instead of 2", measures.len()),
+                }),
+            });
+            let written = written.collect::<Result<_>>()?;
+            made.push(Blocks { folder, written });
         }
-        let weight = columns.weight.map_or("weight", |weight| weight.1);
-        let mut checks = vec![
-            (columns.row.1, "NULL", r#""row" IS NULL"#),
-            (columns.column.1, "NULL", r#""column" IS NULL"#),
-            (weight, "NULL", "weight IS NULL"),
-            (weight, "NaN", "isnan(weight)"),
-            (weight, "infinite", "abs(weight) > 3.4e38"),
-        ];
-        if !columns.negative {
-            checks.push((weight, "negative", "weight < 0"));
-        }
-        let tables = [("training", Arc::clone(table))];
-        let counts: Vec<_> =
-            checks.iter().map(|check| format!("count(*) FILTER (WHERE {})", check.2)).collect();
-        let sql = format!("SELECT {} FROM training", counts.join(", "));
-        let plan = self.session.plan_over(&sql, &tables).await?;
-        let counts = self.session.collect(plan).await?;
-        for (index, (column, what, condition)) in checks.iter().enumerate() {
-            let count = first_value(&counts, index)?;
-            if matches!(count, ScalarValue::Int64(Some(0))) {
-                continue;
-            }
-            let sql = format!(
-                r#"SELECT "row", "column", weight FROM training WHERE {condition} LIMIT 1"#
-            );
-            let plan = self.session.plan_over(&sql, &tables).await?;
-            let example = self.session.collect(plan).await?;
-            return Err(data_error(
-                self.name,
-                format!(
-                    "column {column} is {what} in {count} of {rows} rows, such as the one with {} = {}, {} = {}, {weight} = {}",
-                    columns.row.1,
-                    first_value(&example, 0)?,
-                    columns.column.1,
-                    first_value(&example, 1)?,
-                    first_value(&example, 2)?,
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Numbers the ids that `ids`, a query over `training` with the column `id`, returns.
-    pub(super) async fn number(&self, data: &TrainingData, ids: &str, name: &str) -> Result<Ids> {
-        let sql = format!(
-            "SELECT id, CAST(row_number() OVER (ORDER BY id) - 1 AS BIGINT) AS index \
-             FROM (SELECT DISTINCT id FROM ({ids}) AS given) AS ids"
-        );
-        let plan = self.session.plan_over(&sql, &[("training", Arc::clone(&data.table))]).await?;
-        let (table, count) = self.stage(plan, name).await?;
-        if count > i32::MAX as u64 {
-            let reason = format!("{count} different ids are more than {}", i32::MAX);
-            return Err(data_error(self.name, reason));
-        }
-        Ok(Ids { table, count })
+        self.remove(SCATTERED).await?;
+        made.try_into().map_err(|_| JobError::Damaged {
+            what: "the blocks of the training data".to_string(),
+            reason: "some are missing".to_string(),
+        })
     }
 
     /// Writes the entries as blocks of rows. `sql` is a query over `tables` with the columns `row`,
@@ -155,7 +192,7 @@ impl Training<'_> {
         let plan = self.session.plan_over(&sql, tables).await?;
         let folder = self.folder(name);
         let write = BlockWrite { folder: folder.clone(), cut, content };
-        let plan = OperatorNode::plan(&Operator::WriteBlocks(write), Some(plan))?;
+        let plan = OperatorNode::plan(&Operator::Sink(Sink::Blocks(write)), Some(plan))?;
         let mut found = written_blocks(&self.session.collect(plan).await?)?;
         let storage = folder.open(self.session.runtime())?;
         let mut written = Vec::new();
@@ -173,21 +210,4 @@ impl Training<'_> {
         }
         Ok(Blocks { folder, written })
     }
-}
-
-fn first_value(batches: &[RecordBatch], column: usize) -> Result<ScalarValue> {
-    match batches.iter().find(|batch| batch.num_rows() > 0) {
-        Some(batch) => Ok(ScalarValue::try_from_array(batch.column(column), 0)?),
-        None => Ok(ScalarValue::Null),
-    }
-}
-
-/// The query that lists the entries of `training` under dense numbers.
-pub fn entries(row: &str, column: &str) -> String {
-    format!(
-        r#"SELECT r.index AS "row", c.index AS "column", t.weight FROM training AS t
-           JOIN row_ids AS r ON t.{} = r.id JOIN column_ids AS c ON t.{} = c.id"#,
-        quoted(row),
-        quoted(column),
-    )
 }

@@ -1,0 +1,235 @@
+//! Ids of any type as keys whose order is that of the ids.
+
+use super::damaged;
+use crate::{JobError, Result};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, StringArray, new_empty_array,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, ToByteSlice};
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, SortField};
+use nightshift_catalog::storage::Storage;
+use nightshift_udfs::dictionary::{StringEncoder, Strings, encode_numbers};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The type of a column of ids, in a form that travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdType(String);
+
+impl IdType {
+    /// The form of a type.
+    pub fn new(data_type: &DataType) -> Self {
+        Self(data_type.to_string())
+    }
+
+    /// The type.
+    pub fn data_type(&self) -> Result<DataType> {
+        Ok(self.0.parse()?)
+    }
+
+    /// Whether keys of this type are numbers.
+    pub(super) fn is_number(&self) -> Result<bool> {
+        Ok(is_number(&self.data_type()?))
+    }
+}
+
+fn is_number(data_type: &DataType) -> bool {
+    use DataType::{Int8, Int16, Int32, Int64};
+    matches!(data_type, Int8 | Int16 | Int32 | Int64)
+}
+
+/// Keys in order, each of them once.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Keys {
+    Numbers(Vec<i64>),
+    Strings(Strings),
+}
+
+impl Keys {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Keys::Numbers(numbers) => numbers.to_byte_slice().to_vec(),
+            Keys::Strings(strings) => strings.to_bytes(),
+        }
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8], numbers: bool) -> Option<Self> {
+        if !numbers {
+            return Strings::from_bytes(bytes).map(Keys::Strings);
+        }
+        let (numbers, rest) = bytes.as_chunks();
+        let numbers = numbers.iter().map(|key| i64::from_le_bytes(*key)).collect();
+        rest.is_empty().then_some(Keys::Numbers(numbers))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Keys::Numbers(numbers) => numbers.len(),
+            Keys::Strings(strings) => strings.len(),
+        }
+    }
+
+    /// Reads some of the keys in an object.
+    pub(super) async fn read(
+        folder: &Storage,
+        name: &str,
+        range: Range<u64>,
+        numbers: bool,
+    ) -> Result<Self> {
+        let wrong = || damaged(name.to_string());
+        if numbers {
+            let bytes = range.start * 8..range.end * 8;
+            let bytes = folder.get_ranges(name, &[bytes]).await?.pop().ok_or_else(wrong)?;
+            return Self::from_bytes(&bytes, true).ok_or_else(wrong);
+        }
+        let head = Strings::head(range.clone());
+        let head = folder.get_ranges(name, &head).await?;
+        let (ends, bytes) = Strings::ends(range, &head).ok_or_else(wrong)?;
+        let bytes = folder.get_ranges(name, &[bytes]).await?.pop().ok_or_else(wrong)?;
+        Strings::from_parts(ends, &bytes).map(Keys::Strings).ok_or_else(wrong)
+    }
+
+    /// The ids.
+    pub(super) fn to_array(&self, id_type: &IdType) -> Result<ArrayRef> {
+        let data_type = id_type.data_type()?;
+        let array: ArrayRef = match (self, &data_type) {
+            (Keys::Numbers(numbers), _) => Arc::new(Int64Array::from(numbers.clone())),
+            (Keys::Strings(strings), _) if strings.is_empty() => new_empty_array(&data_type),
+            (Keys::Strings(strings), DataType::Utf8) => {
+                let texts = strings.iter().map(|text| std::str::from_utf8(text).map(Some));
+                let texts = texts.collect::<Result<StringArray, _>>();
+                Arc::new(texts.map_err(|error| ArrowError::ExternalError(Box::new(error)))?)
+            }
+            (Keys::Strings(strings), DataType::Binary) => {
+                Arc::new(BinaryArray::from_iter_values(strings.iter()))
+            }
+            (Keys::Strings(strings), _) => {
+                let converter = RowConverter::new(vec![SortField::new(data_type.clone())])?;
+                let parser = converter.parser();
+                let rows = strings.iter().map(|row| parser.parse(row));
+                Arc::clone(&converter.convert_rows(rows)?[0])
+            }
+        };
+        Ok(cast(&array, &data_type)?)
+    }
+}
+
+/// Encodes a column of ids, none of which is NULL.
+pub(super) enum IdEncoder {
+    Numbers(Vec<i64>),
+    Texts(StringEncoder),
+    Binaries(StringEncoder),
+    Rows(Box<RowConverter>, StringEncoder),
+}
+
+impl IdEncoder {
+    pub(super) fn new(data_type: &DataType) -> Result<Self> {
+        Ok(match data_type {
+            number if is_number(number) => IdEncoder::Numbers(Vec::new()),
+            DataType::Utf8 => IdEncoder::Texts(StringEncoder::default()),
+            DataType::Binary => IdEncoder::Binaries(StringEncoder::default()),
+            other => {
+                let converter = RowConverter::new(vec![SortField::new(other.clone())])?;
+                IdEncoder::Rows(Box::new(converter), StringEncoder::default())
+            }
+        })
+    }
+
+    pub(super) fn push(&mut self, ids: &ArrayRef) -> Result<()> {
+        if ids.null_count() > 0 {
+            let reason = "there is a NULL among ids that are encoded".to_string();
+            return Err(JobError::Damaged { what: "the training data".to_string(), reason });
+        }
+        match self {
+            IdEncoder::Numbers(numbers) => {
+                let ids = cast(ids, &DataType::Int64)?;
+                numbers.extend_from_slice(ids.as_primitive::<Int64Type>().values());
+            }
+            IdEncoder::Texts(encoder) => {
+                let ids = ids.as_string::<i32>();
+                (0..ids.len()).for_each(|row| encoder.push(ids.value(row).as_bytes()));
+            }
+            IdEncoder::Binaries(encoder) => {
+                let ids = ids.as_binary::<i32>();
+                (0..ids.len()).for_each(|row| encoder.push(ids.value(row)));
+            }
+            IdEncoder::Rows(converter, encoder) => {
+                let rows = converter.convert_columns(&[Arc::clone(ids)])?;
+                rows.iter().for_each(|row| encoder.push(row.as_ref()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that it takes in memory.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            IdEncoder::Numbers(numbers) => numbers.len() * 8,
+            IdEncoder::Texts(encoder)
+            | IdEncoder::Binaries(encoder)
+            | IdEncoder::Rows(_, encoder) => encoder.size(),
+        }
+    }
+
+    /// The different ids, and for each id its place among them. The encoder is empty then.
+    pub(super) fn finish(&mut self) -> (Keys, Vec<u32>) {
+        match self {
+            IdEncoder::Numbers(numbers) => {
+                let (keys, codes) = encode_numbers(&std::mem::take(numbers));
+                (Keys::Numbers(keys), codes)
+            }
+            IdEncoder::Texts(encoder)
+            | IdEncoder::Binaries(encoder)
+            | IdEncoder::Rows(_, encoder) => {
+                let (keys, codes) = std::mem::take(encoder).finish();
+                (Keys::Strings(keys), codes)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{
+        BooleanArray, Date32Array, Decimal128Array, Int16Array, TimestampMicrosecondArray,
+    };
+    use arrow::compute::{sort, take};
+
+    #[test]
+    fn ids_of_every_type_come_back_in_order() {
+        let texts = ["b", "", "ä", "b", "a", "aa"];
+        let numbers = [3, -1, 0, 3, i64::from(i16::MAX), i64::from(i16::MIN)];
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(numbers.to_vec())),
+            Arc::new(Int16Array::from_iter_values(numbers.iter().map(|n| *n as i16))),
+            Arc::new(StringArray::from(texts.to_vec())),
+            Arc::new(BinaryArray::from_iter_values(texts)),
+            Arc::new(BooleanArray::from(vec![true, false, true])),
+            Arc::new(Date32Array::from_iter_values(numbers.iter().map(|n| *n as i32))),
+            Arc::new(TimestampMicrosecondArray::from(numbers.to_vec()).with_timezone("UTC")),
+            Arc::new(
+                Decimal128Array::from_iter_values(numbers.iter().map(|n| i128::from(*n)))
+                    .with_precision_and_scale(20, 3)
+                    .unwrap(),
+            ),
+        ];
+        for array in arrays {
+            let id_type = IdType::new(array.data_type());
+            assert_eq!(id_type.data_type().unwrap(), *array.data_type());
+            let mut encoder = IdEncoder::new(array.data_type()).unwrap();
+            encoder.push(&array.slice(0, 2)).unwrap();
+            encoder.push(&array.slice(2, array.len() - 2)).unwrap();
+            let (keys, codes) = encoder.finish();
+            let numeric = id_type.is_number().unwrap();
+            assert_eq!(Keys::from_bytes(&keys.to_bytes(), numeric), Some(keys.clone()));
+            let ids = keys.to_array(&id_type).unwrap();
+            assert_eq!(&sort(&ids, None).unwrap(), &ids, "{ids:?}");
+            let codes = arrow::array::UInt32Array::from(codes);
+            assert_eq!(&take(&ids, &codes, None).unwrap(), &array);
+        }
+    }
+}
