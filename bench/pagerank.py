@@ -89,8 +89,8 @@ def of_graphblas(file):
 
     started = time.perf_counter()
     source, target, nodes, out_degrees, teleport = prepared(file)
-    add = graphblas.binary.plus
-    incoming = graphblas.Matrix.from_coo(target, source, 1.0, nrows=nodes, ncols=nodes, dup_op=add)
+    add, ones = graphblas.binary.plus, numpy.ones(len(source))
+    incoming = graphblas.Matrix.from_coo(target, source, ones, nrows=nodes, ncols=nodes, dup_op=add)
 
     def pull(passed):
         product = incoming.mxv(graphblas.Vector.from_dense(passed), graphblas.semiring.plus_times)

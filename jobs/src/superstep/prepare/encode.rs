@@ -150,9 +150,11 @@ struct Buffer {
 }
 
 impl Buffer {
-    fn new(schema: &Schema) -> Result<Self> {
-        let encoder = |column: usize| IdEncoder::new(schema.field(column).data_type());
-        Ok(Self { rows: encoder(0)?, columns: encoder(1)?, weights: Vec::new() })
+    /// Room for a segment. Memory is taken as it is filled, and not moved while it grows.
+    fn new(schema: &Schema, segment: usize) -> Result<Self> {
+        let encoder = |column: usize| IdEncoder::new(schema.field(column).data_type(), segment);
+        let weights = Vec::with_capacity(segment);
+        Ok(Self { rows: encoder(0)?, columns: encoder(1)?, weights })
     }
 
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -173,11 +175,11 @@ impl Buffer {
     fn finish(&mut self) -> ([Keys; 2], Vec<u8>) {
         let (row_keys, rows) = self.rows.finish();
         let (column_keys, columns) = self.columns.finish();
-        let weights = std::mem::take(&mut self.weights);
-        let mut entries = Vec::with_capacity(weights.len() * 16);
+        let mut entries = Vec::with_capacity(self.weights.len() * 16);
         entries.extend_from_slice(rows.to_byte_slice());
         entries.extend_from_slice(columns.to_byte_slice());
-        Weights::write(&weights, &mut entries);
+        Weights::write(&self.weights, &mut entries);
+        self.weights.clear();
         ([row_keys, column_keys], entries)
     }
 }
@@ -191,7 +193,7 @@ impl Encode {
     ) -> PlanResult<RecordBatch> {
         let reservation = MemoryConsumer::new("Encode").register(context.memory_pool());
         let folder = self.folder.open(&context.runtime_env())?;
-        let mut buffer = Buffer::new(&input.schema())?;
+        let mut buffer = Buffer::new(&input.schema(), self.segment)?;
         let mut encoded = Encoded::default();
         while let Some(batch) = input.next().await {
             let batch = batch?;

@@ -126,9 +126,10 @@ pub(super) enum IdEncoder {
 }
 
 impl IdEncoder {
-    pub(super) fn new(data_type: &DataType) -> Result<Self> {
+    /// An encoder for at most so many ids at a time.
+    pub(super) fn new(data_type: &DataType, most: usize) -> Result<Self> {
         Ok(match data_type {
-            number if is_number(number) => IdEncoder::Numbers(Vec::new()),
+            number if is_number(number) => IdEncoder::Numbers(Vec::with_capacity(most)),
             DataType::Utf8 => IdEncoder::Texts(StringEncoder::default()),
             DataType::Binary => IdEncoder::Binaries(StringEncoder::default()),
             other => {
@@ -178,7 +179,8 @@ impl IdEncoder {
     pub(super) fn finish(&mut self) -> (Keys, Vec<u32>) {
         match self {
             IdEncoder::Numbers(numbers) => {
-                let (keys, codes) = encode_numbers(&std::mem::take(numbers));
+                let (keys, codes) = encode_numbers(numbers);
+                numbers.clear();
                 (Keys::Numbers(keys), codes)
             }
             IdEncoder::Texts(encoder)
@@ -220,7 +222,7 @@ mod tests {
         for array in arrays {
             let id_type = IdType::new(array.data_type());
             assert_eq!(id_type.data_type().unwrap(), *array.data_type());
-            let mut encoder = IdEncoder::new(array.data_type()).unwrap();
+            let mut encoder = IdEncoder::new(array.data_type(), 3).unwrap();
             encoder.push(&array.slice(0, 2)).unwrap();
             encoder.push(&array.slice(2, array.len() - 2)).unwrap();
             let (keys, codes) = encoder.finish();
