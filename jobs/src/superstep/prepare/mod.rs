@@ -36,14 +36,6 @@ pub enum Axis {
 }
 
 impl Axis {
-    /// The other one.
-    pub fn other(self) -> Self {
-        match self {
-            Axis::Row => Axis::Column,
-            Axis::Column => Axis::Row,
-        }
-    }
-
     fn name(self) -> &'static str {
         match self {
             Axis::Row => "rows",
