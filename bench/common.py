@@ -146,6 +146,14 @@ def training(file, cores, statement):
         yield cursor, total, memory.most
 
 
+def spark_session():
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.master("local[2]").config("spark.driver.memory", "12g")
+    spark = spark.config("spark.sql.shuffle.partitions", "2").config("spark.ui.enabled", "false")
+    return spark.config("spark.log.level", "ERROR").getOrCreate()
+
+
 def iteration_seconds(cursor, model, count):
     cursor.execute(f"SELECT seconds FROM ml_training_info('{model}') WHERE seconds IS NOT NULL")
     iterations = [row[0] for row in cursor.fetchall()]

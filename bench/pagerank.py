@@ -11,7 +11,7 @@ import tempfile
 import time
 
 import numpy
-from common import TARGET, iteration_seconds, rmat, table, training
+from common import TARGET, iteration_seconds, rmat, spark_session, table, training
 
 SCALE = int(sys.argv[2]) if len(sys.argv) > 2 else 20
 ONLY = sys.argv[3].split(",") if len(sys.argv) > 3 else None
@@ -115,15 +115,12 @@ def of_graphx(file):
     """It reads its own form of text, written before the clock starts; its ranks sum to the number of nodes."""
     import pyarrow.csv
     import pyarrow.parquet
-    from pyspark.sql import SparkSession
-
     text = file.with_suffix(".txt")
     if not text.exists():
         options = pyarrow.csv.WriteOptions(include_header=False, delimiter=" ")
         pyarrow.csv.write_csv(pyarrow.parquet.read_table(file), f"{text}.new", options)
         os.rename(f"{text}.new", text)
-    spark = SparkSession.builder.master("local[2]").config("spark.driver.memory", "12g")
-    spark = spark.config("spark.ui.enabled", "false").config("spark.log.level", "ERROR").getOrCreate()
+    spark = spark_session()
     jvm, context = spark._jvm, spark.sparkContext._jsc.sc()
     level = jvm.org.apache.spark.storage.StorageLevel.MEMORY_ONLY()
     tag = jvm.scala.reflect.ClassTag.Int()

@@ -10,8 +10,7 @@ import pathlib
 import subprocess
 
 import duckdb
-from common import PEER, TARGET, cluster, geometric_mean, seconds, table
-from pyspark.sql import SparkSession
+from common import PEER, TARGET, cluster, geometric_mean, seconds, spark_session, table
 
 TABLES = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"]
 REPETITIONS = 5
@@ -68,10 +67,8 @@ class Plain:
         return float(self.process.stdout.readline().split()[0])
 
 
-def spark_session():
-    spark = SparkSession.builder.master("local[2]").config("spark.driver.memory", "8g")
-    spark = spark.config("spark.sql.shuffle.partitions", "2").config("spark.ui.enabled", "false")
-    spark = spark.config("spark.log.level", "ERROR").getOrCreate()
+def spark_with_tables():
+    spark = spark_session()
     for name in TABLES:
         spark.read.parquet(str(DATA / f"{name}.parquet")).createOrReplaceTempView(name)
     return spark
@@ -130,7 +127,7 @@ def main():
     for row in beside_each_other():
         rows.append(row)
         print(*row, flush=True)
-    spark = spark_session()
+    spark = spark_with_tables()
     for query, row in zip(QUERIES, rows):
         sql = query.read_text()
         row.extend(Best({"spark": lambda: seconds(lambda: spark.sql(sql).collect())[0]}).values())

@@ -47,6 +47,54 @@ const PAGERANK: &str = "CREATE OR REPLACE MODEL graph.movie_rank OPTIONS (model_
     source_col = 'user_id', target_col = 'movie_id', weight_col = 'rating', damping = 0.99, \
     tolerance = 1e-14, max_iterations = 60) AS SELECT user_id, movie_id, rating FROM raw.ratings";
 
+#[test]
+fn trainings_that_do_not_fit_into_memory_come_to_the_same() {
+    // The factors of the users are a megabyte, and the ratings two.
+    let als = ALS.replace("= 32", "= 256").replace("= 30", "= 2");
+    let als = als.replace("early_stop", "solver = 'exact', early_stop");
+    let pagerank = PAGERANK.replace("= 60", "= 4");
+    let files = [("als.sql", als.as_str()), ("pagerank.sql", pagerank.as_str())];
+    let roomy = tempfile::tempdir().unwrap();
+    prepare(roomy.path(), &files);
+    succeed(nightshift(roomy.path()).args(["run", "p"]));
+    let blocks = |folder: &Path| {
+        let models =
+            query(folder, "SELECT model, metrics FROM system.model_versions ORDER BY model");
+        models
+            .iter()
+            .map(|model| {
+                let metrics: serde_json::Value =
+                    serde_json::from_str(model["metrics"].as_str().unwrap()).unwrap();
+                [metrics["blocks_kept"].as_f64().unwrap(), metrics["blocks_read"].as_f64().unwrap()]
+            })
+            .collect::<Vec<_>>()
+    };
+    // Eight blocks of a graph in four steps; as many of users and of items in two.
+    assert_eq!(blocks(roomy.path()), [[24.0, 8.0], [16.0, 16.0]]);
+    for megabytes in ["0", "1", "100"] {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path(), &files);
+        let cluster = Cluster::start(folder.path(), &[]);
+        let small = ["--resident-memory", megabytes];
+        let _executors = ["work-1", "work-2"]
+            .map(|name| cluster.executor_with(folder.path(), 1, &folder.path().join(name), &small));
+        let mut command = nightshift(folder.path());
+        succeed(command.args(["run", "p", "--cluster", &cluster.address]));
+        let tables = [TABLES[0], TABLES[1], TABLES[2], TABLES[5], TABLES[6]];
+        assert_same_models(roomy.path(), folder.path(), &tables);
+        let [[kept_of_graph, read_of_graph], [kept, read]] = blocks(folder.path())[..] else {
+            panic!()
+        };
+        assert_eq!((kept_of_graph + read_of_graph, kept + read), (32.0, 32.0));
+        match megabytes {
+            "0" => assert_eq!((read_of_graph, read), (32.0, 32.0)),
+            "1" => assert!(read > 16.0, "{read}"),
+            // Every block has been to one executor in all steps.
+            _ => assert_eq!((read_of_graph, read), (8.0, 16.0)),
+        }
+    }
+}
+
 /// A query of several stages, the last of which takes most of its time: the films that a user has
 /// rated, in pairs.
 const PAIRS: &str = "CREATE OR REPLACE TABLE features.pairs AS \

@@ -25,6 +25,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 /// large.
 const GROUP_ROWS: usize = 128 << 10;
 
+/// Bytes of a row group, if fewer rows have as many. What reads a table is cut between row groups, and rows with lists
+/// of numbers, those of a model for one, are the more work the larger they are.
+const GROUP_BYTES: usize = 8 << 20;
+
 /// Rows of a page, the least that is decompressed for a row. A row group has 16.
 const PAGE_ROWS: usize = 8 << 10;
 
@@ -211,6 +215,7 @@ impl Encoder {
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
             .set_statistics_truncate_length(None)
             .set_max_row_group_row_count(Some(GROUP_ROWS))
+            .set_max_row_group_bytes(Some(GROUP_BYTES))
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_dictionary_page_size_limit(DICTIONARY_BYTES)
             .build();

@@ -196,7 +196,7 @@ pub struct ExecutorArguments {
     /// Megabytes that queries may use [default: 70 % of the machine's memory]
     #[arg(long, value_name = "MB")]
     pub memory: Option<u64>,
-    /// Megabytes of training data that are kept between supersteps
+    /// Megabytes of training data and of states that are kept between supersteps; what doesn't fit is read again
     #[arg(long, value_name = "MB", default_value_t = 2048)]
     pub resident_memory: u64,
     /// Listen beyond this machine although connections are neither encrypted nor authenticated

@@ -12,6 +12,7 @@ use ballista_scheduler::cluster::{BoundTask, ClusterState, ClusterStateEventStre
 use ballista_scheduler::config::TaskDistributionPolicy;
 use ballista_scheduler::state::execution_stage::{ExecutionStage, TaskInfo};
 use ballista_scheduler::state::task_manager::JobInfoCache;
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +32,9 @@ use tokio::sync::mpsc::UnboundedSender;
 /// already reported stays in the job's result, or in the inputs of the next stage: rows appear twice.
 /// Here such a job gets no more tasks, and its id is sent to [`Self::damaged`], to be cancelled; the
 /// session that submitted it runs it again, whole.
+///
+/// *Placement.* Ballista takes executors with as many free cores in any order. Here they come in that of their ids, and
+/// get the partitions of a stage in it: an idle cluster the same in every superstep, whose blocks are in memory there.
 pub(crate) struct StrictClusterState {
     inner: InMemoryClusterState,
     /// All cores of each executor. Locked while tasks are handed out, so that no core is given twice.
@@ -132,15 +136,29 @@ impl ClusterState for StrictClusterState {
         let (jobs, busy) = self.survey(&active_jobs).await?;
         // Ballista's own distribution can only be called on a state of its own.
         let snapshot = InMemoryClusterState::default();
+        let mut order = Vec::new();
         for metadata in self.inner.registered_executor_metadata().await {
             let Some(&total_vcores) = total.get(&metadata.id) else { continue };
             let held = busy.get(&metadata.id).copied().unwrap_or(0);
             let executor_id = metadata.id.clone();
             let available_vcores = total_vcores.saturating_sub(held);
             let data = ExecutorData { executor_id, total_vcores, available_vcores };
+            let id = &metadata.id;
+            if available_vcores > 0 && executors.as_ref().is_none_or(|given| given.contains(id)) {
+                order.push((Reverse(available_vcores), id.clone()));
+            }
             snapshot.register_executor(metadata, data).await?;
         }
-        snapshot.bind_schedulable_tasks(distribution, Arc::new(jobs), executors).await
+        order.sort();
+        let jobs = Arc::new(jobs);
+        let mut bound = Vec::new();
+        for (_, id) in order {
+            let only = Some(HashSet::from([id]));
+            let tasks =
+                snapshot.bind_schedulable_tasks(distribution.clone(), Arc::clone(&jobs), only);
+            bound.extend(tasks.await?);
+        }
+        Ok(bound)
     }
 
     /// Nothing to do: a task that has ended is not counted again.

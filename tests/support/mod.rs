@@ -199,9 +199,20 @@ impl Cluster {
 
     /// Starts one more executor, which keeps its intermediate results in `work`.
     pub fn executor(&self, folder: &Path, cores: usize, work: &Path) -> Process {
+        self.executor_with(folder, cores, work, &[])
+    }
+
+    /// The same, with more arguments.
+    pub fn executor_with(
+        &self,
+        folder: &Path,
+        cores: usize,
+        work: &Path,
+        arguments: &[&str],
+    ) -> Process {
         let mut command = nightshift(folder);
         command.args(["executor", "--scheduler", &self.address, "--cores", &cores.to_string()]);
-        Process::start(command.arg("--work-dir").arg(work)).0
+        Process::start(command.args(arguments).arg("--work-dir").arg(work)).0
     }
 }
 

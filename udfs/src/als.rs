@@ -8,10 +8,15 @@
 //! Volinsky, "Matrix Factorization Techniques for Recommender Systems", IEEE Computer 2009).
 //!
 //! Factors are stored as `f32`. Normal equations are built and solved in `f32` where that is enough, see
-//! [`half_step`].
+//! [`HalfStep::run`].
 
 mod equations;
+mod exact;
+mod gradient;
+mod nonnegative;
+mod observations;
 mod rows;
+mod subspace;
 
 pub use equations::Equations;
 
@@ -60,15 +65,15 @@ impl Feedback {
         matches!(self, Feedback::Explicit { bias: true, .. })
     }
 
-    /// What an observation adds to the normal equations of its row: `scale² · z zᵀ` to the matrix and
+    /// What an observation adds to the normal equations of its row: `confidence · z zᵀ` to the matrix and
     /// `pull · z` to the right side, where z is the other side's row with 1 in the place of its bias.
-    /// Returns scale and pull.
+    /// Returns confidence and pull.
     fn observe(self, weight: f32, other: &[f32]) -> (f64, f64) {
         let weight = f64::from(weight);
         match self {
             Feedback::Implicit { alpha } => {
                 let extra = alpha * weight.abs();
-                (extra.sqrt(), if weight > 0.0 { 1.0 + extra } else { 0.0 })
+                (extra, if weight > 0.0 { 1.0 + extra } else { 0.0 })
             }
             Feedback::Explicit { bias: false, mean } => (1.0, weight - mean),
             Feedback::Explicit { bias: true, mean } => {
@@ -80,6 +85,35 @@ impl Feedback {
     /// Numbers that a row of factors takes: the factors, then the bias if there is one.
     pub fn width(self, factors: usize) -> usize {
         factors + usize::from(self.has_bias())
+    }
+}
+
+/// How the equations of a row are solved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Solver {
+    /// Exactly, by Cholesky decomposition.
+    Exact,
+    /// Exactly, with factors that are not negative (biases may be): block principal pivoting, of Kim and Park,
+    /// "Fast Nonnegative Matrix Factorization" (SIAM Journal on Scientific Computing 33(6), 2011).
+    NonNegative,
+    /// By conjugate gradients, from the row's earlier factors on: Takács, Pilászy and Tikk, "Applications of the
+    /// Conjugate Gradient Method for Implicit Feedback Collaborative Filtering" (RecSys 2011).
+    ConjugateGradient {
+        /// Steps, at least 1. Each touches every observation once.
+        steps: usize,
+    },
+    /// Some factors at a time, exactly, while the others stay as they are: iALS++, of Rendle, Krichene, Zhang and
+    /// Koren (arXiv 2110.14044).
+    Subspace {
+        /// Factors that are solved together, at least 1.
+        factors: usize,
+    },
+}
+
+impl Solver {
+    /// Whether rows are solved from their earlier factors on. For non-negative ones, only the time depends on them.
+    pub fn goes_on(self) -> bool {
+        !matches!(self, Solver::Exact)
     }
 }
 
@@ -115,6 +149,24 @@ pub struct Fixed<'a> {
     pub gram: &'a [f64],
 }
 
+impl Fixed<'_> {
+    /// The row of a column.
+    #[inline(always)]
+    fn row(&self, column: u32, width: usize) -> &[f32] {
+        &self.rows[column as usize * width..][..width]
+    }
+
+    /// The Gram matrix in single precision, in rows of `order` numbers; nothing for explicit feedback.
+    fn single_gram(&self, feedback: Feedback, width: usize, order: usize) -> Vec<f32> {
+        let Feedback::Implicit { .. } = feedback else { return Vec::new() };
+        let mut single = vec![0.0; order * order];
+        for (single, gram) in single.chunks_exact_mut(order).zip(self.gram.chunks_exact(width)) {
+            single.iter_mut().zip(gram).for_each(|(single, gram)| *single = *gram as f32);
+        }
+        single
+    }
+}
+
 /// What a block contributes to the loss and to the next half step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measures {
@@ -130,27 +182,66 @@ pub struct Measures {
 /// Rows gathered at a time while normal equations are added up.
 const CHUNK: usize = 512;
 
-/// Solves all rows of a block. `solution` receives [`Feedback::width`] numbers a row.
-///
-/// Rows are solved in `f32` with the widest vectors that the processor has; those whose equations are too
-/// close to singular for it, in `f64`.
-pub fn half_step(
-    feedback: Feedback,
-    regularization: &Regularization,
-    factors: usize,
-    fixed: Fixed<'_>,
-    block: &Csr<f32>,
-    solution: &mut [f32],
-) -> Result<Measures, AlsError> {
-    let width = feedback.width(factors);
-    let rows = Rows { feedback, regularization, fixed, block, width, solution };
-    let sums = pulp::Arch::new().dispatch(rows)?;
-    let gram = gram(solution, width, factors);
-    let mut observed_loss = sums.objective - sums.penalty;
-    if let Feedback::Implicit { .. } = feedback {
-        observed_loss -= unobserved_loss(&gram, fixed.gram);
+/// How one side is solved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HalfStep {
+    /// What the weights mean.
+    pub feedback: Feedback,
+    /// The penalty of the rows that are solved.
+    pub regularization: Regularization,
+    /// How rows are solved.
+    pub solver: Solver,
+    /// Factors of a row.
+    pub factors: usize,
+}
+
+/// What rows add to the loss.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Sums {
+    /// The rows' objectives: for implicit feedback, over all pairs of the row.
+    objective: f64,
+    /// The penalties that are part of them.
+    penalty: f64,
+}
+
+impl HalfStep {
+    /// Solves all rows of a block. `solution` has [`Feedback::width`] numbers a row: the factors that a row starts
+    /// from, then those that were found. What a solver is exact for doesn't depend on the start.
+    ///
+    /// Rows are solved in `f32` with the widest vectors that the processor has; those whose equations are too
+    /// close to singular for it, in `f64`.
+    pub fn run(
+        &self,
+        fixed: Fixed<'_>,
+        block: &Csr<f32>,
+        solution: &mut [f32],
+    ) -> Result<Measures, AlsError> {
+        let mut sums = Sums::default();
+        self.solve(fixed, block, solution, &mut sums)?;
+        Ok(self.measure(fixed.gram, solution, &sums))
     }
-    Ok(Measures { observed_loss, penalty: sums.penalty, gram })
+
+    /// Solves some rows, and adds what they add to the loss to that of the rows before them.
+    pub fn solve(
+        &self,
+        fixed: Fixed<'_>,
+        block: &Csr<f32>,
+        solution: &mut [f32],
+        sums: &mut Sums,
+    ) -> Result<(), AlsError> {
+        let width = self.feedback.width(self.factors);
+        pulp::Arch::new().dispatch(Rows { step: *self, fixed, block, width, solution, sums })
+    }
+
+    /// What the rows of a block come to when all of them are solved. `gram` is that of the fixed side.
+    pub fn measure(&self, gram: &[f64], solution: &[f32], sums: &Sums) -> Measures {
+        let own = self::gram(solution, self.feedback.width(self.factors), self.factors);
+        let mut observed_loss = sums.objective - sums.penalty;
+        if let Feedback::Implicit { .. } = self.feedback {
+            observed_loss -= unobserved_loss(&own, gram);
+        }
+        Measures { observed_loss, penalty: sums.penalty, gram: own }
+    }
 }
 
 /// What a row and a column of the model predict for each other.
@@ -209,199 +300,4 @@ fn add_products(matrix: &mut [f64], z: &[f64], width: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::csr::Duplicates;
-    use crate::random::starting_factors;
-    use proptest::prelude::*;
-
-    const USERS: usize = 6;
-    const ITEMS: usize = 5;
-
-    fn weights() -> impl Strategy<Value = Vec<(u32, u32, f32)>> {
-        prop::collection::btree_map((0..USERS as u32, 0..ITEMS as u32), -2i32..5, 1..25)
-            .prop_map(|map| map.into_iter().map(|((u, i), w)| (u, i, w as f32)).collect())
-    }
-
-    fn feedback() -> impl Strategy<Value = Feedback> {
-        prop_oneof![
-            (0.1f64..20.0).prop_map(|alpha| Feedback::Implicit { alpha }),
-            (any::<bool>(), -1.0f64..4.0)
-                .prop_map(|(bias, mean)| Feedback::Explicit { bias, mean }),
-        ]
-    }
-
-    /// The whole loss by its definition, touching every pair.
-    fn slow_loss(
-        feedback: Feedback,
-        factors: usize,
-        entries: &[(u32, u32, f32)],
-        users: &[f32],
-        items: &[f32],
-    ) -> f64 {
-        let width = feedback.width(factors);
-        let mut loss = 0.0;
-        for user in 0..USERS {
-            for item in 0..ITEMS {
-                let entry = entries.iter().find(|e| (e.0, e.1) == (user as u32, item as u32));
-                let score =
-                    score(feedback, factors, &users[user * width..], &items[item * width..]);
-                loss += match (feedback, entry) {
-                    (Feedback::Explicit { .. }, None) => 0.0,
-                    (Feedback::Explicit { .. }, Some(entry)) => {
-                        (f64::from(entry.2) - score).powi(2)
-                    }
-                    (Feedback::Implicit { .. }, None) => score.powi(2),
-                    (Feedback::Implicit { alpha }, Some(entry)) => {
-                        let preference = if entry.2 > 0.0 { 1.0 } else { 0.0 };
-                        (1.0 + alpha * f64::from(entry.2).abs()) * (preference - score).powi(2)
-                    }
-                };
-            }
-        }
-        loss
-    }
-
-    fn slow_penalty(
-        feedback: Feedback,
-        factors: usize,
-        regularization: &Regularization,
-        block: &Csr<f32>,
-        rows: &[f32],
-    ) -> f64 {
-        let width = feedback.width(factors);
-        (0..block.rows())
-            .map(|row| {
-                let norm: f64 =
-                    rows[row * width..][..width].iter().map(|v| f64::from(*v).powi(2)).sum();
-                regularization.of_row(block.row(row).0.len()) * norm
-            })
-            .sum()
-    }
-
-    /// What the digits of a solution `x` are lost from: the sum of `trace(A)·|x|²` over the rows, where `A` is
-    /// the matrix of a row's equations. A decomposition in `f32` solves equations that differ from the given
-    /// ones by some roundings of `A` (Higham, "Accuracy and Stability of Numerical Algorithms", theorem 10.4).
-    fn size_of_terms(
-        feedback: Feedback,
-        factors: usize,
-        regularization: &Regularization,
-        items: &[f32],
-        block: &Csr<f32>,
-        users: &[f32],
-    ) -> f64 {
-        let width = feedback.width(factors);
-        let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
-        let row_of = |user: usize| {
-            let (columns, weights) = block.row(user);
-            let mut trace = width as f64 * regularization.of_row(columns.len());
-            if let Feedback::Implicit { .. } = feedback {
-                trace += norm(items);
-            }
-            for (column, weight) in columns.iter().zip(weights) {
-                let item = &items[*column as usize * width..][..width];
-                trace += match feedback {
-                    Feedback::Implicit { alpha } => alpha * f64::from(weight.abs()) * norm(item),
-                    Feedback::Explicit { .. } => norm(&item[..factors]) + (width - factors) as f64,
-                };
-            }
-            trace * norm(&users[user * width..][..width])
-        };
-        (0..block.rows()).map(row_of).sum()
-    }
-
-    proptest! {
-        /// The solution is the minimum: the reported loss is the definition's, and moving any
-        /// coordinate either way does not lower it.
-        #[test]
-        fn a_half_step_finds_the_minimum(
-            entries in weights(),
-            feedback in feedback(),
-            strength in 0.05f64..2.0,
-            exponent in 0.0f64..1.0,
-            seed in any::<u64>(),
-        ) {
-            let factors = 3;
-            let width = feedback.width(factors);
-            let regularization = Regularization { strength, exponent, unobserved: 0.5 };
-            let items: Vec<f32> = starting_factors(seed, 0, ITEMS, width, width)
-                .iter().map(|value| value * 10.0).collect();
-            let block = Csr::from_entries(0, USERS, entries.clone(), Duplicates::Add);
-            let items_gram = gram(&items, width, factors);
-            let fixed = Fixed { rows: &items, gram: &items_gram };
-            let mut users = vec![0.0; USERS * width];
-            let measures =
-                half_step(feedback, &regularization, factors, fixed, &block, &mut users).unwrap();
-
-            let loss = |users: &[f32]| {
-                slow_loss(feedback, factors, &entries, users, &items)
-                    + slow_penalty(feedback, factors, &regularization, &block, users)
-            };
-            let best = loss(&users);
-            let mut reported = measures.observed_loss + measures.penalty;
-            if matches!(feedback, Feedback::Implicit { .. }) {
-                reported += unobserved_loss(&measures.gram, &items_gram);
-            }
-            let zeros = loss(&vec![0.0; users.len()]);
-            let terms = size_of_terms(feedback, factors, &regularization, &items, &block, &users);
-            let digits = 8.0 * f64::from(f32::EPSILON) * (zeros + terms);
-            prop_assert!((reported - best).abs() <= digits, "{reported} {best}");
-            for coordinate in 0..users.len() {
-                for step in [-1e-2, 1e-2] {
-                    let mut moved = users.clone();
-                    moved[coordinate] += step;
-                    // Where the loss is least, a rounding moves it in the second order only.
-                    let least = best - 1e-6 * zeros.max(1.0);
-                    prop_assert!(loss(&moved) >= least, "coordinate {coordinate}");
-                }
-            }
-        }
-
-        #[test]
-        fn rows_do_not_depend_on_the_block_they_are_in(entries in weights(), alpha in 0.1f64..9.0) {
-            let (feedback, factors) = (Feedback::Implicit { alpha }, 3);
-            let regularization = Regularization { strength: 0.1, exponent: 1.0, unobserved: 0.0 };
-            let items = starting_factors(1, 0, ITEMS, factors, factors);
-            let items_gram = gram(&items, factors, factors);
-            let fixed = Fixed { rows: &items, gram: &items_gram };
-            let solve = |first: usize, rows: usize| {
-                let range = first as u32..(first + rows) as u32;
-                let own = entries.iter().copied().filter(|e| range.contains(&e.0)).collect();
-                let block = Csr::from_entries(first as u32, rows, own, Duplicates::Add);
-                let mut out = vec![0.0; rows * factors];
-                half_step(feedback, &regularization, factors, fixed, &block, &mut out).unwrap();
-                out
-            };
-            let parts = [solve(0, 2), solve(2, 1), solve(3, USERS - 3)].concat();
-            prop_assert_eq!(solve(0, USERS), parts);
-        }
-    }
-
-    #[test]
-    fn long_rows_are_added_up_in_chunks() {
-        let columns = 3 * CHUNK + 17;
-        let entries = (0..columns as u32).map(|column| (0, column, 1.0)).collect();
-        let block = Csr::from_entries(0, 1, entries, Duplicates::Add);
-        let items = vec![0.5f32; columns];
-        let gram = gram(&items, 1, 1);
-        assert_eq!(gram, [columns as f64 * 0.25]);
-        let regularization = Regularization { strength: 1.0, exponent: 0.0, unobserved: 0.0 };
-        let mut out = [0.0];
-        let fixed = Fixed { rows: &items, gram: &gram };
-        half_step(Feedback::Implicit { alpha: 2.0 }, &regularization, 1, fixed, &block, &mut out)
-            .unwrap();
-        // (1 + 2·1) · n · 0.5 / ((1 + 2) · n · 0.25 + 1)
-        let n = columns as f64;
-        assert!((f64::from(out[0]) - 1.5 * n / (0.75 * n + 1.0)).abs() < 1e-6);
-    }
-
-    #[test]
-    fn singular_equations_name_the_row() {
-        let block = Csr::from_entries(4, 1, vec![(4, 0, 1.0)], Duplicates::Add);
-        let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
-        let fixed = Fixed { rows: &[1.0, 2.0], gram: &[] };
-        let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
-        let result = half_step(feedback, &regularization, 2, fixed, &block, &mut [0.0, 0.0]);
-        assert_eq!(result, Err(AlsError::Singular { row: 4, observations: 1 }));
-    }
-}
+mod tests;

@@ -3,7 +3,9 @@
 //! A block covers consecutive dense row numbers. Entries of a row are sorted by column, so that a
 //! kernel adds them up in the same order whatever order they arrived in.
 
+use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use thiserror::Error;
 
 /// A value that a block can hold, with a fixed binary form.
@@ -96,6 +98,15 @@ pub struct Csr<V> {
     pub values: Vec<V>,
 }
 
+/// Some consecutive rows of a block whose columns are numbered anew, as if there were no others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group<V> {
+    /// The rows; its first row is the number in the data, as that of a block.
+    pub rows: Csr<V>,
+    /// What the columns are in the data, ascending.
+    pub columns: Vec<u32>,
+}
+
 const MAGIC: &[u8; 4] = b"NSC1";
 const HEADER: usize = 24;
 
@@ -164,6 +175,42 @@ impl<V: Value> Csr<V> {
     /// Bytes that the block takes in memory.
     pub fn size(&self) -> usize {
         self.offsets.len() * 8 + self.columns.len() * (4 + V::BYTES)
+    }
+
+    /// As many rows from the `first` on as have no more than `most_columns` different columns, and at least one.
+    pub fn group(&self, first: usize, most_columns: usize) -> Group<V> {
+        let mut places = HashMap::with_hasher(FixedState::default());
+        let mut end = first;
+        while end < self.rows() {
+            let before = places.len();
+            let columns = self.row(end).0;
+            places.extend(columns.iter().map(|column| (*column, 0)));
+            if end > first && places.len() > most_columns {
+                // A row that is left out may have left columns behind; they do no harm but for their room.
+                if places.len() > before {
+                    let kept =
+                        &self.columns[self.offsets[first] as usize..self.offsets[end] as usize];
+                    places = kept.iter().map(|column| (*column, 0)).collect();
+                }
+                break;
+            }
+            end += 1;
+        }
+        let mut columns: Vec<u32> = places.keys().copied().collect();
+        columns.sort_unstable();
+        for (place, column) in columns.iter().enumerate() {
+            places.insert(*column, place as u32);
+        }
+        let start = self.offsets[first];
+        let entries = start as usize..self.offsets[end] as usize;
+        let place = |column: &u32| places.get(column).copied().unwrap_or_default();
+        let rows = Csr {
+            first_row: self.first_row + first as u32,
+            offsets: self.offsets[first..=end].iter().map(|offset| offset - start).collect(),
+            columns: self.columns[entries.clone()].iter().map(place).collect(),
+            values: self.values[entries].to_vec(),
+        };
+        Group { rows, columns }
     }
 
     /// The binary form: a header, then offsets, columns and values, all little-endian.
@@ -286,6 +333,38 @@ mod tests {
             let without = Csr::from_entries(5, 7, entries, Duplicates::Keep);
             prop_assert_eq!(&without.columns, &block.columns);
             prop_assert_eq!(Csr::from_bytes(&without.to_bytes()), Ok(without));
+        }
+    }
+
+    #[test]
+    fn groups_are_the_rows_with_few_columns() {
+        let entries =
+            vec![(5, 9, 1.0), (5, 2, 2.0), (6, 2, 3.0), (7, 4, 4.0), (7, 9, 5.0), (8, 1, 6.0)];
+        let block = Csr::from_entries(5, 5, entries.clone(), Duplicates::Keep);
+        for most in 1..6 {
+            let (mut first, mut seen) = (0, Vec::new());
+            while first < block.rows() {
+                let group = block.group(first, most);
+                assert!(group.rows.rows() == 1 || group.columns.len() <= most);
+                let next = first + group.rows.rows();
+                // One row more would have been too many.
+                if next < block.rows() {
+                    let columns = &block.columns[block.offsets[first] as usize..];
+                    let count = (block.offsets[next + 1] - block.offsets[first]) as usize;
+                    let columns: std::collections::BTreeSet<_> = columns[..count].iter().collect();
+                    assert!(columns.len() > most);
+                }
+                for row in 0..group.rows.rows() {
+                    let (places, values) = group.rows.row(row);
+                    seen.extend(places.iter().zip(values).map(|(place, value)| {
+                        (group.rows.first_row + row as u32, group.columns[*place as usize], *value)
+                    }));
+                }
+                first = next;
+            }
+            let mut expected = entries.clone();
+            expected.sort_by_key(|entry| (entry.0, entry.1));
+            assert_eq!(seen, expected);
         }
     }
 

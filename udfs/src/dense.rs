@@ -21,11 +21,6 @@ pub fn padded(order: usize) -> usize {
     order.next_multiple_of(LANES)
 }
 
-#[inline(always)]
-fn load<S: Simd>(from: &[f32], vector: usize) -> S::f32s {
-    S::as_simd_f32s(from).0[vector]
-}
-
 /// Adds `ZᵀZ` to the lower triangle of `matrix`; `panel` holds the rows of Z, each of `order` numbers.
 #[inline(always)]
 pub fn add_products<S: Simd>(simd: S, matrix: &mut [f32], panel: &[f32], order: usize) {
@@ -121,117 +116,100 @@ impl<S: Simd> Tile<'_, S> {
     }
 }
 
-/// Decomposes `A = LLᵀ` in place, the inverse of L's diagonal in `inverse`. False if A is not positive
-/// definite, or so close to singular that few of the digits would be right.
-#[inline(always)]
-pub fn decompose<S: Simd>(simd: S, matrix: &mut [f32], inverse: &mut [f32], order: usize) -> bool {
-    let lanes = S::F32_LANES;
-    for (at, diagonal) in inverse.iter_mut().enumerate() {
-        *diagonal = matrix[at * (order + 1)];
+/// Equations `Ax = b`, and the room to solve them.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// A, then what it is decomposed into.
+    pub matrix: Vec<f32>,
+    /// b, then x.
+    pub unknowns: Vec<f32>,
+    /// Whether A is positive definite, and not so close to singular that few of the digits would be right.
+    pub definite: bool,
+    /// The inverse of the decomposition's diagonal.
+    inverse: Vec<f32>,
+    /// y, when `Ly = b` is solved.
+    halfway: Vec<f32>,
+}
+
+impl System {
+    /// Equations of `order` unknowns, all zero.
+    pub fn new(order: usize) -> Self {
+        Self {
+            matrix: vec![0.0; order * order],
+            unknowns: vec![0.0; order],
+            definite: false,
+            inverse: vec![0.0; order],
+            halfway: vec![0.0; order],
+        }
     }
-    for panel in (0..order).step_by(PANEL) {
-        let (done, rest) = matrix.split_at_mut(panel * order);
+
+    /// Decomposes `A = LLᵀ` in place.
+    #[inline(always)]
+    pub fn decompose<S: Simd>(&mut self, simd: S) {
+        let order = self.unknowns.len();
+        self.definite = true;
+        for (at, diagonal) in self.inverse.iter_mut().enumerate() {
+            *diagonal = self.matrix[at * (order + 1)];
+        }
+        for panel in (0..order).step_by(PANEL) {
+            self.decompose_panel(simd, panel, order);
+        }
+    }
+
+    /// Solves what is decomposed, in place. A panel of unknowns at a time, whose products don't wait for each other.
+    #[inline(always)]
+    pub fn solve<S: Simd>(&mut self, simd: S) {
+        let order = self.unknowns.len();
+        for panel in (0..order).step_by(PANEL) {
+            self.solve_forwards(simd, panel, order);
+        }
+        for panel in (0..order).step_by(PANEL).rev() {
+            self.solve_backwards(simd, panel, order);
+        }
+    }
+
+    /// Decomposes the columns of a panel, after those before them.
+    #[inline(always)]
+    fn decompose_panel<S: Simd>(&mut self, simd: S, panel: usize, order: usize) {
+        let lanes = S::F32_LANES;
+        let (done, rest) = self.matrix.split_at_mut(panel * order);
         let columns = &mut rest[..PANEL * order];
+        let mut corner = Corner::default();
         let mut row = panel / lanes * lanes;
         while row < order {
-            match (order - row) / lanes {
-                0..=1 => {
-                    subtract::<S, 1>(simd, done, columns, panel, row, order);
-                    row += lanes;
-                }
-                2..=3 => {
-                    subtract::<S, 2>(simd, done, columns, panel, row, order);
-                    row += 2 * lanes;
-                }
-                _ => {
-                    subtract::<S, 4>(simd, done, columns, panel, row, order);
-                    row += 4 * lanes;
-                }
+            let rows = PanelRows { simd, done, columns, panel, row, order };
+            let vectors = ((order - row) / lanes).min(4);
+            match vectors {
+                1 => rows.decompose::<1>(&mut corner),
+                2 => rows.decompose::<2>(&mut corner),
+                3 => rows.decompose::<3>(&mut corner),
+                _ => rows.decompose::<4>(&mut corner),
             }
+            row += vectors * lanes;
         }
         for at in 0..PANEL {
-            let diagonal = panel + at;
-            let (before, column) = columns.split_at_mut(at * order);
-            let column = &mut column[..order];
-            let start = panel / lanes;
-            for other in before.chunks_exact(order) {
-                let factor = simd.splat_f32s(other[diagonal]);
-                let other = &S::as_simd_f32s(other).0[start..];
-                let column = &mut S::as_mut_simd_f32s(column).0[start..];
-                for (value, other) in column.iter_mut().zip(other) {
-                    *value = simd.negate_mul_add_f32s(factor, *other, *value);
-                }
-            }
-            let pivot = column[diagonal];
             // Not a number is not greater either.
-            let enough = pivot > LEAST_PIVOT * inverse[diagonal];
-            if !enough {
-                return false;
-            }
-            let scale = 1.0 / pivot.sqrt();
-            inverse[diagonal] = scale;
-            let factor = simd.splat_f32s(scale);
-            for value in &mut S::as_mut_simd_f32s(column).0[start..] {
-                *value = simd.mul_f32s(factor, *value);
-            }
-            column[diagonal / lanes * lanes..diagonal].fill(0.0);
+            self.definite &= corner.pivots[at] > LEAST_PIVOT * self.inverse[panel + at];
+            self.inverse[panel + at] = corner.inverse[at];
         }
     }
-    true
-}
 
-/// Subtracts from some rows of a panel's columns what the columns before them account for.
-#[inline(always)]
-fn subtract<S: Simd, const VECTORS: usize>(
-    simd: S,
-    done: &[f32],
-    columns: &mut [f32],
-    panel: usize,
-    row: usize,
-    order: usize,
-) {
-    let lanes = S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; PANEL];
-    for (at, sums) in sums.iter_mut().enumerate() {
-        let column = &columns[at * order + row..][..VECTORS * lanes];
-        for (vector, sum) in sums.iter_mut().enumerate() {
-            *sum = load::<S>(column, vector);
-        }
-    }
-    for other in done.chunks_exact(order) {
-        let rows = S::as_simd_f32s(&other[row..row + VECTORS * lanes]).0;
-        let factors = &other[panel..panel + PANEL];
-        for at in 0..PANEL {
-            let factor = simd.splat_f32s(factors[at]);
-            for vector in 0..VECTORS {
-                sums[at][vector] = simd.negate_mul_add_f32s(factor, rows[vector], sums[at][vector]);
-            }
-        }
-    }
-    for (at, sums) in sums.into_iter().enumerate() {
-        let column = &mut columns[at * order + row..][..VECTORS * lanes];
-        for (vector, sum) in sums.into_iter().enumerate() {
-            S::as_mut_simd_f32s(column).0[vector] = sum;
-        }
-    }
-}
-
-/// Solves `LLᵀx = b` in place. A panel of unknowns at a time, whose products don't wait for each other.
-#[inline(always)]
-pub fn solve<S: Simd>(simd: S, matrix: &[f32], inverse: &[f32], x: &mut [f32], order: usize) {
-    let panels = matrix.chunks_exact(PANEL * order).zip(inverse.chunks_exact(PANEL));
-    for (panel, (columns, inverse)) in panels.clone().enumerate() {
-        let first = panel * PANEL;
-        let start = first / S::F32_LANES;
+    /// Solves `Ly = b` for the unknowns of a panel, after those before them.
+    #[inline(always)]
+    fn solve_forwards<S: Simd>(&mut self, simd: S, panel: usize, order: usize) {
+        let start = panel / S::F32_LANES;
+        let columns = &self.matrix[panel * order..][..PANEL * order];
         let mut values = [0.0; PANEL];
         for at in 0..PANEL {
-            let mut value = x[first + at];
+            let mut value = self.unknowns[panel + at];
             for before in 0..at {
-                value -= columns[before * order + first + at] * values[before];
+                value -= columns[before * order + panel + at] * values[before];
             }
-            values[at] = value * inverse[at];
+            values[at] = value * self.inverse[panel + at];
         }
-        let (others, _) = S::as_mut_simd_f32s(x);
+        // Not among the unknowns: a vector that is loaded soon after a part of it was stored has to wait.
+        self.halfway[panel..panel + PANEL].copy_from_slice(&values);
+        let (others, _) = S::as_mut_simd_f32s(&mut self.unknowns);
         for (at, value) in values.iter().enumerate() {
             let factor = simd.splat_f32s(*value);
             let column = &S::as_simd_f32s(&columns[at * order..][..order]).0[start..];
@@ -239,29 +217,207 @@ pub fn solve<S: Simd>(simd: S, matrix: &[f32], inverse: &[f32], x: &mut [f32], o
                 *other = simd.negate_mul_add_f32s(factor, *column, *other);
             }
         }
-        x[first..first + PANEL].copy_from_slice(&values);
     }
-    for (panel, (columns, inverse)) in panels.enumerate().rev() {
-        let first = panel * PANEL;
-        let start = first / S::F32_LANES;
+
+    /// Solves `Lᵀx = y` for the unknowns of a panel, after those behind them.
+    #[inline(always)]
+    fn solve_backwards<S: Simd>(&mut self, simd: S, panel: usize, order: usize) {
+        let columns = &self.matrix[panel * order..][..PANEL * order];
         let mut values = [0.0; PANEL];
-        values.copy_from_slice(&x[first..first + PANEL]);
-        x[first..first + PANEL].fill(0.0);
+        values.copy_from_slice(&self.halfway[panel..panel + PANEL]);
+        let (start, before) = ((panel + PANEL) / S::F32_LANES, (panel + PANEL) % S::F32_LANES);
+        let vectors = &S::as_simd_f32s(&self.unknowns).0[start..];
+        // The unknowns before the end of the panel have no part in it.
+        let from = S::as_simd_f32s(&FROM[before][..S::F32_LANES]).0[0];
+        let first = vectors.first().map(|vector| simd.mul_f32s(from, *vector));
         let mut sums = [simd.splat_f32s(0.0); PANEL];
         for (at, sum) in sums.iter_mut().enumerate() {
             let column = &S::as_simd_f32s(&columns[at * order..][..order]).0[start..];
-            for (other, column) in S::as_simd_f32s(x).0[start..].iter().zip(column) {
+            let (Some(first), Some((column, rest))) = (first, column.split_first()) else {
+                break;
+            };
+            *sum = simd.mul_f32s(first, *column);
+            for (other, column) in vectors[1..].iter().zip(rest) {
                 *sum = simd.mul_add_f32s(*other, *column, *sum);
             }
         }
         for at in (0..PANEL).rev() {
             values[at] -= simd.reduce_sum_f32s(sums[at]);
             for after in at + 1..PANEL {
-                values[at] -= columns[at * order + first + after] * values[after];
+                values[at] -= columns[at * order + panel + after] * values[after];
             }
-            values[at] *= inverse[at];
+            values[at] *= self.inverse[panel + at];
         }
-        x[first..first + PANEL].copy_from_slice(&values);
+        self.unknowns[panel..panel + PANEL].copy_from_slice(&values);
+    }
+}
+
+/// The decomposition of the square on the diagonal of a panel.
+#[derive(Default)]
+struct Corner {
+    pivots: [f32; PANEL],
+    inverse: [f32; PANEL],
+    /// Below the diagonal, by columns.
+    lower: [[f32; PANEL]; PANEL],
+}
+
+impl Corner {
+    /// Decomposes the square whose columns these are.
+    #[inline(always)]
+    fn new(mut square: [[f32; PANEL]; PANEL]) -> Self {
+        let mut corner = Self::default();
+        for at in 0..PANEL {
+            let pivot = square[at][at];
+            let inverse = 1.0 / pivot.sqrt();
+            corner.pivots[at] = pivot;
+            corner.inverse[at] = inverse;
+            let below = square[at].map(|value| value * inverse);
+            corner.lower[at] = below;
+            for (column, other) in square.iter_mut().enumerate().skip(at + 1) {
+                let pairs = other.iter_mut().zip(&below);
+                pairs.for_each(|(value, below_it)| *value -= below_it * below[column]);
+            }
+        }
+        corner
+    }
+}
+
+/// Ones from each place in a vector on, zeros before it.
+const FROM: [[f32; LANES]; LANES] = {
+    let mut from = [[1.0; LANES]; LANES];
+    let mut at = 0;
+    while at < LANES {
+        let mut before = 0;
+        while before < at {
+            from[at][before] = 0.0;
+            before += 1;
+        }
+        at += 1;
+    }
+    from
+};
+
+/// Some rows of the columns of a panel.
+struct PanelRows<'a, S> {
+    simd: S,
+    /// The columns before the panel.
+    done: &'a [f32],
+    columns: &'a mut [f32],
+    panel: usize,
+    row: usize,
+    order: usize,
+}
+
+impl<S: Simd> PanelRows<'_, S> {
+    /// Decomposes the rows; the first of them make the corner that the others need.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "with iterators, the sums leave their registers"
+    )]
+    #[inline(always)]
+    fn decompose<const VECTORS: usize>(self, corner: &mut Corner) {
+        let Self { simd, done, columns, panel, row, order } = self;
+        let length = VECTORS * S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; PANEL];
+        for (at, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(S::as_simd_f32s(&columns[at * order + row..][..length]).0);
+        }
+        for other in done.chunks_exact(order) {
+            let rows = S::as_simd_f32s(&other[row..row + length]).0;
+            let factors = &other[panel..panel + PANEL];
+            for at in 0..PANEL {
+                let factor = simd.splat_f32s(factors[at]);
+                for vector in 0..VECTORS {
+                    sums[at][vector] =
+                        simd.negate_mul_add_f32s(factor, rows[vector], sums[at][vector]);
+                }
+            }
+        }
+        let first = row <= panel;
+        if first {
+            let mut square = [[0.0; PANEL]; PANEL];
+            for at in 0..PANEL {
+                let column = &mut columns[at * order + row..][..length];
+                S::as_mut_simd_f32s(column).0.copy_from_slice(&sums[at]);
+                square[at].copy_from_slice(&column[panel - row..][..PANEL]);
+            }
+            *corner = Corner::new(square);
+        }
+        for at in 0..PANEL {
+            for before in 0..at {
+                let factor = simd.splat_f32s(corner.lower[before][at]);
+                for vector in 0..VECTORS {
+                    let other = sums[before][vector];
+                    sums[at][vector] = simd.negate_mul_add_f32s(factor, other, sums[at][vector]);
+                }
+            }
+            let scale = simd.splat_f32s(corner.inverse[at]);
+            for sum in &mut sums[at] {
+                *sum = simd.mul_f32s(scale, *sum);
+            }
+        }
+        for (at, mut sums) in sums.into_iter().enumerate() {
+            if first {
+                for (vector, sum) in sums.iter_mut().enumerate() {
+                    let above = (panel - row + at).saturating_sub(vector * S::F32_LANES);
+                    let from = S::as_simd_f32s(&FROM[above][..S::F32_LANES]).0[0];
+                    *sum = simd.mul_f32s(from, *sum);
+                }
+            }
+            let column = &mut columns[at * order + row..][..length];
+            S::as_mut_simd_f32s(column).0.copy_from_slice(&sums);
+        }
+    }
+}
+
+/// The inner products of some rows with a vector of the same length.
+#[inline(always)]
+pub fn inner_products<S: Simd, const ROWS: usize>(
+    simd: S,
+    rows: [&[f32]; ROWS],
+    vector: &[f32],
+) -> [f32; ROWS] {
+    let mut sums = [simd.splat_f32s(0.0); ROWS];
+    let (vectors, rest) = S::as_simd_f32s(vector);
+    let whole = vector.len() - rest.len();
+    let heads = rows.map(|row| S::as_simd_f32s(&row[..whole]).0);
+    for (at, vector) in vectors.iter().enumerate() {
+        for row in 0..ROWS {
+            sums[row] = simd.mul_add_f32s(heads[row][at], *vector, sums[row]);
+        }
+    }
+    let mut products = [0.0; ROWS];
+    for row in 0..ROWS {
+        let tail: f32 = rows[row][whole..].iter().zip(rest).map(|(a, b)| a * b).sum();
+        products[row] = simd.reduce_sum_f32s(sums[row]) + tail;
+    }
+    products
+}
+
+/// Adds some rows to a sum of the same length, each times a factor.
+#[inline(always)]
+pub fn add_multiples<S: Simd, const ROWS: usize>(
+    simd: S,
+    rows: [&[f32]; ROWS],
+    factors: [f32; ROWS],
+    sum: &mut [f32],
+) {
+    let splat = factors.map(|factor| simd.splat_f32s(factor));
+    let length = sum.len();
+    let (vectors, rest) = S::as_mut_simd_f32s(sum);
+    let whole = length - rest.len();
+    let heads = rows.map(|row| S::as_simd_f32s(&row[..whole]).0);
+    for (at, vector) in vectors.iter_mut().enumerate() {
+        let mut sum = *vector;
+        for row in 0..ROWS {
+            sum = simd.mul_add_f32s(heads[row][at], splat[row], sum);
+        }
+        *vector = sum;
+    }
+    for row in 0..ROWS {
+        for (value, other) in rest.iter_mut().zip(&rows[row][whole..]) {
+            *value += other * factors[row];
+        }
     }
 }
 
@@ -283,14 +439,13 @@ mod tests {
 
         fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
             let order = self.order;
-            let mut matrix = vec![0.0; order * order];
-            (0..order).for_each(|at| matrix[at * (order + 1)] = 1.0);
-            let (mut inverse, mut x) = (vec![0.0; order], self.right.to_vec());
-            add_products(simd, &mut matrix, self.panel, order);
-            decompose(simd, &mut matrix, &mut inverse, order).then(|| {
-                solve(simd, &matrix, &inverse, &mut x, order);
-                x
-            })
+            let mut system = System::new(order);
+            (0..order).for_each(|at| system.matrix[at * (order + 1)] = 1.0);
+            system.unknowns.copy_from_slice(self.right);
+            add_products(simd, &mut system.matrix, self.panel, order);
+            system.decompose(simd);
+            system.solve(simd);
+            system.definite.then_some(system.unknowns)
         }
     }
 
@@ -326,20 +481,19 @@ mod tests {
 
     #[test]
     fn what_is_almost_singular_is_not_decomposed() {
-        let mut matrix = vec![0.0; LANES * LANES];
-        (0..LANES).for_each(|at| matrix[at * (LANES + 1)] = 1.0);
-        let mut inverse = vec![0.0; LANES];
-        let mut with = |between: f32| {
-            struct Decompose<'a>(&'a mut [f32], &'a mut [f32]);
-            impl WithSimd for Decompose<'_> {
+        let with = |between: f32| {
+            struct Decompose(System);
+            impl WithSimd for Decompose {
                 type Output = bool;
-                fn with_simd<S: Simd>(self, simd: S) -> bool {
-                    decompose(simd, self.0, self.1, LANES)
+                fn with_simd<S: Simd>(mut self, simd: S) -> bool {
+                    self.0.decompose(simd);
+                    self.0.definite
                 }
             }
-            let mut matrix = matrix.clone();
-            matrix[1] = between;
-            Arch::new().dispatch(Decompose(&mut matrix, &mut inverse))
+            let mut system = System::new(LANES);
+            (0..LANES).for_each(|at| system.matrix[at * (LANES + 1)] = 1.0);
+            system.matrix[1] = between;
+            Arch::new().dispatch(Decompose(system))
         };
         assert!(with(0.9) && with(-0.99));
         assert!(!with(0.99999) && !with(1.0) && !with(1.5) && !with(f32::NAN));

@@ -29,7 +29,7 @@ pub struct Nodes<'a> {
 }
 
 /// What a block contributes to the decision whether to go on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct Measures {
     /// Sum of the absolute rank changes.
     pub change: f64,
@@ -76,7 +76,7 @@ fn pull<W: Weight>(contributions: &[f64], sources: &[u32], weights: &[W]) -> f64
     (sums[0] + sums[1]) + (sums[2] + sums[3])
 }
 
-/// Computes the next ranks of a block's nodes, and returns what they change.
+/// Computes the next ranks of a block's nodes, and adds what they change to `measures`.
 ///
 /// `incoming` has a row for each of the nodes, with the sources of its edges as columns and their
 /// weights as values.
@@ -85,8 +85,8 @@ pub fn superstep<W: Weight>(
     incoming: &Csr<W>,
     nodes: Nodes<'_>,
     ranks: &mut [f64],
-) -> Measures {
-    let mut measures = Measures { change: 0.0, dangling_mass: 0.0 };
+    measures: &mut Measures,
+) {
     let everywhere = step.damping * step.dangling_mass + (1.0 - step.damping);
     for (row, next) in ranks.iter_mut().enumerate() {
         let (sources, weights) = incoming.row(row);
@@ -98,7 +98,6 @@ pub fn superstep<W: Weight>(
             measures.dangling_mass += rank;
         }
     }
-    measures
 }
 
 /// What each node passes along an edge of weight one.
@@ -153,7 +152,7 @@ mod tests {
                 (0..nodes).filter(|n| out_weights[*n] == 0.0).map(|n| current[n]).sum();
             let step = Step { damping, dangling_mass, contributions: &contributions };
             let mut next = vec![0.0; nodes];
-            let mut change = 0.0;
+            let mut measures = Measures::default();
             for block in &incoming {
                 let range = block.first_row as usize..block.first_row as usize + block.rows();
                 let own = Nodes {
@@ -162,14 +161,13 @@ mod tests {
                     ranks: &current[range.clone()],
                 };
                 let next = &mut next[range];
-                change += match ones {
-                    true => superstep(step, &without_weights(block), own, next),
-                    false => superstep(step, block, own, next),
+                match ones {
+                    true => superstep(step, &without_weights(block), own, next, &mut measures),
+                    false => superstep(step, block, own, next, &mut measures),
                 }
-                .change;
             }
             current = next;
-            if error_bound(change, damping) < 1e-13 {
+            if error_bound(measures.change, damping) < 1e-13 {
                 return current;
             }
         }

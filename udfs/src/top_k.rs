@@ -6,7 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use std::cmp::Ordering;
 
 /// Items scored at a time; with a batch of users, small enough for the second-level cache.
-const ITEM_TILE: usize = 1024;
+const ITEM_TILE: usize = 512;
 
 /// The item side of a model, ready for scoring.
 #[derive(Debug, Clone)]

@@ -6,10 +6,14 @@ use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use nightshift_udfs::als::{self, Feedback, Fixed, Regularization};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use nightshift_udfs::als::{self, Fixed, HalfStep, Measures, Sums};
+use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::task::spawn_blocking;
 
 /// The object in a state's folder that holds the Gram matrix of its factors.
 const GRAM: &str = "gram.bin";
@@ -26,7 +30,7 @@ pub struct PublishedItems {
 impl PublishedItems {
     /// Puts the published factors, and biases, in the place of those that start a block.
     async fn copy(&self, task: Task<'_>, width: usize, part: &mut [f32]) -> Result<()> {
-        let rows = task.resident.block::<f32>(task.runtime, &self.rows, task.block).await?;
+        let rows = task.csr::<f32>(&self.rows).await?;
         let items = self.factors.items(task.resident, task.runtime).await?;
         for (row, start) in part.chunks_exact_mut(width).enumerate() {
             let [old] = rows.row(row).0 else { continue };
@@ -59,6 +63,8 @@ pub struct AlsInitialize {
     pub factors: usize,
     /// Numbers of a row: the factors, and the bias if there is one.
     pub width: usize,
+    /// Whether no factor may be negative.
+    pub nonnegative: bool,
     /// Factors to start from instead, as far as there are any.
     pub published: Option<PublishedItems>,
 }
@@ -78,13 +84,16 @@ impl Kernel for AlsInitialize {
         let first = self.cut.range(task.block).start as usize;
         let rows = self.cut.rows(task.block);
         let mut part = random::starting_factors(self.seed, first, rows, self.factors, self.width);
+        if self.nonnegative {
+            part.iter_mut().for_each(|value| *value = value.abs());
+        }
         if let Some(published) = &self.published {
             published.copy(task, self.width, &mut part).await?;
         }
         let gram = als::gram(&part, self.width, self.factors);
         let state = self.state.open(task.runtime)?;
         state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;
-        measures_batch(task.block, &gram, started)
+        measures_batch(task, &gram, started)
     }
 }
 
@@ -92,16 +101,14 @@ impl Kernel for AlsInitialize {
 /// factors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AlsStep {
-    /// What the weights mean.
-    pub feedback: Feedback,
-    /// The penalty of rows of the side that is solved.
-    pub regularization: Regularization,
-    /// Factors of a row.
-    pub factors: usize,
+    /// What is computed.
+    pub step: HalfStep,
     /// The blocks of the side that is solved.
     pub blocks: Folder,
     /// How that side is cut.
     pub cut: Partitioned,
+    /// What rows start from if they are solved in steps; they start from zeros without it.
+    pub earlier: Option<Folder>,
     /// The factors of the other side.
     pub fixed: Folder,
     /// How the other side is cut.
@@ -119,6 +126,58 @@ impl AlsStep {
     ) -> Result<()> {
         Ok(state.open(runtime)?.put(GRAM, numbers_to_bytes(gram)).await?)
     }
+
+    /// Solves a block against the whole state of the other side.
+    async fn solve(
+        &self,
+        task: Task<'_>,
+        block: Arc<Csr<f32>>,
+        gram: Arc<Vec<f64>>,
+        mut part: Vec<f32>,
+    ) -> Result<(Vec<f32>, Measures)> {
+        let width = self.step.feedback.width(self.step.factors);
+        let fixed =
+            task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
+        let step = self.step;
+        let solve = move || {
+            let fixed = Fixed { rows: &fixed, gram: &gram };
+            step.run(fixed, &block, &mut part).map(|measures| (part, measures))
+        };
+        Ok(spawn_blocking(solve).await??)
+    }
+
+    /// Solves a block in groups of rows, each against the rows of the other side's state that it needs: the way when
+    /// the state is too large for the executor. It comes to the same.
+    async fn solve_in_groups(
+        &self,
+        task: Task<'_>,
+        block: Arc<Csr<f32>>,
+        gram: Arc<Vec<f64>>,
+        mut part: Vec<f32>,
+    ) -> Result<(Vec<f32>, Measures)> {
+        let width = self.step.feedback.width(self.step.factors);
+        let most_columns = task.resident.group_bytes() / (width * 4);
+        let (step, mut sums, mut first) = (self.step, Sums::default(), 0);
+        while first < block.rows() {
+            let from = Arc::clone(&block);
+            let group = spawn_blocking(move || from.group(first, most_columns)).await?;
+            let memory = MemoryConsumer::new("als-half-step").register(&task.runtime.memory_pool);
+            memory.try_grow(group.columns.len() * width * 4 + group.rows.size())?;
+            let fixed =
+                self.fixed.rows(task.runtime, self.fixed_cut, width, &group.columns).await?;
+            let (count, gram) = (group.rows.rows(), Arc::clone(&gram));
+            let solve = move || {
+                let fixed = Fixed { rows: &fixed, gram: &gram };
+                let solution = &mut part[first * width..][..count * width];
+                let solved = step.solve(fixed, &group.rows, solution, &mut sums);
+                solved.map(|()| (part, sums))
+            };
+            (part, sums) = spawn_blocking(solve).await??;
+            first += count;
+        }
+        let measures = step.measure(&gram, &part, &sums);
+        Ok((part, measures))
+    }
 }
 
 #[async_trait]
@@ -133,26 +192,26 @@ impl Kernel for AlsStep {
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
-        let width = self.feedback.width(self.factors);
-        let block = task.resident.block::<f32>(task.runtime, &self.blocks, task.block).await?;
-        let fixed =
-            task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
-        let squares = self.factors * self.factors;
+        let width = self.step.feedback.width(self.step.factors);
+        let block = task.csr::<f32>(&self.blocks).await?;
+        let squares = self.step.factors * self.step.factors;
         let gram = task.resident.numbers::<f64>(task.runtime, &self.fixed, GRAM, squares).await?;
-        let (feedback, regularization, factors) =
-            (self.feedback, self.regularization, self.factors);
-        let solve = move || {
-            let mut part = vec![0.0; block.rows() * width];
-            let fixed = Fixed { rows: &fixed, gram: &gram };
-            let solved =
-                als::half_step(feedback, &regularization, factors, fixed, &block, &mut part);
-            solved.map(|measures| (part, measures))
+        let length = block.rows() * width;
+        let start = match &self.earlier {
+            Some(earlier) => {
+                earlier.numbers(task.runtime, &Folder::part(task.block), length).await?
+            }
+            None => vec![0.0; length],
         };
-        let (part, measures) = tokio::task::spawn_blocking(solve).await??;
+        let (part, measures) = match task.resident.holds(self.fixed_cut.count as usize * width * 4)
+        {
+            true => self.solve(task, block, gram, start).await?,
+            false => self.solve_in_groups(task, block, gram, start).await?,
+        };
         let state = self.state.open(task.runtime)?;
         state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;
         let mut row = vec![measures.observed_loss, measures.penalty];
         row.extend(measures.gram);
-        measures_batch(task.block, &row, started)
+        measures_batch(task, &row, started)
     }
 }

@@ -2,9 +2,10 @@
 
 use super::als::{AlsInitialize, AlsStep};
 use super::export::{FactorsExport, RanksExport};
+use super::layout::Folder;
 use super::pagerank::{PageRankInitialize, PageRankStep};
 use super::prepare::{Gather, IdsExport, Number, Scatter};
-use super::resident::Resident;
+use super::resident::{Resident, Reuse};
 use crate::Result;
 use arrow::array::AsArray;
 use arrow::array::{ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, UInt32Array};
@@ -24,21 +25,25 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 use futures::TryStreamExt;
+use nightshift_udfs::csr::{Csr, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::OnceCell;
 
 /// What a superstep returns for each block: the block, the kernel's measures in an order that the
-/// kernel's driver knows, and the seconds it took.
+/// kernel's driver knows, the seconds it took, and how many blocks were in memory and how many had to be read.
 pub static MEASURES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let item = Field::new_list_field(DataType::Float64, true);
     Arc::new(Schema::new(vec![
         Field::new("block", DataType::UInt32, false),
         Field::new("measures", DataType::List(Arc::new(item)), false),
         Field::new("seconds", DataType::Float64, false),
+        Field::new("kept", DataType::UInt32, false),
+        Field::new("read", DataType::UInt32, false),
     ]))
 });
 
@@ -51,6 +56,15 @@ pub struct Task<'a> {
     pub runtime: &'a RuntimeEnv,
     /// What the executor keeps in memory.
     pub resident: &'a Resident,
+    /// How much of it was wanted.
+    pub reuse: &'a Reuse,
+}
+
+impl Task<'_> {
+    /// The task's block in a folder.
+    pub async fn csr<V: Value>(&self, folder: &Folder) -> Result<Arc<Csr<V>>> {
+        self.resident.block(self.runtime, folder, self.block, self.reuse).await
+    }
 }
 
 /// One step of an algorithm, on one block.
@@ -115,13 +129,15 @@ impl Superstep {
 }
 
 /// A row of measurements.
-pub fn measures_batch(block: u32, measures: &[f64], started: Instant) -> Result<RecordBatch> {
+pub fn measures_batch(task: Task<'_>, measures: &[f64], started: Instant) -> Result<RecordBatch> {
     let mut list = ListBuilder::new(Float64Builder::new());
     list.append_value(measures.iter().map(|measure| Some(*measure)));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt32Array::from(vec![block])),
+        Arc::new(UInt32Array::from(vec![task.block])),
         Arc::new(list.finish()),
         Arc::new(Float64Array::from(vec![started.elapsed().as_secs_f64()])),
+        Arc::new(UInt32Array::from(vec![task.reuse.kept.load(Ordering::Relaxed)])),
+        Arc::new(UInt32Array::from(vec![task.reuse.read.load(Ordering::Relaxed)])),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&MEASURES_SCHEMA), columns)?)
 }
@@ -259,7 +275,8 @@ impl ExecutionPlan for SuperstepExec {
                 let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(block) = next else { return Ok(None) };
                 let runtime = context.runtime_env();
-                let task = Task { block, runtime: &runtime, resident: &resident };
+                let reuse = Reuse::default();
+                let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };
                 let measured = step.kernel().run(task).await.map_err(DataFusionError::from)?;
                 Ok(Some((measured, ())))
             }

@@ -76,7 +76,7 @@ impl Kernel for FactorsExport {
             Arc::new(Float32Array::from(biases)),
         ];
         if let Some(seen) = &self.seen {
-            let block = task.resident.block::<f32>(task.runtime, seen, task.block).await?;
+            let block = task.csr::<f32>(seen).await?;
             let mut lists = ListBuilder::new(Int32Builder::new());
             for row in 0..block.rows() {
                 let mut items = block.row(row).0.to_vec();

@@ -68,6 +68,67 @@ impl Folder {
     pub fn open(&self, runtime: &RuntimeEnv) -> Result<Storage> {
         Ok(Storage::of_session(runtime, &self.0)?)
     }
+
+    /// An object that is nothing but numbers; there must be `count` of them.
+    pub async fn numbers<V: Value>(
+        &self,
+        runtime: &RuntimeEnv,
+        name: &str,
+        count: usize,
+    ) -> Result<Vec<V>> {
+        let bytes = self.open(runtime)?.get(name).await?;
+        let mut values = Vec::with_capacity(count);
+        append_numbers(&bytes, count, self.0.as_str(), &mut values)?;
+        Ok(values)
+    }
+}
+
+/// Wanted rows that are further apart than this many bytes are read separately.
+const GAP: u64 = 16 << 10;
+
+impl Folder {
+    /// Some rows of a state whose rows have `width` numbers: those with the `wanted` numbers, which ascend.
+    pub async fn rows<V: Value>(
+        &self,
+        runtime: &RuntimeEnv,
+        cut: Partitioned,
+        width: usize,
+        wanted: &[u32],
+    ) -> Result<Vec<V>> {
+        let storage = self.open(runtime)?;
+        let bytes = (width * V::BYTES) as u64;
+        let mut rows = Vec::with_capacity(wanted.len() * width);
+        let mut rest = wanted;
+        while let Some(first) = rest.first() {
+            let block = (u64::from(*first) / cut.block_rows) as u32;
+            let of_block = cut.range(block);
+            let count = rest.partition_point(|number| u64::from(*number) < of_block.end);
+            let (here, others) = rest.split_at(count);
+            rest = others;
+            let mut ranges: Vec<Range<u64>> = Vec::new();
+            for number in here {
+                let start = (u64::from(*number) - of_block.start) * bytes;
+                match ranges.last_mut().filter(|range| start <= range.end + GAP) {
+                    Some(range) => range.end = start + bytes,
+                    None => ranges.push(start..start + bytes),
+                }
+            }
+            let name = Self::part(block);
+            let read = storage.get_ranges(&name, &ranges).await?;
+            let mut parts = ranges.iter().zip(&read).peekable();
+            for number in here {
+                let start = (u64::from(*number) - of_block.start) * bytes;
+                while parts.next_if(|(range, _)| range.end <= start).is_some() {}
+                let row = parts.peek().and_then(|(range, part)| {
+                    let start = (start - range.start) as usize;
+                    part.get(start..start + bytes as usize)
+                });
+                let row = row.unwrap_or_default();
+                append_numbers(row, width, &format!("{}{name}", self.0), &mut rows)?;
+            }
+        }
+        Ok(rows)
+    }
 }
 
 /// The binary form of numbers: little-endian, as Arrow has them in memory, and nothing else.

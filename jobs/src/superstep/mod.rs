@@ -31,5 +31,5 @@ pub use prepare::{
     Axis, Destination, Encode, Encoded, Gather, IdType, IdsExport, Number, NumberedIds, SEGMENT,
     Scatter, Segment, Wrong,
 };
-pub use resident::Resident;
+pub use resident::{Resident, Reuse};
 pub use sink::{Sink, SinkExec};

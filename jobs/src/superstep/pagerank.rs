@@ -5,11 +5,16 @@ use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::Result;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use nightshift_udfs::pagerank::{self, Nodes, Step, Weight, contributions};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use nightshift_udfs::csr::Csr;
+use nightshift_udfs::pagerank::{self, Measures, Nodes, Step, Weight, contributions};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::spawn_blocking;
+
+/// What a step has in memory of each node: its rank, its outgoing weight and what it passes along.
+const NODE_BYTES: usize = 3 * size_of::<f64>();
 
 /// What all steps of one PageRank share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -89,7 +94,7 @@ impl Kernel for PageRankInitialize {
         let nodes = ranks.iter().zip(out_weights.iter());
         let dangling: f64 = nodes.filter(|(_, weight)| **weight == 0.0).map(|(rank, _)| rank).sum();
         write(&self.state, task, &ranks).await?;
-        measures_batch(task.block, &[0.0, dangling], started)
+        measures_batch(task, &[0.0, dangling], started)
     }
 }
 
@@ -127,25 +132,79 @@ impl PageRankStep {
 
     async fn pull<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
-        let graph = &self.graph;
-        let incoming = &graph.incoming;
-        let incoming = task.resident.block::<W>(task.runtime, incoming, task.block).await?;
-        let teleport = graph.teleport(task).await?;
+        let incoming = task.csr::<W>(&self.graph.incoming).await?;
+        let teleport = self.graph.teleport(task).await?;
+        let (ranks, measures) =
+            match task.resident.holds(self.graph.cut.count as usize * NODE_BYTES) {
+                true => self.pull_from_all(task, incoming, teleport).await?,
+                false => self.pull_in_groups(task, incoming, teleport).await?,
+            };
+        write(&self.to, task, &ranks).await?;
+        measures_batch(task, &[measures.change, measures.dangling_mass], started)
+    }
+
+    async fn pull_from_all<W: Weight>(
+        &self,
+        task: Task<'_>,
+        incoming: Arc<Csr<W>>,
+        teleport: Vec<f64>,
+    ) -> Result<(Vec<f64>, Measures)> {
         let [out_weights, before, passed] = self.before(task).await?;
-        let range = graph.cut.range(task.block);
+        let range = self.graph.cut.range(task.block);
         let range = range.start as usize..range.end as usize;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass);
         let compute = move || {
-            let mut ranks = vec![0.0; range.len()];
+            let (mut ranks, mut measures) = (vec![0.0; range.len()], Measures::default());
             let step = Step { damping, dangling_mass, contributions: &passed };
             let (out_weights, ranks_before) = (&out_weights[range.clone()], &before[range]);
             let nodes = Nodes { out_weights, teleport: &teleport, ranks: ranks_before };
-            let measures = pagerank::superstep(step, &incoming, nodes, &mut ranks);
+            pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut measures);
             (ranks, measures)
         };
-        let (ranks, measures) = spawn_blocking(compute).await?;
-        write(&self.to, task, &ranks).await?;
-        measures_batch(task.block, &[measures.change, measures.dangling_mass], started)
+        Ok(spawn_blocking(compute).await?)
+    }
+
+    /// In groups of nodes, each from those nodes that it has edges from: the way when the state is too large for the
+    /// executor. It comes to the same.
+    async fn pull_in_groups<W: Weight>(
+        &self,
+        task: Task<'_>,
+        incoming: Arc<Csr<W>>,
+        teleport: Vec<f64>,
+    ) -> Result<(Vec<f64>, Measures)> {
+        let (cut, runtime) = (self.graph.cut, task.runtime);
+        let most_columns = task.resident.group_bytes() / NODE_BYTES;
+        let count = cut.rows(task.block);
+        let before: Vec<f64> = self.from.numbers(runtime, &Folder::part(task.block), count).await?;
+        let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
+        let (damping, dangling_mass) = (self.damping, self.dangling_mass);
+        let (mut ranks, mut measures, mut first) = (vec![0.0; count], Measures::default(), 0);
+        while first < count {
+            let from = Arc::clone(&incoming);
+            let group = spawn_blocking(move || from.group(first, most_columns)).await?;
+            let memory = MemoryConsumer::new("pagerank-step").register(&runtime.memory_pool);
+            memory.try_grow(group.columns.len() * NODE_BYTES + group.rows.size())?;
+            let sources = &group.columns;
+            let source_ranks = self.from.rows(runtime, cut, 1, sources).await?;
+            let out_weights = self.graph.out_weights.rows(runtime, cut, 1, sources).await?;
+            let (end, own) = (first + group.rows.rows(), Arc::clone(&own));
+            let compute = move || {
+                let passed = contributions(&source_ranks, &out_weights);
+                let step = Step { damping, dangling_mass, contributions: &passed };
+                let (out_weights, before, teleport) = &*own;
+                let nodes = Nodes {
+                    out_weights: &out_weights[first..end],
+                    teleport: &teleport[first..end],
+                    ranks: &before[first..end],
+                };
+                let next = &mut ranks[first..end];
+                pagerank::superstep(step, &group.rows, nodes, next, &mut measures);
+                (ranks, measures)
+            };
+            (ranks, measures) = spawn_blocking(compute).await?;
+            first = end;
+        }
+        Ok((ranks, measures))
     }
 }
 

@@ -11,9 +11,14 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Parts of a state that are read at the same time.
 const READS: usize = 16;
+
+/// Parts that memory is divided in; some of them are for what is no block.
+const SHARES: u64 = 8;
+const OTHERS: u64 = 3;
 
 #[derive(Clone)]
 struct Held {
@@ -22,16 +27,31 @@ struct Held {
 }
 
 /// Values by the name of what they were read from. Tasks that want the same value at the same time
-/// wait for one of them to read it. What was not used for longest is dropped when the limit is
-/// reached.
+/// wait for one of them to read it.
+///
+/// Blocks are wanted again in every step, each as often as the others. If they don't fit, to drop what was not used
+/// for longest would drop each of them before it is wanted again: some stay, and the others are read every time. Of
+/// everything else (states, factors of published models), what was not used for longest is dropped.
 #[derive(Clone)]
 pub struct Resident {
-    cache: Cache<String, Held>,
+    blocks: Cache<String, Held>,
+    others: Cache<String, Held>,
+    bytes: u64,
+}
+
+/// How often blocks were in memory when they were wanted.
+#[derive(Debug, Default)]
+pub struct Reuse {
+    /// Blocks that were.
+    pub kept: AtomicU32,
+    /// Blocks that were read.
+    pub read: AtomicU32,
 }
 
 impl fmt::Debug for Resident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resident").field("kilobytes", &self.cache.weighted_size()).finish()
+        let kilobytes = self.blocks.weighted_size() + self.others.weighted_size();
+        f.debug_struct("Resident").field("kilobytes", &kilobytes).finish()
     }
 }
 
@@ -46,12 +66,28 @@ impl Resident {
     /// A cache that holds at most this many bytes.
     pub fn new(bytes: u64) -> Self {
         let kilobytes = |held: &Held| (held.bytes / 1024 + 1).try_into().unwrap_or(u32::MAX);
-        let cache = Cache::builder()
-            .max_capacity(bytes / 1024)
-            .eviction_policy(EvictionPolicy::lru())
-            .weigher(move |_, held: &Held| kilobytes(held))
-            .build();
-        Self { cache }
+        let cache = |share: u64, policy: EvictionPolicy| {
+            Cache::builder()
+                .max_capacity(bytes * share / SHARES / 1024)
+                .eviction_policy(policy)
+                .weigher(move |_, held: &Held| kilobytes(held))
+                .build()
+        };
+        Self {
+            blocks: cache(SHARES - OTHERS, EvictionPolicy::tiny_lfu()),
+            others: cache(OTHERS, EvictionPolicy::lru()),
+            bytes,
+        }
+    }
+
+    /// Whether a state of so many bytes is kept as a whole.
+    pub fn holds(&self, bytes: usize) -> bool {
+        bytes as u64 <= self.bytes * OTHERS / SHARES
+    }
+
+    /// Bytes of a state that a task reads at a time if it can't be kept as a whole.
+    pub fn group_bytes(&self) -> usize {
+        (self.bytes / SHARES) as usize
     }
 
     /// The value of that name, read by `read` if it isn't there; `read` also says its size.
@@ -60,11 +96,19 @@ impl Resident {
         name: String,
         read: impl Future<Output = Result<(T, usize)>>,
     ) -> Result<Arc<T>> {
+        Self::get_from(&self.others, name, read).await
+    }
+
+    async fn get_from<T: Send + Sync + 'static>(
+        cache: &Cache<String, Held>,
+        name: String,
+        read: impl Future<Output = Result<(T, usize)>>,
+    ) -> Result<Arc<T>> {
         let read = async {
             let (value, bytes) = read.await?;
             Ok::<_, JobError>(Held { value: Arc::new(value), bytes })
         };
-        let held = self.cache.try_get_with(name.clone(), read).await.map_err(JobError::Shared)?;
+        let held = cache.try_get_with(name.clone(), read).await.map_err(JobError::Shared)?;
         let mistyped = || JobError::Damaged { what: name, reason: "it is of another type".into() };
         held.value.downcast().map_err(|_| mistyped())
     }
@@ -75,9 +119,12 @@ impl Resident {
         runtime: &RuntimeEnv,
         folder: &Folder,
         block: u32,
+        reuse: &Reuse,
     ) -> Result<Arc<Csr<V>>> {
         let name = Folder::part(block);
+        let mut kept = true;
         let read = async {
+            kept = false;
             let bytes = folder.open(runtime)?.get(&name).await?;
             let csr = Csr::from_bytes(&bytes).map_err(|error| JobError::Damaged {
                 what: format!("{}{name}", folder.0),
@@ -86,7 +133,10 @@ impl Resident {
             let size = csr.size();
             Ok((csr, size))
         };
-        self.get(format!("{}{name}", folder.0), read).await
+        let block = Self::get_from(&self.blocks, format!("{}{name}", folder.0), read).await?;
+        let count = if kept { &reuse.kept } else { &reuse.read };
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(block)
     }
 
     /// The whole of a state: the parts of all blocks, `width` numbers a row, one after another.
@@ -124,9 +174,7 @@ impl Resident {
         count: usize,
     ) -> Result<Arc<Vec<V>>> {
         let read = async {
-            let bytes = folder.open(runtime)?.get(name).await?;
-            let mut values = Vec::with_capacity(count);
-            append_numbers(&bytes, count, folder.0.as_str(), &mut values)?;
+            let values = folder.numbers(runtime, name, count).await?;
             Ok((values, count * V::BYTES))
         };
         self.get(format!("{}{name}", folder.0), read).await
@@ -136,7 +184,9 @@ impl Resident {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use nightshift_udfs::csr::Duplicates;
+    use std::sync::atomic::AtomicUsize;
+    use url::Url;
 
     #[tokio::test]
     async fn reads_once_and_again_after_a_failure() {
@@ -167,7 +217,39 @@ mod tests {
             let read = async { Ok((vec![0u8; 4096], 4096)) };
             resident.get(name.to_string(), read).await.unwrap();
         }
-        resident.cache.run_pending_tasks().await;
-        assert!(resident.cache.weighted_size() <= 64);
+        resident.others.run_pending_tasks().await;
+        assert!(resident.others.weighted_size() <= 24);
+        assert!(resident.holds(24 << 10) && !resident.holds(25 << 10));
+    }
+
+    /// Five times as many blocks as fit, one after another and all over again.
+    #[tokio::test]
+    async fn keeps_some_of_the_blocks_that_do_not_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder(Url::from_directory_path(dir.path()).unwrap());
+        let runtime = RuntimeEnv::default();
+        let entries = |block: u32| (0..2000).map(|at| (block, at, f32::from(at as u16))).collect();
+        let block = |number| Csr::from_entries(number, 1, entries(number), Duplicates::Keep);
+        let (count, size) = (100, block(0).size() as u64 + 1024);
+        for number in 0..count {
+            let bytes = block(number).to_bytes();
+            folder.open(&runtime).unwrap().put(&Folder::part(number), bytes).await.unwrap();
+        }
+        let resident = Resident::new(u64::from(count) / 5 * size * SHARES / (SHARES - OTHERS));
+        let reuse = Reuse::default();
+        let (passes, mut most) = (20, 0);
+        for _ in 0..passes {
+            for number in 0..count {
+                let read = resident.block::<f32>(&runtime, &folder, number, &reuse).await.unwrap();
+                assert_eq!(*read, block(number));
+                resident.blocks.run_pending_tasks().await;
+                most = most.max(resident.blocks.weighted_size());
+            }
+        }
+        assert!(most * 1024 <= u64::from(count) / 5 * size, "{most}");
+        let (kept, read) = (reuse.kept.into_inner(), reuse.read.into_inner());
+        assert_eq!(kept + read, passes * count);
+        // A fifth would be best.
+        assert!(kept * 10 > passes * count, "{kept} of {}", passes * count);
     }
 }

@@ -8,6 +8,7 @@ use crate::operator::{
 use arrow::datatypes::DataType;
 use datafusion::error::Result as PlanResult;
 use datafusion::logical_expr::{JoinType, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use nightshift_udfs::als::Solver;
 
 pub(super) fn plan(model: &Model, arguments: &Arguments<'_>) -> PlanResult<LogicalPlan> {
     arguments.count(&[2])?;
@@ -36,6 +37,7 @@ pub(super) fn plan(model: &Model, arguments: &Arguments<'_>) -> PlanResult<Logic
     let fold = FoldIn {
         feedback: model.feedback()?,
         regularization: model.regularization()?,
+        nonnegative: model.spec.solver == Some(Solver::NonNegative),
         factors: model.spec.factors,
     };
     let with_items = WithItems { items: model.items.spec.clone(), work: Work::FoldIn(fold) };

@@ -8,7 +8,7 @@ use crate::superstep::{
     Superstep,
 };
 use datafusion::logical_expr::LogicalPlan;
-use nightshift_udfs::als::{Feedback, Regularization, unobserved_loss};
+use nightshift_udfs::als::{Feedback, HalfStep, Regularization, Solver, unobserved_loss};
 use nightshift_udfs::csr::Duplicates;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -19,6 +19,7 @@ struct Side {
     cut: Partitioned,
     blocks: Folder,
     regularization: Regularization,
+    solver: Solver,
 }
 
 /// A side's factors after a half step.
@@ -70,13 +71,19 @@ impl Training<'_> {
             cut: user_cut,
             blocks: user_blocks.folder.clone(),
             regularization: spec.regularization(items.count),
+            solver: spec.solver(data.rows as f64, users.count as f64),
         };
         let item_side = Side {
             name: "items",
             cut: item_cut,
             blocks: item_blocks.folder,
             regularization: spec.regularization(users.count),
+            solver: spec.solver(data.rows as f64, items.count as f64),
         };
+        for side in [&user_side, &item_side] {
+            let (side, solver) = (side.name, side.solver);
+            tracing::info!(run = self.run, model = %self.name, side, ?solver, "how rows are solved");
+        }
         let published = match spec.warm_start {
             true => self.published_items(spec, &items, item_cut).await?,
             false => None,
@@ -140,14 +147,18 @@ impl Training<'_> {
         published: Option<PublishedItems>,
     ) -> Result<Solved> {
         let mut item_state = self.initialize(spec, feedback, items, published).await?;
+        let mut earlier_users = None;
         let (mut losses, mut seconds): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
         loop {
             let started = Instant::now();
             let iteration = losses.len() + 1;
+            let earlier = earlier_users.take();
+            let fixed = (items.cut, &item_state.folder);
             let user_state =
-                self.half_step(spec, feedback, users, iteration, items.cut, &item_state).await?;
-            item_state =
-                self.half_step(spec, feedback, items, iteration, users.cut, &user_state).await?;
+                self.half_step(spec, feedback, users, iteration, earlier, fixed).await?;
+            let earlier = Some(item_state.folder);
+            let fixed = (users.cut, &user_state.folder);
+            item_state = self.half_step(spec, feedback, items, iteration, earlier, fixed).await?;
             let mut loss = item_state.observed_loss + item_state.penalty + user_state.penalty;
             if spec.implicit {
                 loss += unobserved_loss(&user_state.gram, &item_state.gram);
@@ -166,6 +177,7 @@ impl Training<'_> {
                 self.remove(&state_name(users, iteration - 1)).await?;
                 self.remove(&state_name(items, iteration - 2)).await?;
             }
+            earlier_users = Some(user_state.folder);
         }
     }
 
@@ -184,6 +196,7 @@ impl Training<'_> {
                 seed: spec.seed,
                 factors: spec.factors,
                 width: feedback.width(spec.factors),
+                nonnegative: side.solver == Solver::NonNegative,
                 published,
             }))
             .await?;
@@ -198,18 +211,22 @@ impl Training<'_> {
         feedback: Feedback,
         side: &Side,
         iteration: usize,
-        fixed_cut: Partitioned,
-        fixed: &State,
+        earlier: Option<Folder>,
+        (fixed_cut, fixed): (Partitioned, &Folder),
     ) -> Result<State> {
         let folder = self.folder(&state_name(side, iteration));
         let measures = self
             .superstep(Superstep::AlsStep(AlsStep {
-                feedback,
-                regularization: side.regularization,
-                factors: spec.factors,
+                step: HalfStep {
+                    feedback,
+                    regularization: side.regularization,
+                    solver: side.solver,
+                    factors: spec.factors,
+                },
                 blocks: side.blocks.clone(),
                 cut: side.cut,
-                fixed: fixed.folder.clone(),
+                earlier: earlier.filter(|_| side.solver.goes_on()),
+                fixed: fixed.clone(),
                 fixed_cut,
                 state: folder.clone(),
             }))

@@ -1,6 +1,6 @@
 //! `EXPLAIN CREATE MODEL`: what a training would take, computed from counts, without training.
 
-use super::options::{MatrixFactorization, ModelSpec, PageRank, model_spec};
+use super::options::{MatrixFactorization, ModelSpec, PageRank, model_spec, solver_flops};
 use super::select::{no_rows, select};
 use crate::introspection;
 use crate::session::Session;
@@ -15,8 +15,8 @@ use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::LogicalPlan;
 use std::sync::Arc;
 
-/// Floating-point operations that a core is assumed to do in a second of exact solving.
-const FLOPS_OF_A_CORE: f64 = 1e10;
+/// Floating-point operations that a core is assumed to do in a second of solving.
+const FLOPS_OF_A_CORE: f64 = 3e10;
 
 /// Edges that a core is assumed to follow in a second of PageRank.
 const EDGES_OF_A_CORE: f64 = 1e8;
@@ -105,12 +105,12 @@ fn of_factorization(
     let factors = spec.factors as f64;
     let width = factors + if spec.bias { 1.0 } else { 0.0 };
     let (user_blocks, item_blocks) = (blocks(users, rows), blocks(items, rows));
-    // An entry adds the triangle of an outer product to the matrix, and its row to the target; then it
-    // is scored for the loss. A row is decomposed (a third of the cube) and solved, and its new factors
-    // go into the next Gram matrix.
-    let of_entry = width * (width + 1.0) + 4.0 * width;
-    let of_row = width.powi(3) / 3.0 + 2.0 * width * width + factors * (factors + 1.0);
-    let flops = (2.0 * rows * of_entry + (users + items) * of_row).round();
+    // New factors go into the next Gram matrix.
+    let solving = |count: f64| {
+        solver_flops(spec.solver(rows, count), width, rows, count)
+            + count * factors * (factors + 1.0)
+    };
+    let flops = (solving(users) + solving(items)).round();
     let state_bytes = 4.0 * width * (users + items);
     let block_bytes = 2.0 * 8.0 * rows + 8.0 * (users + user_blocks) + 8.0 * (items + item_blocks);
     let iterations = spec.max_iterations as f64;
@@ -128,7 +128,7 @@ fn of_factorization(
         (
             "core_seconds",
             flops * iterations / FLOPS_OF_A_CORE,
-            "arithmetic of all iterations at 10 GFLOP/s a core",
+            "arithmetic of all iterations at 30 GFLOP/s a core",
         ),
         (
             "shuffle_bytes",

@@ -18,7 +18,7 @@ use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::statement::{CreateModel, Statement, reads};
-use crate::superstep::{Folder, Superstep};
+use crate::superstep::{Folder, Reuse, Superstep};
 use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::AsArray;
@@ -31,6 +31,7 @@ use nightshift_catalog::registry::ModelDetails;
 use nightshift_catalog::warehouse::{Name, StagedModel, StagedTable, Warehouse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// A training that is under way.
@@ -42,6 +43,8 @@ pub struct Training<'a> {
     /// The folder of its intermediate data within the warehouse.
     folder: String,
     progress: &'a dyn Progress,
+    /// How often blocks were in an executor's memory, and how often they were read.
+    reuse: Reuse,
 }
 
 /// What a training has made.
@@ -77,13 +80,17 @@ pub async fn train(
         references.models.insert(statement.name.to_string());
     }
     let plan = view.plan_query(session, &statement.query).await?;
-    let training = Training { session, view, name: &statement.name, run, folder, progress };
+    let (name, reuse) = (&statement.name, Reuse::default());
+    let training = Training { session, view, name, run, folder, progress, reuse };
     let trained = match &spec {
         ModelSpec::MatrixFactorization(spec) => training.matrix_factorization(spec, plan).await?,
         ModelSpec::PageRank(spec) => training.pagerank(spec, plan).await?,
     };
     let mut metrics = trained.metrics;
     metrics.insert("seconds".to_string(), started.elapsed().as_secs_f64());
+    let (kept, read) = (training.reuse.kept.into_inner(), training.reuse.read.into_inner());
+    metrics.insert("blocks_read".to_string(), f64::from(read));
+    metrics.insert("blocks_kept".to_string(), f64::from(kept));
     let options: BTreeMap<_, _> = statement
         .options
         .iter()
@@ -120,11 +127,13 @@ impl Training<'_> {
         let started = Instant::now();
         let plan = OperatorNode::plan(&Operator::Superstep(Box::new(step)), None)?;
         let mut measures = vec![None; blocks as usize];
-        let mut busy = 0.0;
+        let (mut busy, mut kept, mut read) = (0.0, 0, 0);
         for batch in self.session.collect(plan).await? {
             let numbers = batch.column(0).as_primitive::<UInt32Type>();
             let lists = batch.column(1).as_list::<i32>();
             busy += sum(batch.column(2).as_primitive::<Float64Type>()).unwrap_or(0.0);
+            kept += sum(batch.column(3).as_primitive::<UInt32Type>()).unwrap_or(0);
+            read += sum(batch.column(4).as_primitive::<UInt32Type>()).unwrap_or(0);
             for row in 0..batch.num_rows() {
                 let list = lists.value(row).as_primitive::<Float64Type>().values().to_vec();
                 if let Some(slot) = measures.get_mut(numbers.value(row) as usize) {
@@ -133,7 +142,10 @@ impl Training<'_> {
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        tracing::debug!(run = self.run, model = %self.name, name, seconds, busy, "superstep");
+        self.reuse.kept.fetch_add(kept, Ordering::Relaxed);
+        self.reuse.read.fetch_add(read, Ordering::Relaxed);
+        let model = self.name;
+        tracing::debug!(run = self.run, %model, name, seconds, busy, kept, read, "superstep");
         measures.into_iter().collect::<Option<_>>().ok_or_else(|| JobError::Damaged {
             what: format!("a superstep of {}", self.name),
             reason: "not every block has answered".to_string(),

@@ -1,6 +1,7 @@
 //! The normal equations of one row, gathered from its observations and solved.
 
-use super::{CHUNK, Feedback, add_products};
+use super::rows::Row;
+use super::{CHUNK, Feedback, Fixed, add_products};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
 use faer::{MatMut, Par};
@@ -54,6 +55,16 @@ impl Equations {
         }
     }
 
+    /// All of a row's equations.
+    pub(super) fn start_row(&mut self, feedback: Feedback, fixed: Fixed<'_>, row: &Row<'_>) {
+        self.start(feedback, fixed.gram, row.lambda);
+        let columns = row.columns.iter().zip(row.weights);
+        let width = self.width;
+        let observed = columns
+            .map(|(column, weight)| (&fixed.rows[*column as usize * width..][..width], *weight));
+        self.add(feedback, observed);
+    }
+
     /// Adds observations: the other side's row of [`Feedback::width`] numbers, and the weight.
     pub fn add<'a>(
         &mut self,
@@ -62,7 +73,8 @@ impl Equations {
     ) {
         self.gathered.clear();
         for (other, weight) in observations {
-            let (scale, pull) = feedback.observe(weight, other);
+            let (confidence, pull) = feedback.observe(weight, other);
+            let scale = confidence.sqrt();
             let start = self.gathered.len();
             self.gathered.extend(other.iter().map(|value| f64::from(*value)));
             let z = &mut self.gathered[start..];
@@ -126,6 +138,48 @@ impl Equations {
         self.target.iter().all(|value| value.is_finite()).then_some(&self.target)
     }
 }
+
+impl Equations {
+    /// Solves the equations with the first `constrained` unknowns not negative, by cyclic coordinate descent: slow,
+    /// and sure to come to the minimum. `None` if a number is not finite.
+    pub(super) fn solve_nonnegative(&mut self, constrained: usize) -> Option<&[f64]> {
+        let width = self.width;
+        for row in 0..width {
+            for column in row + 1..width {
+                self.matrix[column * width + row] = self.matrix[row * width + column];
+            }
+        }
+        // The gradient at zero.
+        let mut gradient: Vec<f64> = self.target.iter().map(|target| -target).collect();
+        self.target.fill(0.0);
+        for _ in 0..MOST_SWEEPS {
+            let mut gain = 0.0;
+            let mut total = 0.0;
+            for (at, column) in self.matrix.chunks_exact(width).enumerate() {
+                let curvature = column[at];
+                if curvature <= 0.0 {
+                    continue;
+                }
+                let mut value = self.target[at] - gradient[at] / curvature;
+                if at < constrained {
+                    value = value.max(0.0);
+                }
+                let step = value - self.target[at];
+                self.target[at] = value;
+                gradient.iter_mut().zip(column).for_each(|(to, by)| *to += step * by);
+                gain += curvature * step * step;
+                total += curvature * value * value;
+            }
+            if gain <= f64::EPSILON * total {
+                break;
+            }
+        }
+        self.target.iter().all(|value| value.is_finite()).then_some(&self.target)
+    }
+}
+
+/// Sweeps of coordinate descent before its result is taken as it is.
+const MOST_SWEEPS: usize = 10_000;
 
 impl fmt::Debug for Equations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -146,7 +146,7 @@ impl AggregateUDFImpl for AlsSolve {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{error, over, sql, value};
-    use crate::als::{Feedback, Fixed, Regularization, gram, half_step};
+    use crate::als::{Feedback, Fixed, HalfStep, Regularization, Solver, gram};
     use crate::csr::{Csr, Duplicates};
     use crate::random::starting_factors;
     use arrow::array::{ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch};
@@ -265,7 +265,9 @@ mod tests {
             let block = Csr::from_entries(0, USERS, entries, Duplicates::Add);
             let fixed = Fixed { rows: &items, gram: &items_gram };
             let mut users = vec![0.0; USERS * width];
-            half_step(feedback, &regularization, width, fixed, &block, &mut users).unwrap();
+            HalfStep { feedback, regularization, solver: Solver::Exact, factors: width }
+                .run(fixed, &block, &mut users)
+                .unwrap();
 
             prop_assert!(!solved.is_empty());
             for row in solved {

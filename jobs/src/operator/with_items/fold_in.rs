@@ -7,7 +7,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
-use nightshift_udfs::als::{AlsError, Feedback, Fixed, Regularization, half_step};
+use nightshift_udfs::als::{AlsError, Feedback, Fixed, HalfStep, Regularization, Solver};
 use nightshift_udfs::csr::{Csr, Duplicates};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct FoldIn {
     pub feedback: Feedback,
     /// The penalty of a user's factors.
     pub regularization: Regularization,
+    /// Whether no factor may be negative.
+    pub nonnegative: bool,
     /// Length of a factor vector.
     pub factors: usize,
 }
@@ -56,15 +58,14 @@ impl FoldIn {
         let width = self.feedback.width(self.factors);
         let mut solution = vec![0.0; block.rows() * width];
         let fixed = Fixed { rows: &items.rows, gram: &items.gram };
-        half_step(
-            self.feedback,
-            &self.regularization,
-            self.factors,
-            fixed,
-            &block,
-            &mut solution,
-        )
-        .map_err(|AlsError::Singular { row, observations }| {
+        let step = HalfStep {
+            feedback: self.feedback,
+            regularization: self.regularization,
+            solver: if self.nonnegative { Solver::NonNegative } else { Solver::Exact },
+            factors: self.factors,
+        };
+        let solved = step.run(fixed, &block, &mut solution);
+        solved.map_err(|AlsError::Singular { row, observations }| {
             JobError::Statement(format!(
                 "ml_fold_in: the equations of user {} ({observations} interactions) are singular: \
                  train with a larger l2_reg",
@@ -181,6 +182,7 @@ mod tests {
         let fold = FoldIn {
             feedback: Feedback::Explicit { bias: true, mean: 3.0 },
             regularization: Regularization { strength: 0.5, exponent: 0.0, unobserved: 0.0 },
+            nonnegative: false,
             factors: 1,
         };
         let items = FixedItems { rows: vec![1.0, 0.5, -1.0, 0.0], gram: Vec::new(), count: 2 };
@@ -198,6 +200,7 @@ mod tests {
         let fold = FoldIn {
             feedback: Feedback::Implicit { alpha: 4.0 },
             regularization: Regularization { strength: 1.0, exponent: 0.5, unobserved: 8.0 },
+            nonnegative: false,
             factors: 1,
         };
         let items = FixedItems { rows: vec![2.0, 1.0], gram: vec![5.0], count: 2 };
@@ -213,10 +216,29 @@ mod tests {
     }
 
     #[test]
+    fn factors_of_a_nonnegative_model_stay_so() {
+        // Without the constraint, the second factor would be -1.
+        let fold = |nonnegative| FoldIn {
+            feedback: Feedback::Explicit { bias: false, mean: 0.0 },
+            regularization: Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 },
+            nonnegative,
+            factors: 2,
+        };
+        let items = FixedItems { rows: vec![1.0, 0.0, 0.0, 1.0], gram: Vec::new(), count: 2 };
+        for (nonnegative, expected) in [(true, [3.0, 0.0]), (false, [3.0, -1.0])] {
+            let users = users(&["ann"], &[&[(0, 3.0), (1, -1.0)]]);
+            let solved = solve(&fold(nonnegative), &items, &users).unwrap();
+            let factors = solved.column(1).as_list::<i32>().value(0);
+            assert_eq!(factors.as_primitive::<Float32Type>().values(), &expected);
+        }
+    }
+
+    #[test]
     fn errors_name_the_user() {
         let fold = FoldIn {
             feedback: Feedback::Explicit { bias: false, mean: 0.0 },
             regularization: Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 },
+            nonnegative: false,
             factors: 2,
         };
         let items = FixedItems { rows: vec![1.0, 1.0], gram: Vec::new(), count: 1 };

@@ -12,8 +12,8 @@ use nightshift_udfs::similar_items::{Directions, most_similar};
 use nightshift_udfs::top_k::{Items, Scored, best_unseen};
 use std::sync::Arc;
 
-/// Rows that are scored at a time.
-const ROWS: usize = 64;
+/// Rows that are scored at a time: as many as share the work of preparing the items for a product.
+const ROWS: usize = 256;
 
 /// The id as it comes, then the rank from 1, the ranked item's dense number and the score.
 pub(super) fn schema(id: &Field) -> SchemaRef {

@@ -147,7 +147,7 @@ impl Kernel for Scatter {
             let object = tokio::task::spawn_blocking(move || numbered.scatter(&way)).await??;
             to.folder.open(task.runtime)?.put(&segment.entries(), object).await?;
         }
-        measures_batch(task.block, &[segment.entries as f64], started)
+        measures_batch(task, &[segment.entries as f64], started)
     }
 }
 
@@ -232,6 +232,6 @@ impl Kernel for Gather {
             tokio::task::spawn_blocking(encode).await.map_err(JobError::from)?;
         let blocks = self.write.folder.open(task.runtime)?;
         blocks.put(&Folder::part(task.block), bytes).await?;
-        measures_batch(task.block, &[count as f64, sum], started)
+        measures_batch(task, &[count as f64, sum], started)
     }
 }

@@ -110,7 +110,7 @@ impl Kernel for Number {
         let count = keys.len();
         let ids = self.ids.folder.open(task.runtime)?;
         ids.put(&self.ids.name, keys.to_bytes()).await?;
-        measures_batch(task.block, &[count as f64], started)
+        measures_batch(task, &[count as f64], started)
     }
 }
 

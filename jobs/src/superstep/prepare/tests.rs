@@ -1,4 +1,5 @@
 use super::*;
+use crate::superstep::Reuse;
 use crate::superstep::blocks::{BlockWrite, Content};
 use crate::superstep::exec::{Kernel, Task};
 use crate::superstep::layout::{Folder, Partitioned};
@@ -77,7 +78,8 @@ async fn prepared(
     let run = async |kernel: &dyn Kernel| {
         let mut answers = Vec::new();
         for block in 0..kernel.blocks() {
-            let task = Task { block, runtime: &runtime, resident: &resident };
+            let reuse = Reuse::default();
+            let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };
             answers.push(kernel.run(task).await.unwrap());
         }
         answers
@@ -124,7 +126,8 @@ async fn prepared(
         run(&Gather { folder: way.folder, segments, write }).await;
         let mut found = Vec::new();
         for block in 0..way.cut.blocks() {
-            let block = resident.block::<f64>(&runtime, &blocks, block).await.unwrap();
+            let block =
+                resident.block::<f64>(&runtime, &blocks, block, &Reuse::default()).await.unwrap();
             found.push(Csr::clone(&block));
         }
         made.push(found);

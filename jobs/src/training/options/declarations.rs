@@ -237,6 +237,36 @@ pub(super) const BIAS: Declaration<Boolean> = Declaration {
     meaning: "Explicit feedback only: predictions are mean + bias of user + bias of item + inner product.",
 };
 
+pub(super) const SOLVER: Declaration<Text> = Declaration {
+    name: "solver",
+    values: Text {
+        default: Some("auto"),
+        allowed: &["auto", "exact", "subspace", "conjugate_gradient"],
+    },
+    meaning: "How the factors of a user or item are found while the other side's stay fixed. `'exact'`: all at once. \
+        `'subspace'` (iALS++): some at a time, in one pass over them. `'conjugate_gradient'`: by steps from where they \
+        were. The latter two do less work in an iteration for many factors, and come less far in it. `'auto'`: what \
+        gets to a given loss first, see [Models](models.md#solvers).",
+};
+
+pub(super) const SUBSPACE_FACTORS: Declaration<Integer> = Declaration {
+    name: "subspace_factors",
+    values: Integer { default: 32, low: 1, high: 1024 },
+    meaning: "With `solver = 'subspace'` only: how many factors are solved at a time.",
+};
+
+pub(super) const CG_STEPS: Declaration<Integer> = Declaration {
+    name: "cg_steps",
+    values: Integer { default: 3, low: 1, high: 1000 },
+    meaning: "With `solver = 'conjugate_gradient'` only: steps for each user and item in an iteration.",
+};
+
+pub(super) const NONNEGATIVE: Declaration<Boolean> = Declaration {
+    name: "nonnegative",
+    values: Boolean { default: false },
+    meaning: "Whether no factor may be negative; biases may be. Solved exactly, with `solver` `'auto'` or `'exact'`.",
+};
+
 pub(super) const MAX_ITERATIONS: Declaration<Integer> = Declaration {
     name: "max_iterations",
     values: Integer { default: 20, low: 1, high: 10_000 },
@@ -334,6 +364,10 @@ pub(super) static MATRIX_FACTORIZATION: &[&dyn Declared] = &[
     &L2_REG_EXPONENT,
     &WALS_ALPHA,
     &BIAS,
+    &NONNEGATIVE,
+    &SOLVER,
+    &SUBSPACE_FACTORS,
+    &CG_STEPS,
     &MAX_ITERATIONS,
     &EARLY_STOP,
     &MIN_REL_PROGRESS,

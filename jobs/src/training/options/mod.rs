@@ -10,7 +10,7 @@ use crate::suggestion::did_you_mean;
 use crate::{JobError, Result};
 use declarations::*;
 use nightshift_catalog::registry::ModelDetails;
-use nightshift_udfs::als::Regularization;
+use nightshift_udfs::als::{Regularization, Solver};
 use std::collections::BTreeMap;
 
 /// What a model is to be.
@@ -53,6 +53,8 @@ pub struct MatrixFactorization {
     pub alpha: f64,
     /// `bias`: whether an explicit model has bias terms.
     pub bias: bool,
+    /// `nonnegative`, `solver` and what belongs to it: how rows are solved. `None` if that is decided by the data.
+    pub solver: Option<Solver>,
     /// `max_iterations`.
     pub max_iterations: usize,
     /// `early_stop`.
@@ -70,6 +72,40 @@ impl MatrixFactorization {
     pub fn regularization(&self, others: u64) -> Regularization {
         let unobserved = if self.implicit { others as f64 / self.alpha } else { 0.0 };
         Regularization { strength: self.l2, exponent: self.l2_exponent, unobserved }
+    }
+
+    /// How rows are solved, of which there are `count` with `entries` in all.
+    pub fn solver(&self, entries: f64, count: f64) -> Solver {
+        let subspace = Solver::Subspace { factors: SUBSPACE_FACTORS.values.default as usize };
+        let flops = |solver| solver_flops(solver, self.factors as f64, entries, count);
+        match self.solver {
+            Some(solver) => solver,
+            None if flops(subspace) * PASSES_FOR_ONE < flops(Solver::Exact) => subspace,
+            None => Solver::Exact,
+        }
+    }
+}
+
+/// Times that the arithmetic of a pass over subspaces must fit into that of an exact solution for it to get to a
+/// given loss first: it comes less far, and more of its time goes into reading. As measured in `bench/als.py`.
+const PASSES_FOR_ONE: f64 = 4.0;
+
+/// Floating-point operations of solving `count` rows of `width` numbers and `entries` in all.
+pub(super) fn solver_flops(solver: Solver, width: f64, entries: f64, count: f64) -> f64 {
+    // The products of an entry with itself, which are half a matrix, and with a vector; a row's decomposition, a
+    // third of a cube, and its solution.
+    let equations = |width: f64| {
+        entries * (width * (width + 1.0) + 4.0 * width)
+            + count * (width.powi(3) / 3.0 + 2.0 * width * width)
+    };
+    let vectors = |times: f64| times * (4.0 * entries * width + 2.0 * count * width * width);
+    match solver {
+        Solver::Exact | Solver::NonNegative => equations(width),
+        Solver::ConjugateGradient { steps } => vectors(steps as f64 + 1.0),
+        Solver::Subspace { factors } => {
+            let factors = width.min(factors as f64);
+            (width / factors) * equations(factors) + vectors(2.0)
+        }
     }
 }
 
@@ -150,6 +186,7 @@ fn matrix_factorization(given: &Given<'_>) -> Result<MatrixFactorization> {
             return Err(given.error(option, &format!("it only has a meaning for {kind} feedback")));
         }
     }
+    let solver = solver(given)?;
     let (user, item) = (given.text(&USER_COL)?, given.text(&ITEM_COL)?);
     if user == item {
         return Err(given.error(ITEM_COL.name, &format!("{item} is the user's column too")));
@@ -170,12 +207,40 @@ fn matrix_factorization(given: &Given<'_>) -> Result<MatrixFactorization> {
         l2_exponent: given.number(&L2_REG_EXPONENT)?,
         alpha: given.number(&WALS_ALPHA)?,
         bias: given.boolean(&BIAS)?,
+        solver,
         max_iterations: given.integer(&MAX_ITERATIONS)? as usize,
         early_stop: given.boolean(&EARLY_STOP)?,
         min_rel_progress: given.number(&MIN_REL_PROGRESS)?,
         seed: given.integer(&SEED)? as u64,
         warm_start: given.boolean(&WARM_START)?,
     })
+}
+
+fn solver(given: &Given<'_>) -> Result<Option<Solver>> {
+    let name = given.text(&SOLVER)?;
+    for (option, of) in [(SUBSPACE_FACTORS.name, "subspace"), (CG_STEPS.name, "conjugate_gradient")]
+    {
+        if given.values.contains_key(option) && name != of {
+            let reason = format!("it only has a meaning with {} = '{of}'", SOLVER.name);
+            return Err(given.error(option, &reason));
+        }
+    }
+    let nonnegative = given.boolean(&NONNEGATIVE)?;
+    let solver = match name.as_str() {
+        "subspace" => Solver::Subspace { factors: given.integer(&SUBSPACE_FACTORS)? as usize },
+        "conjugate_gradient" => {
+            Solver::ConjugateGradient { steps: given.integer(&CG_STEPS)? as usize }
+        }
+        _ if nonnegative => Solver::NonNegative,
+        "exact" => Solver::Exact,
+        _ => return Ok(None),
+    };
+    if nonnegative && solver != Solver::NonNegative {
+        let reason =
+            format!("'{name}' can't keep factors from being negative: use 'auto' or 'exact'");
+        return Err(given.error(SOLVER.name, &reason));
+    }
+    Ok(Some(solver))
 }
 
 fn pagerank(given: &Given<'_>) -> Result<PageRank> {
@@ -272,10 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn many_factors_are_solved_in_subspaces() {
+        let solver = |options: &str| {
+            let ModelSpec::MatrixFactorization(spec) =
+                spec(&format!("model_type = 'matrix_factorization', {options}")).unwrap()
+            else {
+                panic!()
+            };
+            spec.solver(1e6, 1e4)
+        };
+        assert_eq!(solver("num_factors = 64"), Solver::Exact);
+        assert_eq!(solver("num_factors = 512"), Solver::Subspace { factors: 32 });
+        assert_eq!(solver("num_factors = 512, solver = 'exact'"), Solver::Exact);
+        assert_eq!(solver("num_factors = 512, nonnegative = true"), Solver::NonNegative);
+        let steps = Solver::ConjugateGradient { steps: 3 };
+        assert_eq!(solver("solver = 'conjugate_gradient'"), steps);
+    }
+
+    #[test]
     fn options_are_the_same_when_they_are_read_back() {
         for options in [
             "model_type = 'matrix_factorization', feedback_type = 'implicit', wals_alpha = 0.5, seed = 7",
             "model_type = 'matrix_factorization', bias = true, l2_reg = 1e-3, warm_start = true",
+            "model_type = 'matrix_factorization', solver = 'subspace', subspace_factors = 48",
+            "model_type = 'matrix_factorization', solver = 'conjugate_gradient', cg_steps = 5",
+            "model_type = 'matrix_factorization', nonnegative = true",
             "model_type = 'pagerank', weight_col = 'w', tolerance = 1e-12",
         ] {
             let text = format!("CREATE MODEL a.m OPTIONS ({options}) AS SELECT 1");
@@ -323,6 +409,14 @@ mod tests {
                 "is the user's column too",
             ),
             ("model_type = 'pagerank', damping = 0.5, damping = 0.6", "given twice"),
+            (
+                "model_type = 'matrix_factorization', cg_steps = 5",
+                "option cg_steps: it only has a meaning with solver = 'conjugate_gradient'",
+            ),
+            (
+                "model_type = 'matrix_factorization', nonnegative = true, solver = 'subspace'",
+                "option solver: 'subspace' can't keep factors from being negative",
+            ),
         ] {
             let message = spec(options).unwrap_err().to_string();
             assert!(message.contains("model a.m") && message.contains(named), "{message}");

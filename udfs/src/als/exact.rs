@@ -1,0 +1,221 @@
+//! Rows by their normal equations.
+//!
+//! Most of a training is here: a row's observations are gathered in a panel, whose products with itself are
+//! its normal equations. They are added up in `f32` for [`CHUNK`] observations at a time, and beyond that
+//! in `f64`. Where the decomposition loses too many digits, the row is solved again in `f64`.
+
+use super::nonnegative::NonNegative;
+use super::observations::observe;
+use super::rows::{Row, SolveRow};
+use super::{CHUNK, Equations, Feedback, Fixed};
+use crate::dense::{self, System};
+use pulp::Simd;
+
+/// Observations that are gathered before they are multiplied: with 64 factors, what a first cache holds.
+const PANEL_ROWS: usize = 128;
+
+/// The room for the equations of a row.
+pub(super) struct Exact<'a> {
+    feedback: Feedback,
+    width: usize,
+    /// The width, with what makes columns whole vectors.
+    order: usize,
+    fixed: Fixed<'a>,
+    /// What the equations of every row begin with.
+    base: Vec<f32>,
+    /// Some observations, each times the root of its confidence.
+    panel: Vec<f32>,
+    /// These roots.
+    scales: [f32; PANEL_ROWS],
+    /// How much each observation adds to the right side.
+    pulls: [f32; PANEL_ROWS],
+    /// The sums of the chunks before.
+    earlier: Vec<f64>,
+    /// The right side of a panel.
+    pulled: Vec<f32>,
+    /// The equations. The matrix holds the sums of a chunk at first.
+    system: System,
+    /// The right side.
+    target: Vec<f64>,
+    /// The objective of a row of zeros.
+    squares: f64,
+    nonnegative: Option<NonNegative>,
+    precise: Equations,
+}
+
+impl<'a> Exact<'a> {
+    /// Room for equations of `width` unknowns, whose factors can be kept from being negative.
+    pub(super) fn new(
+        feedback: Feedback,
+        width: usize,
+        fixed: Fixed<'a>,
+        nonnegative: bool,
+    ) -> Self {
+        let order = dense::padded(width);
+        let mut base = fixed.single_gram(feedback, width, order);
+        base.resize(order * order, 0.0);
+        // The unknowns beyond the width are zero.
+        for beyond in width..order {
+            base[beyond * order + beyond] = 1.0;
+        }
+        Self {
+            feedback,
+            width,
+            order,
+            fixed,
+            base,
+            panel: vec![0.0; PANEL_ROWS * order],
+            scales: [0.0; PANEL_ROWS],
+            pulls: [0.0; PANEL_ROWS],
+            earlier: vec![0.0; order * order],
+            pulled: vec![0.0; order],
+            system: System::new(order),
+            target: vec![0.0; order],
+            squares: 0.0,
+            nonnegative: nonnegative
+                .then(|| NonNegative::new(width - usize::from(feedback.has_bias()), width)),
+            precise: Equations::new(width),
+        }
+    }
+
+    /// Adds up the observations of a row.
+    #[inline(always)]
+    fn gather<S: Simd>(&mut self, simd: S, row: &Row<'_>) {
+        let Row { columns, weights, .. } = *row;
+        self.squares = 0.0;
+        self.target.fill(0.0);
+        let chunks = columns.len().div_ceil(CHUNK).max(1);
+        match chunks {
+            1 => self.system.matrix.copy_from_slice(&self.base),
+            _ => self
+                .earlier
+                .iter_mut()
+                .zip(&self.base)
+                .for_each(|(sum, base)| *sum = f64::from(*base)),
+        }
+        for (columns, weights) in columns.chunks(CHUNK).zip(weights.chunks(CHUNK)) {
+            if chunks > 1 {
+                self.system.matrix.fill(0.0);
+            }
+            let panels = columns.chunks(PANEL_ROWS).zip(weights.chunks(PANEL_ROWS));
+            for (columns, weights) in panels {
+                self.gather_panel(simd, columns, weights);
+                let panel = &self.panel[..columns.len() * self.order];
+                dense::add_products(simd, &mut self.system.matrix, panel, self.order);
+            }
+            if chunks > 1 {
+                let sums = self.earlier.iter_mut().zip(&self.system.matrix);
+                sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
+            }
+        }
+        if chunks > 1 {
+            let sums = self.system.matrix.iter_mut().zip(&self.earlier);
+            sums.for_each(|(value, sum)| *value = *sum as f32);
+        }
+    }
+
+    /// Gathers a panel of observations, and adds them to the right side.
+    #[inline(always)]
+    fn gather_panel<S: Simd>(&mut self, simd: S, columns: &[u32], weights: &[f32]) {
+        let (scales, pulls) = (&mut self.scales[..columns.len()], &mut self.pulls[..columns.len()]);
+        let (feedback, fixed, width) = (self.feedback, self.fixed, self.width);
+        self.squares += observe(feedback, fixed, width, (columns, weights), (&mut *scales, pulls));
+        scales.iter_mut().for_each(|scale| *scale = scale.sqrt());
+        self.pulled.fill(0.0);
+        let mut first = 0;
+        while first + S::F32_LANES <= self.width {
+            first += match (self.width - first) / S::F32_LANES {
+                1 => self.gather_vectors::<S, 1>(simd, columns, first),
+                2 => self.gather_vectors::<S, 2>(simd, columns, first),
+                3 => self.gather_vectors::<S, 3>(simd, columns, first),
+                _ => self.gather_vectors::<S, 4>(simd, columns, first),
+            };
+        }
+        let panel = self.panel.chunks_exact_mut(self.order).zip(columns);
+        for ((z, column), (scale, pull)) in panel.zip(self.scales.iter().zip(&self.pulls)) {
+            let other = self.fixed.row(*column, self.width);
+            for at in first..self.width {
+                z[at] = other[at] * scale;
+                self.pulled[at] += other[at] * pull;
+            }
+            if let (true, Some(bias)) = (self.feedback.has_bias(), other.last()) {
+                self.pulled[self.width - 1] += pull * (1.0 - bias);
+                z[self.width - 1] = 1.0;
+            }
+        }
+        let sums = self.target.iter_mut().zip(&self.pulled);
+        sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
+    }
+
+    /// Gathers some vectors of the rows of a panel, from the number `first` on. Returns how many numbers.
+    #[inline(always)]
+    fn gather_vectors<S: Simd, const VECTORS: usize>(
+        &mut self,
+        simd: S,
+        columns: &[u32],
+        first: usize,
+    ) -> usize {
+        let range = first..first + VECTORS * S::F32_LANES;
+        let mut sums = [simd.splat_f32s(0.0); VECTORS];
+        let panel = self.panel.chunks_exact_mut(self.order).zip(columns);
+        for ((z, column), (scale, pull)) in panel.zip(self.scales.iter().zip(&self.pulls)) {
+            let other = &self.fixed.row(*column, self.width)[range.clone()];
+            let other = S::as_simd_f32s(other).0;
+            let z = S::as_mut_simd_f32s(&mut z[range.clone()]).0;
+            let (scale, pull) = (simd.splat_f32s(*scale), simd.splat_f32s(*pull));
+            for vector in 0..VECTORS {
+                z[vector] = simd.mul_f32s(other[vector], scale);
+                sums[vector] = simd.mul_add_f32s(other[vector], pull, sums[vector]);
+            }
+        }
+        S::as_mut_simd_f32s(&mut self.pulled[range.clone()]).0.copy_from_slice(&sums);
+        range.len()
+    }
+
+    /// Solves the row in double precision. False if its equations are singular.
+    #[cold]
+    fn solve_precisely(&mut self, row: &Row<'_>) -> bool {
+        self.precise.start_row(self.feedback, self.fixed, row);
+        let solved = match &self.nonnegative {
+            Some(nonnegative) => self.precise.solve_nonnegative(nonnegative.constrained()),
+            None => self.precise.solve(),
+        };
+        let Some(solved) = solved else { return false };
+        let values = self.system.unknowns.iter_mut().zip(solved);
+        values.for_each(|(value, solved)| *value = *solved as f32);
+        true
+    }
+}
+
+impl SolveRow for Exact<'_> {
+    #[inline(always)]
+    fn solve<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
+        self.gather(simd, row);
+        let system = &mut self.system;
+        for diagonal in 0..self.width {
+            system.matrix[diagonal * (self.order + 1)] += row.lambda as f32;
+        }
+        let values = system.unknowns.iter_mut().zip(&self.target);
+        values.for_each(|(value, target)| *value = *target as f32);
+        match &mut self.nonnegative {
+            Some(nonnegative) => nonnegative.solve(simd, system, solution),
+            None => {
+                system.decompose(simd);
+                system.solve(simd);
+            }
+        }
+        let solved = system.definite && system.unknowns.iter().all(|value| value.is_finite());
+        if !solved && !self.solve_precisely(row) {
+            return None;
+        }
+        // At its minimum, an objective xᵀAx − 2bᵀx + s is s − bᵀx. That of non-negative unknowns is there as well,
+        // because each of them is zero or its derivative is.
+        let mut gain = 0.0;
+        let values = self.system.unknowns.iter().zip(&self.target);
+        for (out, (value, target)) in solution.iter_mut().zip(values) {
+            *out = *value;
+            gain += f64::from(*value) * target;
+        }
+        Some(self.squares - gain)
+    }
+}

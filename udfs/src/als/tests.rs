@@ -1,0 +1,357 @@
+use super::*;
+use crate::csr::Duplicates;
+use crate::random::starting_factors;
+use proptest::prelude::*;
+
+const USERS: usize = 6;
+const ITEMS: usize = 5;
+
+fn half_step(
+    feedback: Feedback,
+    regularization: &Regularization,
+    solver: Solver,
+    factors: usize,
+    fixed: Fixed<'_>,
+    block: &Csr<f32>,
+    solution: &mut [f32],
+) -> Result<Measures, AlsError> {
+    let regularization = *regularization;
+    HalfStep { feedback, regularization, solver, factors }.run(fixed, block, solution)
+}
+
+fn weights() -> impl Strategy<Value = Vec<(u32, u32, f32)>> {
+    prop::collection::btree_map((0..USERS as u32, 0..ITEMS as u32), -2i32..5, 1..25)
+        .prop_map(|map| map.into_iter().map(|((u, i), w)| (u, i, w as f32)).collect())
+}
+
+fn feedback() -> impl Strategy<Value = Feedback> {
+    prop_oneof![
+        (0.1f64..20.0).prop_map(|alpha| Feedback::Implicit { alpha }),
+        (any::<bool>(), -1.0f64..4.0).prop_map(|(bias, mean)| Feedback::Explicit { bias, mean }),
+    ]
+}
+
+/// The whole loss by its definition, touching every pair.
+fn slow_loss(
+    feedback: Feedback,
+    factors: usize,
+    entries: &[(u32, u32, f32)],
+    users: &[f32],
+    items: &[f32],
+) -> f64 {
+    let width = feedback.width(factors);
+    let mut loss = 0.0;
+    for user in 0..USERS {
+        for item in 0..ITEMS {
+            let entry = entries.iter().find(|e| (e.0, e.1) == (user as u32, item as u32));
+            let score = score(feedback, factors, &users[user * width..], &items[item * width..]);
+            loss += match (feedback, entry) {
+                (Feedback::Explicit { .. }, None) => 0.0,
+                (Feedback::Explicit { .. }, Some(entry)) => (f64::from(entry.2) - score).powi(2),
+                (Feedback::Implicit { .. }, None) => score.powi(2),
+                (Feedback::Implicit { alpha }, Some(entry)) => {
+                    let preference = if entry.2 > 0.0 { 1.0 } else { 0.0 };
+                    (1.0 + alpha * f64::from(entry.2).abs()) * (preference - score).powi(2)
+                }
+            };
+        }
+    }
+    loss
+}
+
+fn slow_penalty(
+    feedback: Feedback,
+    factors: usize,
+    regularization: &Regularization,
+    block: &Csr<f32>,
+    rows: &[f32],
+) -> f64 {
+    let width = feedback.width(factors);
+    (0..block.rows())
+        .map(|row| {
+            let norm: f64 =
+                rows[row * width..][..width].iter().map(|v| f64::from(*v).powi(2)).sum();
+            regularization.of_row(block.row(row).0.len()) * norm
+        })
+        .sum()
+}
+
+/// What the digits of a solution `x` are lost from: the sum of `trace(A)·|x|²` over the rows, where `A` is
+/// the matrix of a row's equations. A decomposition in `f32` solves equations that differ from the given
+/// ones by some roundings of `A` (Higham, "Accuracy and Stability of Numerical Algorithms", theorem 10.4).
+fn size_of_terms(
+    feedback: Feedback,
+    factors: usize,
+    regularization: &Regularization,
+    items: &[f32],
+    block: &Csr<f32>,
+    users: &[f32],
+) -> f64 {
+    let width = feedback.width(factors);
+    let norm = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    let row_of = |user: usize| {
+        let (columns, weights) = block.row(user);
+        let mut trace = width as f64 * regularization.of_row(columns.len());
+        if let Feedback::Implicit { .. } = feedback {
+            trace += norm(items);
+        }
+        for (column, weight) in columns.iter().zip(weights) {
+            let item = &items[*column as usize * width..][..width];
+            trace += match feedback {
+                Feedback::Implicit { alpha } => alpha * f64::from(weight.abs()) * norm(item),
+                Feedback::Explicit { .. } => norm(&item[..factors]) + (width - factors) as f64,
+            };
+        }
+        trace * norm(&users[user * width..][..width])
+    };
+    (0..block.rows()).map(row_of).sum()
+}
+
+proptest! {
+    /// The solution is the minimum: the reported loss is the definition's, and moving any
+    /// coordinate either way does not lower it.
+    #[test]
+    fn a_half_step_finds_the_minimum(
+        entries in weights(),
+        feedback in feedback(),
+        nonnegative in any::<bool>(),
+        strength in 0.05f64..2.0,
+        exponent in 0.0f64..1.0,
+        seed in any::<u64>(),
+    ) {
+        let factors = 3;
+        let solver = if nonnegative { Solver::NonNegative } else { Solver::Exact };
+        let width = feedback.width(factors);
+        let regularization = Regularization { strength, exponent, unobserved: 0.5 };
+        let items: Vec<f32> = starting_factors(seed, 0, ITEMS, width, width)
+            .iter().map(|value| value * 10.0).collect();
+        let block = Csr::from_entries(0, USERS, entries.clone(), Duplicates::Add);
+        let items_gram = gram(&items, width, factors);
+        let fixed = Fixed { rows: &items, gram: &items_gram };
+        let mut users = vec![0.0; USERS * width];
+        let measures =
+            half_step(feedback, &regularization, solver, factors, fixed, &block, &mut users).unwrap();
+
+        let loss = |users: &[f32]| {
+            slow_loss(feedback, factors, &entries, users, &items)
+                + slow_penalty(feedback, factors, &regularization, &block, users)
+        };
+        let best = loss(&users);
+        let mut reported = measures.observed_loss + measures.penalty;
+        if matches!(feedback, Feedback::Implicit { .. }) {
+            reported += unobserved_loss(&measures.gram, &items_gram);
+        }
+        let zeros = loss(&vec![0.0; users.len()]);
+        let terms = size_of_terms(feedback, factors, &regularization, &items, &block, &users);
+        let digits = 8.0 * f64::from(f32::EPSILON) * (zeros + terms);
+        prop_assert!((reported - best).abs() <= digits, "{reported} {best}");
+        for coordinate in 0..users.len() {
+            for step in [-1e-2, 1e-2] {
+                let mut moved = users.clone();
+                moved[coordinate] += step;
+                if nonnegative && coordinate % width < factors {
+                    prop_assert!(users[coordinate] >= 0.0);
+                    moved[coordinate] = moved[coordinate].max(0.0);
+                }
+                // Where the loss is least, a rounding moves it in the second order only.
+                let least = best - 1e-6 * zeros.max(1.0);
+                prop_assert!(loss(&moved) >= least, "coordinate {coordinate}");
+            }
+        }
+    }
+
+    /// What is left to gain is gained step by step, and what is gained is what is reported.
+    #[test]
+    fn solvers_in_steps_come_to_the_minimum(
+        entries in weights(),
+        feedback in feedback(),
+        solver in prop_oneof![
+            (1usize..5).prop_map(|steps| Solver::ConjugateGradient { steps }),
+            (1usize..40).prop_map(|factors| Solver::Subspace { factors }),
+        ],
+        factors in 1usize..40,
+        strength in 1.0f64..4.0,
+        seed in any::<u64>(),
+    ) {
+        let width = feedback.width(factors);
+        let regularization = Regularization { strength, exponent: 0.0, unobserved: 0.0 };
+        let items: Vec<f32> = starting_factors(seed, 0, ITEMS, width, width)
+            .iter().map(|value| value * 10.0).collect();
+        let block = Csr::from_entries(0, USERS, entries.clone(), Duplicates::Add);
+        let items_gram = gram(&items, width, factors);
+        let fixed = Fixed { rows: &items, gram: &items_gram };
+        let half_step = |solver, users: &mut [f32]| {
+            let measures =
+                half_step(feedback, &regularization, solver, factors, fixed, &block, users).unwrap();
+            let mut reported = measures.observed_loss + measures.penalty;
+            if matches!(feedback, Feedback::Implicit { .. }) {
+                reported += unobserved_loss(&measures.gram, &items_gram);
+            }
+            reported
+        };
+        let loss = |users: &[f32]| {
+            slow_loss(feedback, factors, &entries, users, &items)
+                + slow_penalty(feedback, factors, &regularization, &block, users)
+        };
+        let terms = |users: &[f32]| {
+            size_of_terms(feedback, factors, &regularization, &items, &block, users)
+        };
+        let mut users = starting_factors(seed, 100, USERS, width, width);
+        let zeros = loss(&vec![0.0; users.len()]);
+        let mut before = loss(&users);
+        let most = zeros.max(before);
+        for _ in 0..200 {
+            let started_from = terms(&users);
+            let reported = half_step(solver, &mut users);
+            let now = loss(&users);
+            let size = zeros + started_from + terms(&users);
+            let digits = 16.0 * f64::from(f32::EPSILON) * size + 1e-20;
+            prop_assert!((reported - now).abs() <= digits, "{reported} {now}");
+            prop_assert!(now <= before + digits, "{now} after {before}");
+            before = now;
+        }
+        let mut exact = vec![0.0; users.len()];
+        half_step(Solver::Exact, &mut exact);
+        prop_assert!(before <= loss(&exact) + 1e-3 * most, "{before} {}", loss(&exact));
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_the_block_they_are_in(
+        entries in weights(),
+        alpha in 0.1f64..9.0,
+        solver in prop_oneof![
+            Just(Solver::Exact),
+            Just(Solver::NonNegative),
+            Just(Solver::ConjugateGradient { steps: 2 }),
+            Just(Solver::Subspace { factors: 2 }),
+        ],
+    ) {
+        let (feedback, factors) = (Feedback::Implicit { alpha }, 3);
+        let regularization = Regularization { strength: 0.1, exponent: 1.0, unobserved: 0.0 };
+        let items = starting_factors(1, 0, ITEMS, factors, factors);
+        let items_gram = gram(&items, factors, factors);
+        let fixed = Fixed { rows: &items, gram: &items_gram };
+        let solve = |first: usize, rows: usize| {
+            let range = first as u32..(first + rows) as u32;
+            let own = entries.iter().copied().filter(|e| range.contains(&e.0)).collect();
+            let block = Csr::from_entries(first as u32, rows, own, Duplicates::Add);
+            let mut out = vec![0.0; rows * factors];
+            half_step(feedback, &regularization, solver, factors, fixed, &block, &mut out).unwrap();
+            out
+        };
+        let parts = [solve(0, 2), solve(2, 1), solve(3, USERS - 3)].concat();
+        prop_assert_eq!(solve(0, USERS), parts);
+    }
+}
+
+#[test]
+fn long_rows_are_added_up_in_chunks() {
+    let columns = 3 * CHUNK + 17;
+    let entries = (0..columns as u32).map(|column| (0, column, 1.0)).collect();
+    let block = Csr::from_entries(0, 1, entries, Duplicates::Add);
+    let items = vec![0.5f32; columns];
+    let gram = gram(&items, 1, 1);
+    assert_eq!(gram, [columns as f64 * 0.25]);
+    let regularization = Regularization { strength: 1.0, exponent: 0.0, unobserved: 0.0 };
+    let fixed = Fixed { rows: &items, gram: &gram };
+    let feedback = Feedback::Implicit { alpha: 2.0 };
+    // With one unknown, a single step of every solver is exact.
+    let solvers = [
+        Solver::Exact,
+        Solver::NonNegative,
+        Solver::ConjugateGradient { steps: 1 },
+        Solver::Subspace { factors: 1 },
+    ];
+    for solver in solvers {
+        let mut out = [0.1];
+        half_step(feedback, &regularization, solver, 1, fixed, &block, &mut out).unwrap();
+        // (1 + 2·1) · n · 0.5 / ((1 + 2) · n · 0.25 + 1)
+        let n = columns as f64;
+        let expected = 1.5 * n / (0.75 * n + 1.0);
+        assert!((f64::from(out[0]) - expected).abs() < 3e-5, "{solver:?}: {} {expected}", out[0]);
+    }
+}
+
+#[test]
+fn groups_of_rows_come_to_the_same() {
+    let (factors, alpha) = (3, 4.0);
+    let entries =
+        (0..40).map(|at| (at % USERS as u32, at * 7 % ITEMS as u32, 1.0 + at as f32)).collect();
+    let block = Csr::from_entries(0, USERS, entries, Duplicates::Add);
+    let items = starting_factors(3, 0, ITEMS, factors, factors);
+    let items_gram = gram(&items, factors, factors);
+    let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
+    let feedback = Feedback::Implicit { alpha };
+    let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors };
+    let fixed = Fixed { rows: &items, gram: &items_gram };
+    let mut whole = vec![0.0; USERS * factors];
+    let expected = step.run(fixed, &block, &mut whole).unwrap();
+    let (mut parts, mut sums, mut first) = (vec![0.0; USERS * factors], Sums::default(), 0);
+    while first < USERS {
+        let group = block.group(first, 4);
+        let rows = group.columns.iter().flat_map(|item| fixed.row(*item, factors).to_vec());
+        let rows: Vec<_> = rows.collect();
+        let out = &mut parts[first * factors..][..group.rows.rows() * factors];
+        let fixed = Fixed { rows: &rows, gram: &items_gram };
+        step.solve(fixed, &group.rows, out, &mut sums).unwrap();
+        first += group.rows.rows();
+    }
+    assert_eq!(parts, whole);
+    assert_eq!(step.measure(&items_gram, &parts, &sums), expected);
+}
+
+/// Values of `scipy.optimize.nnls` and `scipy.linalg.lstsq`, SciPy 1.17.1.
+#[test]
+fn non_negative_factors_are_those_of_scipy() {
+    let items = [1.0, 2.0, 0.5, 0.5, -1.0, 2.0, 3.0, 0.25, -1.0, 1.0, 1.0, 1.0, -2.0, 1.0, 0.5];
+    let ratings =
+        [[1.0, 2.0, -1.0, 0.5, 3.0], [4.0, -3.0, 2.0, 1.0, -2.0], [-1.0, -1.0, -1.0, -2.0, 1.0]];
+    let entries = (0..3)
+        .flat_map(|user| (0..5).map(move |item| (user, item)))
+        .map(|(user, item)| (user as u32, item as u32, ratings[user][item]));
+    let block = Csr::from_entries(0, 3, entries.collect(), Duplicates::Add);
+    let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
+    let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
+    let fixed = Fixed { rows: &items, gram: &[] };
+    let nonnegative =
+        [[0.0, 0.419_904_57, 1.137_696], [0.774_620_95, 1.349_624_6, 0.0], [0.0, 0.0, 0.0]];
+    let unconstrained = [
+        [-0.362_744_53, 0.487_161_9, 1.051_398_9],
+        [0.690_641_94, 1.393_418_8, -0.817_291],
+        [-0.599_979_1, -0.191_414_92, -0.592_633_07],
+    ];
+    for (solver, expected) in [(Solver::NonNegative, nonnegative), (Solver::Exact, unconstrained)] {
+        for start in [0.0, 1.0] {
+            let mut out = [start; 9];
+            half_step(feedback, &regularization, solver, 3, fixed, &block, &mut out).unwrap();
+            for (found, expected) in out.iter().zip(expected.as_flattened()) {
+                assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+            }
+        }
+    }
+}
+
+/// Where single precision gives up, coordinate descent takes over.
+#[test]
+fn non_negative_factors_of_almost_equal_items() {
+    let items = [1.0, 1.0, 1.0, 1.0001];
+    let block = Csr::from_entries(0, 1, vec![(0, 0, 2.0), (0, 1, 1.0)], Duplicates::Add);
+    let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
+    let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
+    let fixed = Fixed { rows: &items, gram: &[] };
+    let mut out = [0.0; 2];
+    half_step(feedback, &regularization, Solver::NonNegative, 2, fixed, &block, &mut out).unwrap();
+    // Without the constraint: (10002, -10000).
+    assert!((out[0] - 1.5).abs() < 1e-5 && out[1] == 0.0, "{out:?}");
+}
+
+#[test]
+fn singular_equations_name_the_row() {
+    let block = Csr::from_entries(4, 1, vec![(4, 0, 1.0)], Duplicates::Add);
+    let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
+    let fixed = Fixed { rows: &[1.0, 2.0], gram: &[] };
+    let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
+    let result =
+        half_step(feedback, &regularization, Solver::Exact, 2, fixed, &block, &mut [0.0, 0.0]);
+    assert_eq!(result, Err(AlsError::Singular { row: 4, observations: 1 }));
+}
