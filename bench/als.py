@@ -74,8 +74,9 @@ def ours(file, weights, factors, solver, goal=None):
         assert abs(found - losses[-1]) < 1e-4 * found, (found, losses)
         print(f"nightshift, {solver}: {total:.1f} s from the query to the published tables", flush=True)
         reached = numpy.cumsum(times)
-        to_goal = next((at for at, loss in zip(reached, losses) if goal and loss <= goal), None)
-        return min(times), losses[ITERATIONS - 1], memory, to_goal or reached[ITERATIONS - 1]
+        goal = goal or losses[-1]
+        to_goal = next((at for at, loss in zip(reached, losses) if loss <= goal), "not reached")
+        return min(times), losses[ITERATIONS - 1], memory, to_goal
 
 
 def of_implicit(weights, factors, gradient):

@@ -89,8 +89,8 @@ fn trainings_that_do_not_fit_into_memory_come_to_the_same() {
         match megabytes {
             "0" => assert_eq!((read_of_graph, read), (32.0, 32.0)),
             "1" => assert!(read > 16.0, "{read}"),
-            // Every block has been to one executor in all steps.
-            _ => assert_eq!((read_of_graph, read), (8.0, 16.0)),
+            // Every block is sent to one executor in all steps, but for steps before both were there.
+            _ => assert!(read_of_graph + read < 30.0, "{read_of_graph} {read}"),
         }
     }
 }

@@ -25,11 +25,11 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 /// large.
 const GROUP_ROWS: usize = 128 << 10;
 
-/// Bytes of a row group, if fewer rows have as many. What reads a table is cut between row groups, and rows with lists
+/// Bytes of a row group after which the next batch of rows begins another. What reads a table is cut between row groups, and rows with lists
 /// of numbers, those of a model for one, are the more work the larger they are.
 const GROUP_BYTES: usize = 8 << 20;
 
-/// Rows of a page, the least that is decompressed for a row. A row group has 16.
+/// Rows of a page, the least that is decompressed for a row. A full row group has 16.
 const PAGE_ROWS: usize = 8 << 10;
 
 /// Bytes of a column's dictionary in a row group, beyond which values are written as they are. Whoever

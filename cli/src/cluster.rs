@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use nightshift_catalog::storage::Stores;
 use nightshift_catalog::warehouse::Warehouse;
-use nightshift_executor::ExecutorOptions;
+use nightshift_executor::{ExecutorOptions, told_to_stop};
 use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::session::Session;
 use nightshift_scheduler::{FlightSql, Http, Scheduler, SchedulerOptions, connect};
@@ -357,7 +357,7 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let mut check = tokio::time::interval(Duration::from_millis(200));
     loop {
         tokio::select! {
-            () = interrupted() => return Ok(()),
+            () = told_to_stop() => return Ok(()),
             _ = check.tick() => {
                 for (name, child) in &mut processes.0 {
                     if let Some(status) = child.try_wait()? {
@@ -366,21 +366,5 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
                 }
             }
         }
-    }
-}
-
-/// Waits for Ctrl-C or a request to terminate.
-pub async fn interrupted() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
     }
 }

@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::{Failure, progress, shell};
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
+use nightshift_executor::told_to_stop;
 use nightshift_jobs::pipeline::Pipeline;
 use nightshift_jobs::session::Session;
 use std::path::Path;
@@ -70,8 +71,7 @@ async fn run(arguments: RunArguments) -> Result<(), Failure> {
     let mut output = Output::new(arguments.place.format, None)?;
     let opened = open(&arguments.place, Some(pipeline.folder()), Executing::Within).await?;
     let progress = progress::to_standard_error();
-    let (steps, published) =
-        pipeline.run(opened.session.clone(), progress, cluster::interrupted()).await?;
+    let (steps, published) = pipeline.run(opened.session.clone(), progress, told_to_stop()).await?;
     output.steps(&steps)?;
     tell_published(&published);
     output.close()

@@ -166,8 +166,8 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
     }
 }
 
-/// Waits for a signal to which an executor stops.
-async fn told_to_stop() {
+/// Waits for a signal to which a process stops: Ctrl-C, or a request to terminate.
+pub async fn told_to_stop() {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => tokio::select! {
             _ = terminate.recv() => {}

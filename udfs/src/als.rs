@@ -1,5 +1,5 @@
-//! Alternating least squares: one half step, which solves every row of a block exactly while the
-//! other side's factors stay fixed.
+//! Alternating least squares: one half step, which solves every row of a block while the other side's factors
+//! stay fixed.
 //!
 //! Implicit feedback follows Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback
 //! Datasets" (ICDM 2008): every pair of user and item counts, an observed one with the confidence
@@ -111,9 +111,9 @@ pub enum Solver {
 }
 
 impl Solver {
-    /// Whether rows are solved from their earlier factors on. For non-negative ones, only the time depends on them.
+    /// Whether rows are solved from their earlier factors on.
     pub fn goes_on(self) -> bool {
-        !matches!(self, Solver::Exact)
+        matches!(self, Solver::ConjugateGradient { .. } | Solver::Subspace { .. })
     }
 }
 

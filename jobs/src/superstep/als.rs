@@ -1,12 +1,12 @@
 //! ALS on blocks: starting factors, and a half step that solves one side against the other.
 
 use super::exec::{Kernel, Task, measures_batch};
+use super::groups::Groups;
 use super::items::ItemFiles;
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use datafusion::execution::memory_pool::MemoryConsumer;
 use nightshift_udfs::als::{self, Fixed, HalfStep, Measures, Sums};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
@@ -84,11 +84,14 @@ impl Kernel for AlsInitialize {
         let first = self.cut.range(task.block).start as usize;
         let rows = self.cut.rows(task.block);
         let mut part = random::starting_factors(self.seed, first, rows, self.factors, self.width);
-        if self.nonnegative {
-            part.iter_mut().for_each(|value| *value = value.abs());
-        }
         if let Some(published) = &self.published {
             published.copy(task, self.width, &mut part).await?;
+        }
+        if self.nonnegative {
+            // Those of a version without the constraint too: a factor that starts at zero for all items would stay there.
+            for row in part.chunks_exact_mut(self.width) {
+                row[..self.factors].iter_mut().for_each(|value| *value = value.abs());
+            }
         }
         let gram = als::gram(&part, self.width, self.factors);
         let state = self.state.open(task.runtime)?;
@@ -156,24 +159,20 @@ impl AlsStep {
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
         let width = self.step.feedback.width(self.step.factors);
-        let most_columns = task.resident.group_bytes() / (width * 4);
-        let (step, mut sums, mut first) = (self.step, Sums::default(), 0);
-        while first < block.rows() {
-            let from = Arc::clone(&block);
-            let group = spawn_blocking(move || from.group(first, most_columns)).await?;
-            let memory = MemoryConsumer::new("als-half-step").register(&task.runtime.memory_pool);
-            memory.try_grow(group.columns.len() * width * 4 + group.rows.size())?;
-            let fixed =
-                self.fixed.rows(task.runtime, self.fixed_cut, width, &group.columns).await?;
-            let (count, gram) = (group.rows.rows(), Arc::clone(&gram));
+        let (step, mut sums) = (self.step, Sums::default());
+        let mut groups = Groups::new(task, block, width * size_of::<f32>());
+        while let Some(reserved) = groups.next(task).await? {
+            let columns = &reserved.group.columns;
+            let fixed = self.fixed.rows(task.runtime, self.fixed_cut, width, columns).await?;
+            let gram = Arc::clone(&gram);
             let solve = move || {
+                let rows = &reserved.group.rows;
                 let fixed = Fixed { rows: &fixed, gram: &gram };
-                let solution = &mut part[first * width..][..count * width];
-                let solved = step.solve(fixed, &group.rows, solution, &mut sums);
+                let solution = &mut part[reserved.first * width..][..rows.rows() * width];
+                let solved = step.solve(fixed, rows, solution, &mut sums);
                 solved.map(|()| (part, sums))
             };
             (part, sums) = spawn_blocking(solve).await??;
-            first += count;
         }
         let measures = step.measure(&gram, &part, &sums);
         Ok((part, measures))

@@ -13,6 +13,7 @@ mod als;
 mod blocks;
 mod exec;
 mod export;
+mod groups;
 mod items;
 mod layout;
 mod pagerank;

@@ -1,11 +1,11 @@
 //! PageRank on blocks of nodes: starting ranks, and a step along the incoming edges.
 
 use super::exec::{Kernel, Task, measures_batch};
+use super::groups::Groups;
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
-use crate::Result;
+use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use datafusion::execution::memory_pool::MemoryConsumer;
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{self, Measures, Nodes, Step, Weight, contributions};
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,12 @@ impl PageRankStep {
         let started = Instant::now();
         let incoming = task.csr::<W>(&self.graph.incoming).await?;
         let teleport = self.graph.teleport(task).await?;
+        if incoming.rows() != self.graph.cut.rows(task.block) {
+            return Err(JobError::Damaged {
+                what: format!("{}{}", self.graph.incoming.0, Folder::part(task.block)),
+                reason: format!("it has {} nodes", incoming.rows()),
+            });
+        }
         let (ranks, measures) =
             match task.resident.holds(self.graph.cut.count as usize * NODE_BYTES) {
                 true => self.pull_from_all(task, incoming, teleport).await?,
@@ -173,36 +179,33 @@ impl PageRankStep {
         teleport: Vec<f64>,
     ) -> Result<(Vec<f64>, Measures)> {
         let (cut, runtime) = (self.graph.cut, task.runtime);
-        let most_columns = task.resident.group_bytes() / NODE_BYTES;
         let count = cut.rows(task.block);
         let before: Vec<f64> = self.from.numbers(runtime, &Folder::part(task.block), count).await?;
         let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
         let (damping, dangling_mass) = (self.damping, self.dangling_mass);
-        let (mut ranks, mut measures, mut first) = (vec![0.0; count], Measures::default(), 0);
-        while first < count {
-            let from = Arc::clone(&incoming);
-            let group = spawn_blocking(move || from.group(first, most_columns)).await?;
-            let memory = MemoryConsumer::new("pagerank-step").register(&runtime.memory_pool);
-            memory.try_grow(group.columns.len() * NODE_BYTES + group.rows.size())?;
-            let sources = &group.columns;
+        let (mut ranks, mut measures) = (vec![0.0; count], Measures::default());
+        let mut groups = Groups::new(task, incoming, NODE_BYTES);
+        while let Some(reserved) = groups.next(task).await? {
+            let sources = &reserved.group.columns;
             let source_ranks = self.from.rows(runtime, cut, 1, sources).await?;
             let out_weights = self.graph.out_weights.rows(runtime, cut, 1, sources).await?;
-            let (end, own) = (first + group.rows.rows(), Arc::clone(&own));
+            let own = Arc::clone(&own);
             let compute = move || {
                 let passed = contributions(&source_ranks, &out_weights);
                 let step = Step { damping, dangling_mass, contributions: &passed };
+                let incoming = &reserved.group.rows;
+                let nodes = reserved.first..reserved.first + incoming.rows();
                 let (out_weights, before, teleport) = &*own;
+                let next = &mut ranks[nodes.clone()];
                 let nodes = Nodes {
-                    out_weights: &out_weights[first..end],
-                    teleport: &teleport[first..end],
-                    ranks: &before[first..end],
+                    out_weights: &out_weights[nodes.clone()],
+                    teleport: &teleport[nodes.clone()],
+                    ranks: &before[nodes],
                 };
-                let next = &mut ranks[first..end];
-                pagerank::superstep(step, &group.rows, nodes, next, &mut measures);
+                pagerank::superstep(step, incoming, nodes, next, &mut measures);
                 (ranks, measures)
             };
             (ranks, measures) = spawn_blocking(compute).await?;
-            first = end;
         }
         Ok((ranks, measures))
     }

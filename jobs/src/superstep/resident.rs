@@ -8,17 +8,21 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use nightshift_udfs::csr::{Csr, Value};
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Parts of a state that are read at the same time.
 const READS: usize = 16;
 
-/// Parts that memory is divided in; some of them are for what is no block.
-const SHARES: u64 = 8;
-const OTHERS: u64 = 3;
+/// Blocks that were not wanted for this long make room when those of another training come.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Bytes of a state that a task reads at a time at least, however little memory there is.
+const LEAST_GROUP: u64 = 4 << 20;
 
 #[derive(Clone)]
 struct Held {
@@ -36,6 +40,8 @@ struct Held {
 pub struct Resident {
     blocks: Cache<String, Held>,
     others: Cache<String, Held>,
+    /// When a block of a folder was last wanted.
+    folders: Arc<Mutex<HashMap<String, Instant>>>,
     bytes: u64,
 }
 
@@ -66,28 +72,50 @@ impl Resident {
     /// A cache that holds at most this many bytes.
     pub fn new(bytes: u64) -> Self {
         let kilobytes = |held: &Held| (held.bytes / 1024 + 1).try_into().unwrap_or(u32::MAX);
-        let cache = |share: u64, policy: EvictionPolicy| {
+        // Half for blocks, half for everything else.
+        let cache = |policy: EvictionPolicy| {
             Cache::builder()
-                .max_capacity(bytes * share / SHARES / 1024)
+                .max_capacity(bytes / 2 / 1024)
                 .eviction_policy(policy)
                 .weigher(move |_, held: &Held| kilobytes(held))
+                .support_invalidation_closures()
                 .build()
         };
         Self {
-            blocks: cache(SHARES - OTHERS, EvictionPolicy::tiny_lfu()),
-            others: cache(OTHERS, EvictionPolicy::lru()),
+            blocks: cache(EvictionPolicy::tiny_lfu()),
+            others: cache(EvictionPolicy::lru()),
+            folders: Arc::default(),
             bytes,
         }
     }
 
-    /// Whether a state of so many bytes is kept as a whole.
+    /// Whether a state of so many bytes is kept as a whole, beside the little that a step needs besides.
     pub fn holds(&self, bytes: usize) -> bool {
-        bytes as u64 <= self.bytes * OTHERS / SHARES
+        bytes as u64 <= self.bytes / 2 / 8 * 7
     }
 
     /// Bytes of a state that a task reads at a time if it can't be kept as a whole.
     pub fn group_bytes(&self) -> usize {
-        (self.bytes / SHARES) as usize
+        (self.bytes / 8).max(LEAST_GROUP) as usize
+    }
+
+    /// Makes room when the blocks of a folder are wanted for the first time. Those that were wanted often would stay
+    /// otherwise, although their training is over.
+    fn make_room(&self, folder: &str) {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.insert(folder.to_string(), Instant::now()).is_some() {
+            return;
+        }
+        let idle = folders.extract_if(|_, wanted| wanted.elapsed() > IDLE).map(|(name, _)| name);
+        let idle: Vec<String> = idle.collect();
+        if !idle.is_empty() {
+            let of_idle =
+                move |name: &String, _: &Held| idle.iter().any(|idle| name.starts_with(idle));
+            // It fails only without what the cache was built with.
+            if let Err(error) = self.blocks.invalidate_entries_if(of_idle) {
+                tracing::warn!(%error, "blocks of earlier trainings stay in memory");
+            }
+        }
     }
 
     /// The value of that name, read by `read` if it isn't there; `read` also says its size.
@@ -122,6 +150,7 @@ impl Resident {
         reuse: &Reuse,
     ) -> Result<Arc<Csr<V>>> {
         let name = Folder::part(block);
+        self.make_room(folder.0.as_str());
         let mut kept = true;
         let read = async {
             kept = false;
@@ -218,38 +247,44 @@ mod tests {
             resident.get(name.to_string(), read).await.unwrap();
         }
         resident.others.run_pending_tasks().await;
-        assert!(resident.others.weighted_size() <= 24);
-        assert!(resident.holds(24 << 10) && !resident.holds(25 << 10));
+        assert!(resident.others.weighted_size() <= 32);
+        assert!(resident.holds(28 << 10) && !resident.holds(29 << 10));
     }
 
-    /// Five times as many blocks as fit, one after another and all over again.
+    /// Five times as many blocks as fit, one after another and all over again, of one training after another.
     #[tokio::test]
     async fn keeps_some_of_the_blocks_that_do_not_fit() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder(Url::from_directory_path(dir.path()).unwrap());
-        let runtime = RuntimeEnv::default();
         let entries = |block: u32| (0..2000).map(|at| (block, at, f32::from(at as u16))).collect();
         let block = |number| Csr::from_entries(number, 1, entries(number), Duplicates::Keep);
         let (count, size) = (100, block(0).size() as u64 + 1024);
-        for number in 0..count {
-            let bytes = block(number).to_bytes();
-            folder.open(&runtime).unwrap().put(&Folder::part(number), bytes).await.unwrap();
-        }
-        let resident = Resident::new(u64::from(count) / 5 * size * SHARES / (SHARES - OTHERS));
-        let reuse = Reuse::default();
-        let (passes, mut most) = (20, 0);
-        for _ in 0..passes {
+        let resident = Resident::new(u64::from(count) / 5 * size * 2);
+        let runtime = RuntimeEnv::default();
+        for _ in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = Folder(Url::from_directory_path(dir.path()).unwrap());
             for number in 0..count {
-                let read = resident.block::<f32>(&runtime, &folder, number, &reuse).await.unwrap();
-                assert_eq!(*read, block(number));
-                resident.blocks.run_pending_tasks().await;
-                most = most.max(resident.blocks.weighted_size());
+                let bytes = block(number).to_bytes();
+                folder.open(&runtime).unwrap().put(&Folder::part(number), bytes).await.unwrap();
             }
+            // As if time had passed since the training before.
+            for wanted in resident.folders.lock().unwrap().values_mut() {
+                *wanted -= 2 * IDLE;
+            }
+            let reuse = Reuse::default();
+            let (passes, mut most) = (10, 0);
+            for _ in 0..passes {
+                for number in 0..count {
+                    let read = resident.block::<f32>(&runtime, &folder, number, &reuse);
+                    assert_eq!(*read.await.unwrap(), block(number));
+                    resident.blocks.run_pending_tasks().await;
+                    most = most.max(resident.blocks.weighted_size());
+                }
+            }
+            assert!(most * 1024 <= u64::from(count) / 5 * size, "{most}");
+            let (kept, read) = (reuse.kept.into_inner(), reuse.read.into_inner());
+            assert_eq!(kept + read, passes * count);
+            // A fifth, but for the first pass, would be best.
+            assert!(kept * 10 > passes * count, "{kept} of {}", passes * count);
         }
-        assert!(most * 1024 <= u64::from(count) / 5 * size, "{most}");
-        let (kept, read) = (reuse.kept.into_inner(), reuse.read.into_inner());
-        assert_eq!(kept + read, passes * count);
-        // A fifth would be best.
-        assert!(kept * 10 > passes * count, "{kept} of {}", passes * count);
     }
 }

@@ -105,7 +105,7 @@ fn of_factorization(
     let factors = spec.factors as f64;
     let width = factors + if spec.bias { 1.0 } else { 0.0 };
     let (user_blocks, item_blocks) = (blocks(users, rows), blocks(items, rows));
-    // New factors go into the next Gram matrix.
+    // New factors go into the next Gram matrix. Factors that must not be negative may take several decompositions.
     let solving = |count: f64| {
         solver_flops(spec.solver(rows, count), width, rows, count)
             + count * factors * (factors + 1.0)

@@ -140,8 +140,8 @@ impl Equations {
 }
 
 impl Equations {
-    /// Solves the equations with the first `constrained` unknowns not negative, by cyclic coordinate descent: slow,
-    /// and sure to come to the minimum. `None` if a number is not finite.
+    /// Solves the equations with the first `constrained` unknowns not negative, by cyclic coordinate descent: slow, and
+    /// also where the equations are singular, for one of their solutions. `None` if it comes to no end.
     pub(super) fn solve_nonnegative(&mut self, constrained: usize) -> Option<&[f64]> {
         let width = self.width;
         for row in 0..width {
@@ -171,14 +171,14 @@ impl Equations {
                 total += curvature * value * value;
             }
             if gain <= f64::EPSILON * total {
-                break;
+                return self.target.iter().all(|value| value.is_finite()).then_some(&self.target);
             }
         }
-        self.target.iter().all(|value| value.is_finite()).then_some(&self.target)
+        None
     }
 }
 
-/// Sweeps of coordinate descent before its result is taken as it is.
+/// Sweeps of coordinate descent before it is given up.
 const MOST_SWEEPS: usize = 10_000;
 
 impl fmt::Debug for Equations {

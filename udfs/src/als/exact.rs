@@ -198,7 +198,7 @@ impl SolveRow for Exact<'_> {
         let values = system.unknowns.iter_mut().zip(&self.target);
         values.for_each(|(value, target)| *value = *target as f32);
         match &mut self.nonnegative {
-            Some(nonnegative) => nonnegative.solve(simd, system, solution),
+            Some(nonnegative) => nonnegative.solve(simd, system),
             None => {
                 system.decompose(simd);
                 system.solve(simd);

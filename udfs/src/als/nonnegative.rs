@@ -49,10 +49,10 @@ impl NonNegative {
         self.constrained
     }
 
-    /// Solves a system. The unknowns that are positive in `start` are expected to be so. The system is left
-    /// marked as not definite if digits are lost, or it takes too long.
+    /// Solves a system, from all unknowns free on. The system is left marked as not definite if digits are lost, or
+    /// it takes too long.
     #[inline(always)]
-    pub(super) fn solve<S: Simd>(&mut self, simd: S, system: &mut System, start: &[f32]) {
+    pub(super) fn solve<S: Simd>(&mut self, simd: S, system: &mut System) {
         let order = self.order;
         for row in 0..order {
             for column in 0..=row {
@@ -61,10 +61,7 @@ impl NonNegative {
                 self.matrix[row * order + column] = value;
             }
         }
-        let start = &start[..self.constrained];
-        let cold = start.iter().all(|value| *value <= 0.0);
-        let free = self.free.iter_mut().zip(start);
-        free.for_each(|(free, start)| *free = cold || *start > 0.0);
+        self.free.fill(true);
         let (mut fewest, mut patience) = (usize::MAX, PATIENCE);
         system.definite = false;
         for _ in 0..MOST_PIVOTINGS {

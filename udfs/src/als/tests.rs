@@ -272,32 +272,53 @@ fn long_rows_are_added_up_in_chunks() {
     }
 }
 
+/// Rows of every length, up to several chunks, and none.
 #[test]
 fn groups_of_rows_come_to_the_same() {
-    let (factors, alpha) = (3, 4.0);
-    let entries =
-        (0..40).map(|at| (at % USERS as u32, at * 7 % ITEMS as u32, 1.0 + at as f32)).collect();
-    let block = Csr::from_entries(0, USERS, entries, Duplicates::Add);
-    let items = starting_factors(3, 0, ITEMS, factors, factors);
-    let items_gram = gram(&items, factors, factors);
+    let (users, items) = (40, 3 * CHUNK + 100);
+    let length = |user: usize| [0, 1, 3, 40, CHUNK + 9, 2 * CHUNK + 1][user % 6];
+    let entry = |user: usize, at: usize| {
+        (user as u32, ((user * 31 + at * 7) % items) as u32, ((user + at) % 5) as f32 - 1.0)
+    };
+    let entries = (0..users).flat_map(|user| (0..length(user)).map(move |at| entry(user, at)));
+    let block = Csr::from_entries(0, users, entries.collect(), Duplicates::Add);
     let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
-    let feedback = Feedback::Implicit { alpha };
-    let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors };
-    let fixed = Fixed { rows: &items, gram: &items_gram };
-    let mut whole = vec![0.0; USERS * factors];
-    let expected = step.run(fixed, &block, &mut whole).unwrap();
-    let (mut parts, mut sums, mut first) = (vec![0.0; USERS * factors], Sums::default(), 0);
-    while first < USERS {
-        let group = block.group(first, 4);
-        let rows = group.columns.iter().flat_map(|item| fixed.row(*item, factors).to_vec());
-        let rows: Vec<_> = rows.collect();
-        let out = &mut parts[first * factors..][..group.rows.rows() * factors];
-        let fixed = Fixed { rows: &rows, gram: &items_gram };
-        step.solve(fixed, &group.rows, out, &mut sums).unwrap();
-        first += group.rows.rows();
+    let feedback =
+        [Feedback::Implicit { alpha: 4.0 }, Feedback::Explicit { bias: true, mean: 0.5 }];
+    let solvers = [
+        Solver::Exact,
+        Solver::NonNegative,
+        Solver::ConjugateGradient { steps: 2 },
+        Solver::Subspace { factors: 16 },
+    ];
+    for (feedback, solver) in feedback.into_iter().flat_map(|f| solvers.map(|s| (f, s))) {
+        let factors = 35;
+        let width = feedback.width(factors);
+        let fixed_rows = starting_factors(3, 0, items, width, width);
+        let items_gram = gram(&fixed_rows, width, factors);
+        let step = HalfStep { feedback, regularization, solver, factors };
+        let fixed = Fixed { rows: &fixed_rows, gram: &items_gram };
+        let start = starting_factors(4, 0, users, width, width);
+        let mut whole = start.clone();
+        let expected = step.run(fixed, &block, &mut whole).unwrap();
+        for most in [1, CHUNK, 2 * CHUNK, items] {
+            let (mut parts, mut sums, mut first, mut groups) =
+                (start.clone(), Sums::default(), 0, 0);
+            while first < users {
+                let group = block.group(first, most);
+                let rows = group.columns.iter().flat_map(|item| fixed.row(*item, width).to_vec());
+                let rows: Vec<_> = rows.collect();
+                let out = &mut parts[first * width..][..group.rows.rows() * width];
+                let fixed = Fixed { rows: &rows, gram: &items_gram };
+                step.solve(fixed, &group.rows, out, &mut sums).unwrap();
+                first += group.rows.rows();
+                groups += 1;
+            }
+            assert!(groups < users && (most == items || groups > 1), "{groups}");
+            assert_eq!(parts, whole, "{feedback:?} {solver:?}");
+            assert_eq!(step.measure(&items_gram, &parts, &sums), expected);
+        }
     }
-    assert_eq!(parts, whole);
-    assert_eq!(step.measure(&items_gram, &parts, &sums), expected);
 }
 
 /// Values of `scipy.optimize.nnls` and `scipy.linalg.lstsq`, SciPy 1.17.1.
