@@ -25,8 +25,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 /// large.
 const GROUP_ROWS: usize = 128 << 10;
 
-/// Bytes of a row group after which the next batch of rows begins another. What reads a table is cut between row groups, and rows with lists
-/// of numbers, those of a model for one, are the more work the larger they are.
+/// Bytes of a row group after which the next batch of rows begins another. What reads a table is cut between row
+/// groups, and rows with lists of numbers, those of a model for one, are the more work the larger they are.
 const GROUP_BYTES: usize = 8 << 20;
 
 /// Rows of a page, the least that is decompressed for a row. A full row group has 16.

@@ -88,7 +88,8 @@ impl Kernel for AlsInitialize {
             published.copy(task, self.width, &mut part).await?;
         }
         if self.nonnegative {
-            // Those of a version without the constraint too: a factor that starts at zero for all items would stay there.
+            // Those of a version without the constraint too. To make them zero instead would not do: a factor that
+            // starts at zero for all items stays there.
             for row in part.chunks_exact_mut(self.width) {
                 row[..self.factors].iter_mut().for_each(|value| *value = value.abs());
             }

@@ -12,7 +12,7 @@ use crate::dense::{self, System};
 use pulp::Simd;
 
 /// Observations that are gathered before they are multiplied: with 64 factors, what a first cache holds.
-const PANEL_ROWS: usize = 128;
+pub(super) const PANEL_ROWS: usize = 128;
 
 /// The room for the equations of a row.
 pub(super) struct Exact<'a> {

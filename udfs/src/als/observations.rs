@@ -6,7 +6,7 @@ use crate::dense;
 use pulp::Simd;
 
 /// Observations that share the loading of a vector.
-const ABREAST: usize = 4;
+pub(super) const ABREAST: usize = 4;
 
 /// What observations mean: how much each adds to the matrix of the equations (its confidence) and to the right side
 /// (its pull). Returns the objective of a row of zeros.

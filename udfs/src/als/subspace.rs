@@ -1,19 +1,14 @@
 //! Rows by some of their factors at a time: the equations of those are made and solved exactly, while what the
 //! other factors predict stays as it is. The work for a row grows with the factors, not with their square.
 
+use super::exact::PANEL_ROWS;
 use super::gradient::{common_product, inner};
-use super::observations::Observations;
+use super::observations::{ABREAST, Observations};
 use super::rows::{Row, SolveRow};
 use super::{CHUNK, Equations, Feedback, Fixed};
 use crate::dense::{self, System};
 use pulp::Simd;
 use std::ops::Range;
-
-/// Observations that are gathered before they are multiplied.
-const PANEL_ROWS: usize = 128;
-
-/// Observations that share the loading of a vector.
-const ABREAST: usize = 4;
 
 /// The room for a row.
 pub(super) struct Subspace<'a> {
