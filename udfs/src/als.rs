@@ -23,8 +23,9 @@ pub use equations::Equations;
 use crate::csr::Csr;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
-use rows::Rows;
+use rows::{Part, Rows};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use thiserror::Error;
 
 /// Why a half step failed.
@@ -115,6 +116,11 @@ impl Solver {
     pub fn goes_on(self) -> bool {
         matches!(self, Solver::ConjugateGradient { .. } | Solver::Subspace { .. })
     }
+
+    /// Whether it adds up the whole normal equations of a row.
+    pub fn adds_up(self) -> bool {
+        matches!(self, Solver::Exact | Solver::NonNegative)
+    }
 }
 
 /// The weight of the penalty on a row's squared norm: `strength · (n + unobserved)^exponent` for a
@@ -180,7 +186,42 @@ pub struct Measures {
 }
 
 /// Rows gathered at a time while normal equations are added up.
-const CHUNK: usize = 512;
+pub const CHUNK: usize = 512;
+
+/// What observations of one row add to its normal equations: the lower triangle of a matrix by columns, with what is above
+/// it left as it comes, then the right side, then the objective of a row of zeros.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowSums(Vec<f64>);
+
+impl RowSums {
+    /// How many numbers they are for rows of so many numbers.
+    pub fn len_of(width: usize) -> usize {
+        width * width + width + 1
+    }
+
+    /// Nothing, for rows of so many numbers.
+    pub fn new(width: usize) -> Self {
+        Self(vec![0.0; Self::len_of(width)])
+    }
+
+    /// As they were written: [`Self::len_of`] numbers.
+    pub fn from_vec(numbers: Vec<f64>) -> Self {
+        Self(numbers)
+    }
+
+    /// All numbers.
+    pub fn into_vec(self) -> Vec<f64> {
+        self.0
+    }
+
+    /// Adds the sums of observations that come after these.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+/// What the observations of some rows add up to, by the rows' dense numbers.
+pub type KnownSums = HashMap<u32, RowSums>;
 
 /// How one side is solved.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -217,20 +258,28 @@ impl HalfStep {
         solution: &mut [f32],
     ) -> Result<Measures, AlsError> {
         let mut sums = Sums::default();
-        self.solve(fixed, block, solution, &mut sums)?;
+        self.solve(fixed, block, &KnownSums::new(), solution, &mut sums)?;
         Ok(self.measure(fixed.gram, solution, &sums))
     }
 
-    /// Solves some rows, and adds what they add to the loss to that of the rows before them.
+    /// Adds observations of one row to its sums; their number is a multiple of [`CHUNK`], but for the last of the row.
+    /// It is the same whether they are added together or in parts.
+    pub fn add_to_row(&self, fixed: Fixed<'_>, observations: (&[u32], &[f32]), sums: &mut RowSums) {
+        pulp::Arch::new().dispatch(Part { step: *self, fixed, observations, sums });
+    }
+
+    /// Solves some rows, and adds what they add to the loss to that of the rows before them. The observations of rows
+    /// whose sums are `known` are not added up again by the solvers that add up normal equations: [`Solver::adds_up`].
     pub fn solve(
         &self,
         fixed: Fixed<'_>,
         block: &Csr<f32>,
+        known: &KnownSums,
         solution: &mut [f32],
         sums: &mut Sums,
     ) -> Result<(), AlsError> {
         let width = self.feedback.width(self.factors);
-        pulp::Arch::new().dispatch(Rows { step: *self, fixed, block, width, solution, sums })
+        pulp::Arch::new().dispatch(Rows { step: *self, fixed, block, width, known, solution, sums })
     }
 
     /// What the rows of a block come to when all of them are solved. `gram` is that of the fixed side.

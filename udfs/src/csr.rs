@@ -111,43 +111,49 @@ const MAGIC: &[u8; 4] = b"NSC1";
 const HEADER: usize = 24;
 
 impl<V: Value> Csr<V> {
-    /// Builds a block of `rows` rows from `(row, column, value)` entries in any order. The result
-    /// depends on the set of entries only, not on their order. Rows are dense numbers within
+    /// Builds a block of `rows` rows from `(row, column, value)` entries in any order, which are gone through twice.
+    /// The result depends on the set of entries only, not on their order. Rows are dense numbers within
     /// `first_row .. first_row + rows`.
     pub fn from_entries(
         first_row: u32,
         rows: usize,
-        entries: Vec<(u32, u32, V)>,
+        entries: impl Iterator<Item = (u32, u32, V)> + Clone,
         duplicates: Duplicates,
     ) -> Self {
-        let mut offsets = vec![0u64; rows + 1];
-        for entry in &entries {
-            offsets[(entry.0 - first_row) as usize + 1] += 1;
-        }
-        for row in 0..rows {
-            offsets[row + 1] += offsets[row];
+        // Where the next entry of a row goes is counted one place further on, and so ends as where the row ends.
+        let mut offsets = vec![0u64; rows + 2];
+        entries.clone().for_each(|entry| offsets[(entry.0 - first_row) as usize + 2] += 1);
+        for row in 2..offsets.len() {
+            offsets[row] += offsets[row - 1];
         }
         let mut by_row: Vec<(u32, V)> = Vec::new();
-        if let Some((_, column, value)) = entries.first() {
-            by_row.resize(entries.len(), (*column, *value));
+        if let Some((_, column, value)) = entries.clone().next() {
+            by_row.resize(offsets[rows + 1] as usize, (column, value));
         }
-        let mut next = offsets.clone();
-        for (row, column, value) in entries {
-            let at = &mut next[(row - first_row) as usize];
+        entries.for_each(|(row, column, value)| {
+            let at = &mut offsets[(row - first_row) as usize + 1];
             by_row[*at as usize] = (column, value);
             *at += 1;
-        }
+        });
+        offsets.truncate(rows + 1);
         let mut columns = Vec::with_capacity(by_row.len());
         let mut values: Vec<V> = Vec::with_capacity(by_row.len());
-        for row in 0..rows {
+        let mut start = 0;
+        for end in &mut offsets[1..] {
             // A row is short beside the block: what is left to be sorted stays in a cache.
-            let row_entries = &mut by_row[offsets[row] as usize..next[row] as usize];
+            let row_entries = &mut by_row[start..*end as usize];
+            start = *end as usize;
             row_entries.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)));
+            if duplicates == Duplicates::Keep {
+                columns.extend(row_entries.iter().map(|entry| entry.0));
+                values.extend(row_entries.iter().map(|entry| entry.1));
+                continue;
+            }
             let first: usize = columns.len();
             for (column, value) in row_entries {
                 let same = columns.len() > first && columns.last() == Some(column);
                 match values.last_mut() {
-                    Some(sum) if same && duplicates == Duplicates::Add => *sum = sum.plus(*value),
+                    Some(sum) if same => *sum = sum.plus(*value),
                     _ => {
                         columns.push(*column);
                         values.push(*value);
@@ -155,9 +161,8 @@ impl<V: Value> Csr<V> {
                 }
             }
             // Entries that were added up leave room before the next row.
-            offsets[row] = first as u64;
+            *end = columns.len() as u64;
         }
-        offsets[rows] = columns.len() as u64;
         Self { first_row, offsets, columns, values }
     }
 
@@ -297,7 +302,7 @@ mod tests {
     proptest! {
         #[test]
         fn holds_what_a_map_of_entries_holds(entries in entries()) {
-            let block = Csr::from_entries(5, 7, entries.clone(), Duplicates::Add);
+            let block = Csr::from_entries(5, 7, entries.iter().copied(), Duplicates::Add);
             let mut expected = BTreeMap::new();
             for (row, column, value) in entries {
                 *expected.entry((row, column)).or_insert(0.0) += value;
@@ -319,17 +324,17 @@ mod tests {
             reversed.reverse();
             for duplicates in [Duplicates::Add, Duplicates::Keep] {
                 prop_assert_eq!(
-                    Csr::from_entries(5, 7, entries.clone(), duplicates),
-                    Csr::from_entries(5, 7, reversed.clone(), duplicates)
+                    Csr::from_entries(5, 7, entries.iter().copied(), duplicates),
+                    Csr::from_entries(5, 7, reversed.iter().copied(), duplicates)
                 );
             }
         }
 
         #[test]
         fn survives_its_binary_form(entries in entries()) {
-            let block = Csr::from_entries(5, 7, entries.clone(), Duplicates::Keep);
+            let block = Csr::from_entries(5, 7, entries.iter().copied(), Duplicates::Keep);
             prop_assert_eq!(Csr::from_bytes(&block.to_bytes()), Ok(block.clone()));
-            let entries = entries.into_iter().map(|(row, column, _)| (row, column, ())).collect();
+            let entries = entries.iter().map(|(row, column, _)| (*row, *column, ()));
             let without = Csr::from_entries(5, 7, entries, Duplicates::Keep);
             prop_assert_eq!(&without.columns, &block.columns);
             prop_assert_eq!(Csr::from_bytes(&without.to_bytes()), Ok(without));
@@ -340,7 +345,7 @@ mod tests {
     fn groups_are_the_rows_with_few_columns() {
         let entries =
             vec![(5, 9, 1.0), (5, 2, 2.0), (6, 2, 3.0), (7, 4, 4.0), (7, 9, 5.0), (8, 1, 6.0)];
-        let block = Csr::from_entries(5, 5, entries.clone(), Duplicates::Keep);
+        let block = Csr::from_entries(5, 5, entries.iter().copied(), Duplicates::Keep);
         for most in 1..6 {
             let (mut first, mut seen) = (0, Vec::new());
             while first < block.rows() {
@@ -370,7 +375,8 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_refused() {
-        let bytes = Csr::from_entries(0, 2, vec![(1, 3, 0.5f32)], Duplicates::Add).to_bytes();
+        let entries = [(1, 3, 0.5f32)].into_iter();
+        let bytes = Csr::from_entries(0, 2, entries, Duplicates::Add).to_bytes();
         let cut = Csr::<f32>::from_bytes(&bytes[..bytes.len() - 1]);
         assert!(matches!(cut, Err(CsrError::Length { .. })));
         assert_eq!(Csr::<f64>::from_bytes(&bytes), Err(CsrError::Header { expected: 8 }));

@@ -3,6 +3,13 @@
 //! The update is that of Page, Brin, Motwani and Winograd, "The PageRank Citation Ranking" (1999),
 //! with weighted edges and with the conventions of NetworkX: the rank of dangling nodes (those
 //! without outgoing weight) is spread by the teleport distribution, and ranks sum to one.
+//!
+//! Several teleport distributions are a *block of vectors* (Haveliwala, "Topic-Sensitive PageRank", WWW 2002, has one
+//! for each topic): a node has as many ranks, next to each other, and an edge is read once for all of them.
+
+mod consecutive;
+
+pub use consecutive::{AllBlocks, Done, supersteps};
 
 use crate::csr::{Csr, Value};
 
@@ -11,30 +18,62 @@ use crate::csr::{Csr, Value};
 pub struct Step<'a> {
     /// Probability of following an edge, in `[0, 1)`.
     pub damping: f64,
-    /// Rank held by dangling nodes in the state before this step, over all blocks.
-    pub dangling_mass: f64,
-    /// For every node of the graph, its rank divided by its outgoing weight; zero if dangling.
+    /// Rank held by dangling nodes in the state before this step, over all blocks: a number for each vector.
+    pub dangling_mass: &'a [f64],
+    /// For every node of the graph, its ranks divided by its outgoing weight; zero if dangling.
     pub contributions: &'a [f64],
 }
 
-/// A block's own nodes: slices as long as the block has rows.
+impl Step<'_> {
+    /// How many ranks a node has.
+    fn vectors(&self) -> usize {
+        self.dangling_mass.len()
+    }
+
+    /// What each unit of teleport brings, for each vector.
+    fn everywhere(&self) -> Vec<f64> {
+        let everywhere = |mass: &f64| self.damping * mass + (1.0 - self.damping);
+        self.dangling_mass.iter().map(everywhere).collect()
+    }
+}
+
+/// A block's own nodes: slices as long as the block has rows, or as many times that as there are vectors.
 #[derive(Debug, Clone, Copy)]
 pub struct Nodes<'a> {
     /// Sum of the weights of each node's outgoing edges; zero for a dangling node.
     pub out_weights: &'a [f64],
-    /// Each node's share of the teleport distribution, which sums to one over the graph.
+    /// Each node's share of each teleport distribution, which sums to one over the graph.
     pub teleport: &'a [f64],
-    /// Each node's rank before this step.
+    /// Each node's ranks before this step.
     pub ranks: &'a [f64],
 }
 
-/// What a block contributes to the decision whether to go on.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
+/// What a block contributes to the decision whether to go on, for each vector.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Measures {
     /// Sum of the absolute rank changes.
-    pub change: f64,
+    pub change: Vec<f64>,
     /// Rank now held by the block's dangling nodes.
-    pub dangling_mass: f64,
+    pub dangling_mass: Vec<f64>,
+}
+
+impl Measures {
+    /// Nothing yet.
+    pub fn new(vectors: usize) -> Self {
+        Self { change: vec![0.0; vectors], dangling_mass: vec![0.0; vectors] }
+    }
+
+    /// All numbers: the changes, then the masses.
+    pub fn to_vec(&self) -> Vec<f64> {
+        [self.change.as_slice(), &self.dangling_mass].concat()
+    }
+
+    /// Adds what another block contributes.
+    fn add(&mut self, other: &Self) {
+        let changes = self.change.iter_mut().zip(&other.change);
+        let masses = self.dangling_mass.iter_mut().zip(&other.dangling_mass);
+        changes.chain(masses).for_each(|(sum, value)| *sum += value);
+    }
 }
 
 /// The weight of an edge: a number, or none where all are 1.
@@ -57,7 +96,7 @@ impl Weight for () {
     }
 }
 
-/// What the edges of a node pass along to it.
+/// What the edges of a node pass along to it, of one vector.
 ///
 /// Several sums, added up in the end: with one, each addition would wait for the one before.
 fn pull<W: Weight>(contributions: &[f64], sources: &[u32], weights: &[W]) -> f64 {
@@ -76,6 +115,22 @@ fn pull<W: Weight>(contributions: &[f64], sources: &[u32], weights: &[W]) -> f64
     (sums[0] + sums[1]) + (sums[2] + sums[3])
 }
 
+/// What the edges of a node pass along to it, of several vectors.
+fn pull_vectors<W: Weight>(
+    contributions: &[f64],
+    sources: &[u32],
+    weights: &[W],
+    pulled: &mut [f64],
+) {
+    pulled.fill(0.0);
+    for (source, weight) in sources.iter().zip(weights) {
+        let passed = &contributions[*source as usize * pulled.len()..][..pulled.len()];
+        for (sum, contribution) in pulled.iter_mut().zip(passed) {
+            *sum += weight.pass(*contribution);
+        }
+    }
+}
+
 /// Computes the next ranks of a block's nodes, and adds what they change to `measures`.
 ///
 /// `incoming` has a row for each of the nodes, with the sources of its edges as columns and their
@@ -87,23 +142,79 @@ pub fn superstep<W: Weight>(
     ranks: &mut [f64],
     measures: &mut Measures,
 ) {
-    let everywhere = step.damping * step.dangling_mass + (1.0 - step.damping);
-    for (row, next) in ranks.iter_mut().enumerate() {
+    let everywhere = step.everywhere();
+    match (&everywhere[..], &mut measures.change[..], &mut measures.dangling_mass[..]) {
+        ([everywhere], [change], [mass]) => {
+            // The sums are in registers: most graphs have one vector.
+            (*change, *mass) =
+                one_vector(step, *everywhere, incoming, nodes, ranks, (*change, *mass));
+        }
+        _ => several_vectors(step, &everywhere, incoming, nodes, ranks, measures),
+    }
+}
+
+fn one_vector<W: Weight>(
+    step: Step<'_>,
+    everywhere: f64,
+    incoming: &Csr<W>,
+    nodes: Nodes<'_>,
+    ranks: &mut [f64],
+    (mut change, mut mass): (f64, f64),
+) -> (f64, f64) {
+    let own = nodes.ranks.iter().zip(nodes.teleport).zip(nodes.out_weights);
+    for (row, (next, ((before, teleport), out_weight))) in ranks.iter_mut().zip(own).enumerate() {
         let (sources, weights) = incoming.row(row);
         let pulled = pull(step.contributions, sources, weights);
-        let rank = step.damping * pulled + everywhere * nodes.teleport[row];
-        *next = rank;
-        measures.change += (rank - nodes.ranks[row]).abs();
-        if nodes.out_weights[row] == 0.0 {
-            measures.dangling_mass += rank;
+        *next = step.damping * pulled + everywhere * teleport;
+        change += (*next - before).abs();
+        if *out_weight == 0.0 {
+            mass += *next;
+        }
+    }
+    (change, mass)
+}
+
+fn several_vectors<W: Weight>(
+    step: Step<'_>,
+    everywhere: &[f64],
+    incoming: &Csr<W>,
+    nodes: Nodes<'_>,
+    ranks: &mut [f64],
+    measures: &mut Measures,
+) {
+    let vectors = everywhere.len();
+    let mut pulled = vec![0.0; vectors];
+    for (row, next) in ranks.chunks_exact_mut(vectors).enumerate() {
+        let (sources, weights) = incoming.row(row);
+        pull_vectors(step.contributions, sources, weights, &mut pulled);
+        let dangling = nodes.out_weights[row] == 0.0;
+        let own = row * vectors..(row + 1) * vectors;
+        let before = nodes.ranks[own.clone()].iter().zip(&nodes.teleport[own]);
+        for (at, (next, (before, teleport))) in next.iter_mut().zip(before).enumerate() {
+            *next = step.damping * pulled[at] + everywhere[at] * teleport;
+            measures.change[at] += (*next - before).abs();
+            if dangling {
+                measures.dangling_mass[at] += *next;
+            }
         }
     }
 }
 
-/// What each node passes along an edge of weight one.
+/// What each node passes along an edge of weight one: its ranks, one for each vector, divided by its outgoing weight.
 pub fn contributions(ranks: &[f64], out_weights: &[f64]) -> Vec<f64> {
-    let passed = |(rank, weight): (&f64, &f64)| if *weight == 0.0 { 0.0 } else { rank / weight };
-    ranks.iter().zip(out_weights).map(passed).collect()
+    let mut passed = vec![0.0; ranks.len()];
+    contribute(ranks, out_weights, &mut passed);
+    passed
+}
+
+/// [`contributions`], to where they go.
+fn contribute(ranks: &[f64], out_weights: &[f64], passed: &mut [f64]) {
+    let vectors = ranks.len() / out_weights.len().max(1);
+    let ranks = ranks.chunks_exact(vectors.max(1)).zip(out_weights);
+    for (passed, (ranks, weight)) in passed.chunks_exact_mut(vectors.max(1)).zip(ranks) {
+        let of_rank = |rank: &f64| if *weight == 0.0 { 0.0 } else { rank / weight };
+        passed.iter_mut().zip(ranks).for_each(|(passed, rank)| *passed = of_rank(rank));
+    }
 }
 
 /// An upper bound of the L1 distance to the fixed point, after a step that changed ranks by
@@ -118,59 +229,104 @@ mod tests {
     use super::*;
     use crate::csr::Duplicates;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn without_weights(block: &Csr<f64>) -> Csr<()> {
         let Csr { first_row, offsets, columns, values } = block.clone();
         Csr { first_row, offsets, columns, values: vec![(); values.len()] }
     }
 
-    /// Runs the kernel over `blocks` blocks until the bound is under 1e-13. Without weights if all are 1.
-    fn ranks(nodes: usize, edges: &[(u32, u32, f64)], damping: f64, blocks: usize) -> Vec<f64> {
-        let mut out_weights = vec![0.0; nodes];
-        for edge in edges {
-            out_weights[edge.0 as usize] += edge.2;
-        }
-        let ones = edges.iter().all(|edge| edge.2 == 1.0);
-        let teleport = vec![1.0 / nodes as f64; nodes];
-        let size = nodes.div_ceil(blocks);
-        let incoming: Vec<_> = (0..nodes.div_ceil(size))
-            .map(|block| {
+    /// A graph in blocks. Without weights if all are 1.
+    struct Graph {
+        out_weights: Vec<f64>,
+        incoming: Vec<Arc<Csr<f64>>>,
+        ones: bool,
+    }
+
+    impl Graph {
+        fn new(nodes: usize, edges: &[(u32, u32, f64)], blocks: usize) -> Self {
+            let mut out_weights = vec![0.0; nodes];
+            for edge in edges {
+                out_weights[edge.0 as usize] += edge.2;
+            }
+            let ones = edges.iter().all(|edge| edge.2 == 1.0);
+            let size = nodes.div_ceil(blocks);
+            let incoming = (0..nodes.div_ceil(size)).map(|block| {
                 let range = block * size..((block + 1) * size).min(nodes);
                 let entries = edges
                     .iter()
                     .filter(|edge| range.contains(&(edge.1 as usize)))
-                    .map(|edge| (edge.1, edge.0, edge.2))
-                    .collect();
+                    .map(|edge| (edge.1, edge.0, edge.2));
                 let duplicates = if ones { Duplicates::Keep } else { Duplicates::Add };
-                Csr::from_entries(range.start as u32, range.len(), entries, duplicates)
-            })
-            .collect();
-        let mut current = teleport.clone();
-        loop {
-            let contributions = contributions(&current, &out_weights);
-            let dangling_mass =
-                (0..nodes).filter(|n| out_weights[*n] == 0.0).map(|n| current[n]).sum();
-            let step = Step { damping, dangling_mass, contributions: &contributions };
-            let mut next = vec![0.0; nodes];
-            let mut measures = Measures::default();
-            for block in &incoming {
+                Arc::new(Csr::from_entries(range.start as u32, range.len(), entries, duplicates))
+            });
+            Self { out_weights, incoming: incoming.collect(), ones }
+        }
+
+        /// One step, block by block.
+        fn step(&self, step: Step<'_>, teleport: &[f64], before: &[f64]) -> (Vec<f64>, Measures) {
+            let vectors = step.vectors();
+            let (mut ranks, mut total) = (vec![0.0; before.len()], Measures::new(vectors));
+            for block in &self.incoming {
                 let range = block.first_row as usize..block.first_row as usize + block.rows();
-                let own = Nodes {
-                    out_weights: &out_weights[range.clone()],
-                    teleport: &teleport[range.clone()],
-                    ranks: &current[range.clone()],
-                };
-                let next = &mut next[range];
-                match ones {
-                    true => superstep(step, &without_weights(block), own, next, &mut measures),
-                    false => superstep(step, block, own, next, &mut measures),
+                let own = range.start * vectors..range.end * vectors;
+                let out_weights = &self.out_weights[range];
+                let (teleport, before) = (&teleport[own.clone()], &before[own.clone()]);
+                let nodes = Nodes { out_weights, teleport, ranks: before };
+                let (next, mut measures) = (&mut ranks[own], Measures::new(vectors));
+                match self.ones {
+                    true => superstep(step, &without_weights(block), nodes, next, &mut measures),
+                    false => superstep(step, block, nodes, next, &mut measures),
+                }
+                total.add(&measures);
+            }
+            (ranks, total)
+        }
+
+        /// Ranks from `teleport` on until the bound is under 1e-13, and the number of steps; node by node, the ranks of
+        /// all vectors.
+        fn iterate(&self, damping: f64, teleport: &[f64]) -> (Vec<f64>, usize) {
+            let vectors = teleport.len() / self.out_weights.len();
+            let mut ranks = teleport.to_vec();
+            let mut dangling_mass = self.dangling_mass(teleport);
+            for steps in 1.. {
+                let contributions = contributions(&ranks, &self.out_weights);
+                let (damping, dangling) = (damping, dangling_mass.as_slice());
+                let step = Step { damping, dangling_mass: dangling, contributions: &contributions };
+                let (next, measures) = self.step(step, teleport, &ranks);
+                ranks = next;
+                dangling_mass = measures.dangling_mass;
+                let largest = measures.change.iter().copied().fold(0.0, f64::max);
+                assert_eq!(measures.change.len(), vectors);
+                if error_bound(largest, damping) < 1e-13 {
+                    return (ranks, steps);
                 }
             }
-            current = next;
-            if error_bound(measures.change, damping) < 1e-13 {
-                return current;
-            }
+            unreachable!("each step is closer")
         }
+
+        fn dangling_mass(&self, ranks: &[f64]) -> Vec<f64> {
+            let vectors = ranks.len() / self.out_weights.len();
+            let mut mass = vec![0.0; vectors];
+            for (ranks, weight) in ranks.chunks(vectors).zip(&self.out_weights) {
+                if *weight == 0.0 {
+                    mass.iter_mut().zip(ranks).for_each(|(mass, rank)| *mass += rank);
+                }
+            }
+            mass
+        }
+    }
+
+    /// The numbers of each vector divided by their sum.
+    fn shares(numbers: &[f64], vectors: usize) -> Vec<f64> {
+        let sum = |vector: usize| numbers.iter().skip(vector).step_by(vectors).sum::<f64>();
+        let sums: Vec<f64> = (0..vectors).map(sum).collect();
+        numbers.iter().zip(sums.iter().cycle()).map(|(number, sum)| number / sum).collect()
+    }
+
+    fn ranks(nodes: usize, edges: &[(u32, u32, f64)], damping: f64, blocks: usize) -> Vec<f64> {
+        let teleport = vec![1.0 / nodes as f64; nodes];
+        Graph::new(nodes, edges, blocks).iterate(damping, &teleport).0
     }
 
     /// The definition, solved densely: `(I − d·M) r = (1 − d)/n` by Gaussian elimination.
@@ -220,7 +376,66 @@ mod tests {
             let distance: f64 = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs()).sum();
             prop_assert!(distance < 1e-11, "{distance}");
             prop_assert!((actual.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-            prop_assert_eq!(&actual, &ranks(9, &edges, damping, 1), "the number of blocks shows");
+            let in_one = ranks(9, &edges, damping, 1);
+            let distance: f64 = actual.iter().zip(&in_one).map(|(a, e)| (a - e).abs()).sum();
+            prop_assert!(distance < 1e-13, "{distance}: the number of blocks shows");
+        }
+
+        #[test]
+        fn steps_in_a_row_are_the_steps_one_by_one(
+            edges in prop::collection::vec((0u32..9, 0u32..9, 1u32..3), 0..40),
+            teleport in prop::collection::vec(0.1f64..1.0, 18),
+            vectors in 1usize..3,
+            blocks in 1usize..5,
+            threads in 1usize..4,
+        ) {
+            let edges: Vec<_> = edges.into_iter().map(|(s, t, w)| (s, t, f64::from(w))).collect();
+            let graph = Graph::new(9, &edges, blocks);
+            let teleport = &shares(&teleport[..9 * vectors], vectors);
+            let damping = 0.3;
+            let of_block: Vec<_> = teleport.chunks(9usize.div_ceil(blocks) * vectors).collect();
+            let all = AllBlocks {
+                incoming: &graph.incoming,
+                out_weights: &graph.out_weights,
+                teleport: &of_block,
+                damping,
+            };
+            let mass = graph.dangling_mass(teleport);
+            let done = supersteps(all, &mass, teleport, (1000, 1e-13), threads);
+            let (expected, steps) = graph.iterate(damping, teleport);
+            prop_assert_eq!(&done.ranks, &expected);
+            prop_assert_eq!(done.measures.len(), steps);
+            prop_assert!(done.measures.iter().all(|step| step.len() == graph.incoming.len()));
+            // In two goes it is the same.
+            let some = supersteps(all, &mass, teleport, (3, 1e-13), threads);
+            let mut total = Measures::new(vectors);
+            some.measures[some.measures.len() - 1].iter().for_each(|block| total.add(block));
+            if some.measures.len() < done.measures.len() {
+                let rest = (1000, 1e-13);
+                let rest = supersteps(all, &total.dangling_mass, &some.ranks, rest, threads);
+                prop_assert_eq!(some.measures.len() + rest.measures.len(), done.measures.len());
+                prop_assert_eq!(rest.ranks, done.ranks);
+            }
+        }
+
+        #[test]
+        fn vectors_are_those_that_each_comes_to_alone(
+            edges in prop::collection::vec((0u32..9, 0u32..9, 1u32..5), 0..40),
+            teleport in prop::collection::vec(0.1f64..1.0, 27),
+        ) {
+            let edges: Vec<_> = edges.into_iter().map(|(s, t, w)| (s, t, f64::from(w))).collect();
+            let graph = Graph::new(9, &edges, 2);
+            let teleport = shares(&teleport, 3);
+            let (together, _) = graph.iterate(0.85, &teleport);
+            for vector in 0..3 {
+                let of_vector = |all: &[f64]| -> Vec<f64> {
+                    all.iter().skip(vector).step_by(3).copied().collect()
+                };
+                let (alone, _) = graph.iterate(0.85, &of_vector(&teleport));
+                for (one, other) in of_vector(&together).iter().zip(&alone) {
+                    prop_assert!((one - other).abs() < 1e-11, "{one} {other}");
+                }
+            }
         }
     }
 

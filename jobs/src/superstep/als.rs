@@ -4,10 +4,11 @@ use super::exec::{Kernel, Task, measures_batch};
 use super::groups::Groups;
 use super::items::ItemFiles;
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
+use super::slices::{Slice, known_sums};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use nightshift_udfs::als::{self, Fixed, HalfStep, Measures, Sums};
+use nightshift_udfs::als::{self, AlsError, Fixed, HalfStep, KnownSums, Measures, Sums};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
 use serde::{Deserialize, Serialize};
@@ -96,7 +97,7 @@ impl Kernel for AlsInitialize {
         }
         let gram = als::gram(&part, self.width, self.factors);
         let state = self.state.open(task.runtime)?;
-        state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;
+        state.put(&Folder::part(task.block), numbers_to_bytes(part)).await?;
         measures_batch(task, &gram, started)
     }
 }
@@ -111,6 +112,8 @@ pub struct AlsStep {
     pub blocks: Folder,
     /// How that side is cut.
     pub cut: Partitioned,
+    /// Slices of rows whose sums are in the folder of the new factors.
+    pub slices: Vec<Slice>,
     /// What rows start from if they are solved in steps; they start from zeros without it.
     pub earlier: Option<Folder>,
     /// The factors of the other side.
@@ -128,7 +131,7 @@ impl AlsStep {
         runtime: &datafusion::execution::runtime_env::RuntimeEnv,
         gram: &[f64],
     ) -> Result<()> {
-        Ok(state.open(runtime)?.put(GRAM, numbers_to_bytes(gram)).await?)
+        Ok(state.open(runtime)?.put(GRAM, numbers_to_bytes(gram.to_vec())).await?)
     }
 
     /// Solves a block against the whole state of the other side.
@@ -137,15 +140,18 @@ impl AlsStep {
         task: Task<'_>,
         block: Arc<Csr<f32>>,
         gram: Arc<Vec<f64>>,
+        known: KnownSums,
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
         let width = self.step.feedback.width(self.step.factors);
         let fixed =
             task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
-        let step = self.step;
+        let (step, mut sums) = (self.step, Sums::default());
         let solve = move || {
             let fixed = Fixed { rows: &fixed, gram: &gram };
-            step.run(fixed, &block, &mut part).map(|measures| (part, measures))
+            step.solve(fixed, &block, &known, &mut part, &mut sums)?;
+            let measures = step.measure(&gram, &part, &sums);
+            Ok::<_, AlsError>((part, measures))
         };
         Ok(spawn_blocking(solve).await??)
     }
@@ -157,20 +163,22 @@ impl AlsStep {
         task: Task<'_>,
         block: Arc<Csr<f32>>,
         gram: Arc<Vec<f64>>,
+        known: KnownSums,
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
+        let known = Arc::new(known);
         let width = self.step.feedback.width(self.step.factors);
         let (step, mut sums) = (self.step, Sums::default());
         let mut groups = Groups::new(task, block, width * size_of::<f32>());
         while let Some(reserved) = groups.next(task).await? {
             let columns = &reserved.group.columns;
             let fixed = self.fixed.rows(task.runtime, self.fixed_cut, width, columns).await?;
-            let gram = Arc::clone(&gram);
+            let (gram, known) = (Arc::clone(&gram), Arc::clone(&known));
             let solve = move || {
                 let rows = &reserved.group.rows;
                 let fixed = Fixed { rows: &fixed, gram: &gram };
                 let solution = &mut part[reserved.first * width..][..rows.rows() * width];
-                let solved = step.solve(fixed, rows, solution, &mut sums);
+                let solved = step.solve(fixed, rows, &known, solution, &mut sums);
                 solved.map(|()| (part, sums))
             };
             (part, sums) = spawn_blocking(solve).await??;
@@ -203,13 +211,14 @@ impl Kernel for AlsStep {
             }
             None => vec![0.0; length],
         };
+        let known = known_sums(&self.slices, &self.state, task, width).await?;
         let (part, measures) = match task.resident.holds(self.fixed_cut.count as usize * width * 4)
         {
-            true => self.solve(task, block, gram, start).await?,
-            false => self.solve_in_groups(task, block, gram, start).await?,
+            true => self.solve(task, block, gram, known, start).await?,
+            false => self.solve_in_groups(task, block, gram, known, start).await?,
         };
         let state = self.state.open(task.runtime)?;
-        state.put(&Folder::part(task.block), numbers_to_bytes(&part)).await?;
+        state.put(&Folder::part(task.block), numbers_to_bytes(part)).await?;
         let mut row = vec![measures.observed_loss, measures.penalty];
         row.extend(measures.gram);
         measures_batch(task, &row, started)

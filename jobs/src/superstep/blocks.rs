@@ -1,6 +1,7 @@
 //! Data as blocks: partitioned, sorted, in compressed sparse rows.
 
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
+use super::slices::{LONGEST_ROW, LongRow};
 use crate::{JobError, Result};
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
@@ -9,7 +10,7 @@ use datafusion::error::Result as PlanResult;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use futures::StreamExt;
-use nightshift_udfs::csr::{Csr, Duplicates};
+use nightshift_udfs::csr::{Csr, Duplicates, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -36,8 +37,30 @@ pub enum Content {
     RowSums,
 }
 
+/// A block as it is written.
+pub struct EncodedBlock {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its entries.
+    pub entries: usize,
+    /// The sum of their values.
+    pub sum: f64,
+    /// The rows that are too long for one task.
+    pub long_rows: Vec<LongRow>,
+}
+
+impl EncodedBlock {
+    fn new<V: Value>(block: &Csr<V>, sum: f64) -> Self {
+        let rows = block.offsets.windows(2).zip(block.first_row..);
+        let rows = rows.map(|(ends, row)| LongRow { row, entries: ends[1] - ends[0] });
+        let long_rows = rows.filter(|row| row.entries > LONGEST_ROW).collect();
+        let (bytes, entries) = (block.to_bytes().into(), block.columns.len());
+        Self { bytes, entries, sum, long_rows }
+    }
+}
+
 impl Content {
-    /// The bytes of a block, its number of entries, and the sum of their values.
+    /// A block of some entries.
     ///
     /// Everything is added up in the order of rows, columns and values, so the same entries give the
     /// same bits in whatever order they come.
@@ -45,8 +68,8 @@ impl Content {
         self,
         first_row: u32,
         rows: usize,
-        entries: Vec<(u32, u32, f64)>,
-    ) -> (Bytes, usize, f64) {
+        entries: impl Iterator<Item = (u32, u32, f64)> + Clone,
+    ) -> EncodedBlock {
         fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
             // `Iterator::sum` of nothing is -0.
             values.into_iter().fold(0.0, |total, value| total + value)
@@ -55,23 +78,26 @@ impl Content {
             Content::Single(duplicates) => {
                 let block = Csr::from_entries(first_row, rows, entries, duplicates).into_single();
                 let total = sum(block.values.iter().map(|value| f64::from(*value)));
-                (block.to_bytes().into(), block.columns.len(), total)
+                EncodedBlock::new(&block, total)
             }
             Content::Double(duplicates) => {
                 let block = Csr::from_entries(first_row, rows, entries, duplicates);
                 let total = sum(block.values.iter().copied());
-                (block.to_bytes().into(), block.columns.len(), total)
+                EncodedBlock::new(&block, total)
             }
             Content::Ones => {
-                let entries = entries.into_iter().map(|(row, column, _)| (row, column, ()));
-                let block = Csr::from_entries(first_row, rows, entries.collect(), Duplicates::Keep);
-                (block.to_bytes().into(), block.columns.len(), block.columns.len() as f64)
+                let entries = entries.map(|(row, column, _)| (row, column, ()));
+                let block = Csr::from_entries(first_row, rows, entries, Duplicates::Keep);
+                let total = block.columns.len() as f64;
+                EncodedBlock::new(&block, total)
             }
             Content::RowSums => {
                 let block = Csr::from_entries(first_row, rows, entries, Duplicates::Keep);
-                let sums: Vec<f64> =
-                    (0..rows).map(|row| sum(block.row(row).1.iter().copied())).collect();
-                (numbers_to_bytes(&sums), block.columns.len(), sum(sums.iter().copied()))
+                let sums = (0..rows).map(|row| sum(block.row(row).1.iter().copied()));
+                let sums: Vec<f64> = sums.collect();
+                let (entries, total) = (block.columns.len(), sum(sums.iter().copied()));
+                let bytes = numbers_to_bytes(sums);
+                EncodedBlock { bytes, entries, sum: total, long_rows: Vec::new() }
             }
         }
     }
@@ -118,13 +144,12 @@ pub(super) async fn write_blocks(
         let range = write.cut.range(block as u32);
         let (content, first_row) = (write.content, range.start as u32);
         let rows = write.cut.rows(block as u32);
-        let encode = move || content.encode(first_row, rows, entries);
-        let (bytes, count, sum) =
-            tokio::task::spawn_blocking(encode).await.map_err(JobError::from)?;
-        folder.put(&Folder::part(block as u32), bytes).await?;
+        let encode = move || content.encode(first_row, rows, entries.iter().copied());
+        let encoded = tokio::task::spawn_blocking(encode).await.map_err(JobError::from)?;
+        folder.put(&Folder::part(block as u32), encoded.bytes).await?;
         numbers.push(block);
-        counts.push(count as i64);
-        sums.push(sum);
+        counts.push(encoded.entries as i64);
+        sums.push(encoded.sum);
     }
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(numbers)),

@@ -3,9 +3,10 @@
 use super::als::{AlsInitialize, AlsStep};
 use super::export::{FactorsExport, RanksExport};
 use super::layout::Folder;
-use super::pagerank::{PageRankInitialize, PageRankStep};
+use super::pagerank::{PageRankInitialize, PageRankStep, VectorSums};
 use super::prepare::{Gather, IdsExport, Number, Scatter};
 use super::resident::{Resident, Reuse};
+use super::slices::AlsSlices;
 use crate::Result;
 use arrow::array::AsArray;
 use arrow::array::{ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, UInt32Array};
@@ -29,7 +30,7 @@ use nightshift_udfs::csr::{Csr, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::OnceCell;
@@ -83,6 +84,12 @@ pub trait Kernel: Send + Sync {
 
     /// Works on one block.
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch>;
+
+    /// Works on all blocks, for a task that has all of them, with as many threads as it has cores; several steps, so
+    /// that these need not return to the driver for each. `None` if that can't be done, or is no better.
+    async fn run_all(&self, _: Task<'_>, _threads: usize) -> Result<Option<RecordBatch>> {
+        Ok(None)
+    }
 }
 
 /// The kernels that a plan can ask for.
@@ -98,8 +105,12 @@ pub enum Superstep {
     Gather(Gather),
     /// Starting factors.
     AlsInitialize(AlsInitialize),
+    /// Normal equations of rows that are too long for one task.
+    AlsSlices(AlsSlices),
     /// A half step of ALS.
     AlsStep(AlsStep),
+    /// Sums over all nodes.
+    VectorSums(VectorSums),
     /// Starting ranks.
     PageRankInitialize(PageRankInitialize),
     /// A step of PageRank.
@@ -119,7 +130,9 @@ impl Superstep {
             Superstep::Scatter(kernel) => kernel,
             Superstep::Gather(kernel) => kernel,
             Superstep::AlsInitialize(kernel) => kernel,
+            Superstep::AlsSlices(kernel) => kernel,
             Superstep::AlsStep(kernel) => kernel,
+            Superstep::VectorSums(kernel) => kernel,
             Superstep::PageRankInitialize(kernel) => kernel,
             Superstep::PageRankStep(kernel) => kernel,
             Superstep::FactorsExport(kernel) => kernel,
@@ -128,44 +141,93 @@ impl Superstep {
     }
 }
 
+/// What was measured in a block.
+pub struct Measured {
+    /// The block.
+    pub block: u32,
+    /// What the driver wants to know.
+    pub measures: Vec<f64>,
+}
+
 /// A row of measurements.
 pub fn measures_batch(task: Task<'_>, measures: &[f64], started: Instant) -> Result<RecordBatch> {
+    measures_of_all(task, &[Measured { block: task.block, measures: measures.to_vec() }], started)
+}
+
+/// Rows of measurements of blocks that were worked on together. The first has the time, and how many blocks were read.
+pub fn measures_of_all(
+    task: Task<'_>,
+    blocks: &[Measured],
+    started: Instant,
+) -> Result<RecordBatch> {
     let mut list = ListBuilder::new(Float64Builder::new());
-    list.append_value(measures.iter().map(|measure| Some(*measure)));
+    for block in blocks {
+        list.append_value(block.measures.iter().map(|measure| Some(*measure)));
+    }
+    let count = |count: &AtomicU32| {
+        let mut counts = vec![0; blocks.len()];
+        counts.iter_mut().take(1).for_each(|first| *first = count.load(Ordering::Relaxed));
+        UInt32Array::from(counts)
+    };
+    let mut seconds = vec![0.0; blocks.len()];
+    seconds.iter_mut().take(1).for_each(|first| *first = started.elapsed().as_secs_f64());
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt32Array::from(vec![task.block])),
+        Arc::new(UInt32Array::from_iter_values(blocks.iter().map(|block| block.block))),
         Arc::new(list.finish()),
-        Arc::new(Float64Array::from(vec![started.elapsed().as_secs_f64()])),
-        Arc::new(UInt32Array::from(vec![task.reuse.kept.load(Ordering::Relaxed)])),
-        Arc::new(UInt32Array::from(vec![task.reuse.read.load(Ordering::Relaxed)])),
+        Arc::new(Float64Array::from(seconds)),
+        Arc::new(count(&task.reuse.kept)),
+        Arc::new(count(&task.reuse.read)),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&MEASURES_SCHEMA), columns)?)
 }
 
-/// The blocks of a task that are not taken yet.
-type Queue = Arc<OnceCell<Mutex<VecDeque<u32>>>>;
+/// What is left of a task.
+#[derive(Debug)]
+struct Left {
+    /// The blocks that are not taken yet.
+    blocks: VecDeque<u32>,
+    /// What all of them have come to, if they were worked on together, and nobody has returned it yet.
+    of_all: Option<RecordBatch>,
+}
 
-/// The blocks that all partitions of a task list.
+type Queue = Arc<OnceCell<Mutex<Left>>>;
+
+/// The blocks that all partitions of a task list. If these are all that there are, the kernel may work on them
+/// together.
 async fn listed(
+    step: &Superstep,
+    resident: &Resident,
     input: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
-) -> PlanResult<Mutex<VecDeque<u32>>> {
+) -> PlanResult<Mutex<Left>> {
     let mut blocks = Vec::new();
-    for partition in 0..input.output_partitioning().partition_count() {
+    let partitions = input.output_partitioning().partition_count();
+    for partition in 0..partitions {
         let mut batches = input.execute(partition, Arc::clone(&context))?;
         while let Some(batch) = batches.try_next().await? {
             blocks.extend_from_slice(batch.column(0).as_primitive::<UInt32Type>().values());
         }
     }
     blocks.sort_unstable();
-    Ok(Mutex::new(blocks.into()))
+    let kernel = step.kernel();
+    let mut left = Left { blocks: blocks.into(), of_all: None };
+    if left.blocks.iter().copied().eq(0..kernel.blocks()) {
+        let (runtime, reuse) = (context.runtime_env(), Reuse::default());
+        let task = Task { block: 0, runtime: &runtime, resident, reuse: &reuse };
+        left.of_all = kernel.run_all(task, partitions).await.map_err(DataFusionError::from)?;
+    }
+    if left.of_all.is_some() {
+        left.blocks.clear();
+    }
+    Ok(Mutex::new(left))
 }
 
 /// Runs a kernel on blocks.
 ///
 /// Its input lists the blocks: a table in memory, whose partitions Ballista can tell apart when it gives a
 /// task some of them, which it can't with an operator that it doesn't know. Within a task the partitions
-/// take blocks from one queue, so that none waits while another has several left.
+/// take blocks from one queue, so that none waits while another has several left; or one of them works on all blocks
+/// with the threads of all partitions ([`Kernel::run_all`]).
 #[derive(Debug)]
 pub struct SuperstepExec {
     step: Superstep,
@@ -271,9 +333,16 @@ impl ExecutionPlan for SuperstepExec {
             let (input, queue, context) =
                 (Arc::clone(&input), Arc::clone(&queue), Arc::clone(&context));
             async move {
-                let blocks = queue.get_or_try_init(|| listed(input, Arc::clone(&context))).await?;
-                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let Some(block) = next else { return Ok(None) };
+                let left = || listed(&step, &resident, input, Arc::clone(&context));
+                let left = queue.get_or_try_init(left).await?;
+                let block = {
+                    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(measured) = left.of_all.take() {
+                        return Ok(Some((measured, ())));
+                    }
+                    let Some(block) = left.blocks.pop_front() else { return Ok(None) };
+                    block
+                };
                 let runtime = context.runtime_env();
                 let reuse = Reuse::default();
                 let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };

@@ -1,21 +1,26 @@
-//! The last state of a training as rows, still under dense numbers.
+//! The last state of a training as rows, with the ids that the numbers stand for.
 
 use super::exec::{Kernel, Task};
 use super::layout::{Folder, Partitioned, append_numbers};
+use super::prepare::NumberedIds;
 use crate::Result;
 use arrow::array::{
     ArrayRef, Float32Array, Float32Builder, Float64Array, Int32Builder, Int64Array, ListBuilder,
-    RecordBatch,
+    RecordBatch, UInt32Array,
 };
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A side of an ALS model: index, factors, bias if there is one, and for users the indexes of the
+/// A side of an ALS model: id, index, factors, bias if there is one, and for users the indexes of the
 /// items they have interacted with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FactorsExport {
+    /// The side's ids.
+    pub ids: NumberedIds,
     /// How the side is cut.
     pub cut: Partitioned,
     /// Its factors.
@@ -46,6 +51,7 @@ impl Kernel for FactorsExport {
 
     fn schema(&self) -> SchemaRef {
         let mut fields = vec![
+            self.ids.field(),
             Field::new("index", DataType::Int64, false),
             list("factors", DataType::Float32),
             Field::new("bias", DataType::Float32, false),
@@ -58,6 +64,7 @@ impl Kernel for FactorsExport {
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         let range = self.cut.range(task.block);
+        let ids = self.ids.read(task.runtime, range.clone()).await?;
         let bytes = self.state.open(task.runtime)?.get(&Folder::part(task.block)).await?;
         let mut part: Vec<f32> = Vec::new();
         let count = self.cut.rows(task.block) * self.width;
@@ -71,6 +78,7 @@ impl Kernel for FactorsExport {
             biases.push((bias + offset) as f32);
         }
         let mut columns: Vec<ArrayRef> = vec![
+            ids,
             Arc::new(Int64Array::from_iter_values(range.map(|index| index as i64))),
             Arc::new(factors.finish()),
             Arc::new(Float32Array::from(biases)),
@@ -89,13 +97,24 @@ impl Kernel for FactorsExport {
     }
 }
 
-/// The ranks: index and rank.
+/// Ranks for the vectors with these numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RankVectors {
+    /// The ranks of each node, one for each vector.
+    pub ranks: Folder,
+    /// The numbers of the vectors.
+    pub numbers: Range<u64>,
+}
+
+/// The ranks: id, number of the vector, and rank.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RanksExport {
     /// How the nodes are cut.
     pub cut: Partitioned,
-    /// The ranks.
-    pub ranks: Folder,
+    /// The nodes' ids.
+    pub ids: NumberedIds,
+    /// Their ranks.
+    pub vectors: Vec<RankVectors>,
 }
 
 #[async_trait]
@@ -105,23 +124,33 @@ impl Kernel for RanksExport {
     }
 
     fn blocks(&self) -> u32 {
-        self.cut.blocks()
+        self.cut.blocks() * self.vectors.len() as u32
     }
 
     fn schema(&self) -> SchemaRef {
         Arc::new(Schema::new(vec![
-            Field::new("index", DataType::Int64, false),
+            self.ids.field(),
+            Field::new("vector", DataType::Int64, false),
             Field::new("rank", DataType::Float64, false),
         ]))
     }
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
-        let range = self.cut.range(task.block);
-        let bytes = self.ranks.open(task.runtime)?.get(&Folder::part(task.block)).await?;
-        let mut ranks: Vec<f64> = Vec::new();
-        append_numbers(&bytes, self.cut.rows(task.block), self.ranks.0.as_str(), &mut ranks)?;
+        let block = task.block % self.cut.blocks();
+        let RankVectors { ranks, numbers } =
+            &self.vectors[(task.block / self.cut.blocks()) as usize];
+        let count = (numbers.end - numbers.start) as usize;
+        let rows = self.cut.rows(block) * count;
+        let ranks: Vec<f64> = ranks.numbers(task.runtime, &Folder::part(block), rows).await?;
+        let mut ids = self.ids.read(task.runtime, self.cut.range(block)).await?;
+        if count > 1 {
+            let repeated = UInt32Array::from_iter_values((0..rows).map(|row| (row / count) as u32));
+            ids = take(&ids, &repeated, None)?;
+        }
+        let vectors = numbers.clone().map(|number| number as i64).cycle().take(rows);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(range.map(|index| index as i64))),
+            ids,
+            Arc::new(Int64Array::from_iter_values(vectors)),
             Arc::new(Float64Array::from(ranks)),
         ];
         Ok(RecordBatch::try_new(self.schema(), columns)?)

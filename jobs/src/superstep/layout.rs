@@ -151,9 +151,15 @@ impl Folder {
     }
 }
 
-/// The binary form of numbers: little-endian, as Arrow has them in memory, and nothing else.
-pub fn numbers_to_bytes<V: Value + ArrowNativeType>(values: &[V]) -> Bytes {
-    Bytes::copy_from_slice(values.to_byte_slice())
+/// The binary form of numbers: little-endian, as Arrow has them in memory, and nothing else. They are not copied.
+pub fn numbers_to_bytes<V: ArrowNativeType>(values: Vec<V>) -> Bytes {
+    struct Numbers<V>(Vec<V>);
+    impl<V: ArrowNativeType> AsRef<[u8]> for Numbers<V> {
+        fn as_ref(&self) -> &[u8] {
+            self.0.to_byte_slice()
+        }
+    }
+    Bytes::from_owner(Numbers(values))
 }
 
 /// Appends the numbers that `bytes` hold to `out`; there must be `expected` of them.
@@ -187,7 +193,7 @@ mod tests {
         let number = |row: u64, at: u64| (row * 10 + at) as f32;
         for block in 0..cut.blocks() {
             let rows = cut.range(block).flat_map(|row| (0..3).map(move |at| number(row, at)));
-            let bytes = numbers_to_bytes(&rows.collect::<Vec<_>>());
+            let bytes = numbers_to_bytes(rows.collect());
             folder.open(&runtime).unwrap().put(&Folder::part(block), bytes).await.unwrap();
         }
         for wanted in [

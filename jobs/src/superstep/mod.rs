@@ -20,17 +20,19 @@ mod pagerank;
 mod prepare;
 mod resident;
 mod sink;
+mod slices;
 
 pub use als::{AlsInitialize, AlsStep, PublishedItems};
 pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};
 pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task};
-pub use export::{FactorsExport, RanksExport};
+pub use export::{FactorsExport, RankVectors, RanksExport};
 pub use items::{FixedItems, ItemFiles};
 pub use layout::{Folder, Partitioned};
-pub use pagerank::{PageRankGraph, PageRankInitialize, PageRankStep};
+pub use pagerank::{Distributions, PageRankGraph, PageRankInitialize, PageRankStep, VectorSums};
 pub use prepare::{
     Axis, Destination, Encode, Encoded, Gather, IdType, IdsExport, Number, NumberedIds, SEGMENT,
     Scatter, Segment, Wrong,
 };
 pub use resident::{Resident, Reuse};
 pub use sink::{Sink, SinkExec};
+pub use slices::{AlsSlices, LongRow, Slice};

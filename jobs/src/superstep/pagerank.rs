@@ -1,72 +1,157 @@
 //! PageRank on blocks of nodes: starting ranks, and a step along the incoming edges.
+//!
+//! A state has a rank of each node for each teleport distribution: a vector.
 
-use super::exec::{Kernel, Task, measures_batch};
+use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
-use nightshift_udfs::pagerank::{self, Measures, Nodes, Step, Weight, contributions};
+use nightshift_udfs::pagerank::{
+    self, AllBlocks, Measures, Nodes, Step, Weight, contributions, supersteps,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::spawn_blocking;
 
-/// What a step has in memory of each node: its rank, its outgoing weight and what it passes along.
-const NODE_BYTES: usize = 3 * size_of::<f64>();
+/// Parts that are read or written at the same time.
+const AT_ONCE: usize = 16;
 
 /// What all steps of one PageRank share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PageRankGraph {
     /// How the nodes are cut.
     pub cut: Partitioned,
+    /// How many edges there are.
+    pub edges: u64,
     /// The incoming edges of each block.
     pub incoming: Folder,
     /// Whether they have weights. If not, all are 1.
     pub weighted: bool,
     /// The outgoing weight of each node.
     pub out_weights: Folder,
-    /// The teleport weight of each node, and the sum of all; uniform if there is none.
-    pub teleport: Option<(Folder, f64)>,
+    /// The teleport distributions; a uniform one if there is none.
+    pub teleport: Option<Distributions>,
+}
+
+/// Numbers of each node, one for each vector, which become distributions when they are divided by the vector's sum.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Distributions {
+    /// The numbers, in parts as those of a state.
+    pub weights: Folder,
+    /// The sum for each vector.
+    pub sums: Vec<f64>,
+}
+
+impl Distributions {
+    async fn read(&self, task: Task<'_>, cut: Partitioned) -> Result<Vec<f64>> {
+        let (count, name) = (cut.rows(task.block) * self.sums.len(), Folder::part(task.block));
+        let weights: Vec<f64> = self.weights.numbers(task.runtime, &name, count).await?;
+        Ok(weights.iter().zip(self.sums.iter().cycle()).map(|(weight, sum)| weight / sum).collect())
+    }
 }
 
 impl PageRankGraph {
+    /// How many ranks a node has.
+    pub fn vectors(&self) -> usize {
+        self.teleport.as_ref().map_or(1, |teleport| teleport.sums.len())
+    }
+
+    /// What a step has in memory of each node: its outgoing weight, and of each vector its rank and what it passes
+    /// along.
+    fn node_bytes(&self) -> usize {
+        (1 + 2 * self.vectors()) * size_of::<f64>()
+    }
+
+    /// Bytes of all blocks in memory.
+    fn block_bytes(&self) -> u64 {
+        self.edges * if self.weighted { 12 } else { 4 } + self.cut.count * 8
+    }
+
     async fn out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
         let rows = self.cut.rows(task.block);
         let name = Folder::part(task.block);
         task.resident.numbers(task.runtime, &self.out_weights, &name, rows).await
     }
 
-    async fn teleport(&self, task: Task<'_>) -> Result<Vec<f64>> {
-        let rows = self.cut.rows(task.block);
-        match &self.teleport {
-            None => Ok(vec![1.0 / self.cut.count as f64; rows]),
-            Some((folder, total)) => {
-                let name = Folder::part(task.block);
-                let weights: Arc<Vec<f64>> =
-                    task.resident.numbers(task.runtime, folder, &name, rows).await?;
-                Ok(weights.iter().map(|weight| weight / total).collect())
-            }
+    async fn teleport(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
+        let read = async {
+            let shares = match &self.teleport {
+                None => vec![1.0 / self.cut.count as f64; self.cut.rows(task.block)],
+                Some(teleport) => teleport.read(task, self.cut).await?,
+            };
+            let bytes = shares.len() * size_of::<f64>();
+            Ok((shares, bytes))
+        };
+        let folder = self.teleport.as_ref().map_or(&self.incoming, |teleport| &teleport.weights);
+        let name = format!("shares of {}{}", folder.0, Folder::part(task.block));
+        task.resident.get(name, read).await
+    }
+
+    async fn incoming<W: Weight>(&self, task: Task<'_>) -> Result<Arc<Csr<W>>> {
+        let incoming = task.csr::<W>(&self.incoming).await?;
+        if incoming.rows() != self.cut.rows(task.block) {
+            return Err(JobError::Damaged {
+                what: format!("{}{}", self.incoming.0, Folder::part(task.block)),
+                reason: format!("it has {} nodes", incoming.rows()),
+            });
         }
+        Ok(incoming)
     }
 }
 
-async fn write(state: &Folder, task: Task<'_>, ranks: &[f64]) -> Result<()> {
+async fn write(state: &Folder, task: Task<'_>, ranks: Vec<f64>) -> Result<()> {
     let name = Folder::part(task.block);
     Ok(state.open(task.runtime)?.put(&name, numbers_to_bytes(ranks)).await?)
 }
 
-/// Starts with ranks that were published before, or with the teleport distribution. Measures: zero,
-/// dangling mass.
+/// Adds up numbers of nodes. Measures: a sum for each vector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VectorSums {
+    /// How the nodes are cut.
+    pub cut: Partitioned,
+    /// The numbers of each node, one for each vector.
+    pub weights: Folder,
+    /// How many vectors there are.
+    pub vectors: usize,
+}
+
+#[async_trait]
+impl Kernel for VectorSums {
+    fn name(&self) -> &'static str {
+        "vector-sums"
+    }
+
+    fn blocks(&self) -> u32 {
+        self.cut.blocks()
+    }
+
+    async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let (count, name) = (self.cut.rows(task.block) * self.vectors, Folder::part(task.block));
+        let weights: Vec<f64> = self.weights.numbers(task.runtime, &name, count).await?;
+        let mut sums = vec![0.0; self.vectors];
+        for of_node in weights.chunks_exact(self.vectors) {
+            sums.iter_mut().zip(of_node).for_each(|(sum, weight)| *sum += weight);
+        }
+        measures_batch(task, &sums, started)
+    }
+}
+
+/// Starts with ranks that were published before, or with the teleport distribution. Measures: as those of a step; the
+/// changes are zero.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PageRankInitialize {
     /// The graph.
     pub graph: PageRankGraph,
     /// Where the ranks go.
     pub state: Folder,
-    /// Ranks that were published before, 0 for nodes that had none, and their sum.
-    pub published: Option<(Folder, f64)>,
+    /// Ranks that were published before, 0 for nodes that had none.
+    pub published: Option<Distributions>,
 }
 
 #[async_trait]
@@ -82,87 +167,113 @@ impl Kernel for PageRankInitialize {
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
         let out_weights = self.graph.out_weights(task).await?;
-        let ranks = match &self.published {
-            None => self.graph.teleport(task).await?,
-            Some((folder, sum)) => {
-                let (rows, name) = (self.graph.cut.rows(task.block), Folder::part(task.block));
-                let ranks: Arc<Vec<f64>> =
-                    task.resident.numbers(task.runtime, folder, &name, rows).await?;
-                ranks.iter().map(|rank| rank / sum).collect()
+        let mut ranks = self.graph.teleport(task).await?.to_vec();
+        if let Some(published) = &self.published {
+            let shares = published.read(task, self.graph.cut).await?;
+            // A vector that was not published starts as if none had been.
+            let shares = shares.iter().zip(published.sums.iter().cycle());
+            for (rank, (share, _)) in
+                ranks.iter_mut().zip(shares).filter(|(_, (_, sum))| **sum > 0.0)
+            {
+                *rank = *share;
             }
-        };
-        let nodes = ranks.iter().zip(out_weights.iter());
-        let dangling: f64 = nodes.filter(|(_, weight)| **weight == 0.0).map(|(rank, _)| rank).sum();
-        write(&self.state, task, &ranks).await?;
-        measures_batch(task, &[0.0, dangling], started)
+        }
+        let mut measures = Measures::new(self.graph.vectors());
+        let nodes = ranks.chunks_exact(self.graph.vectors()).zip(out_weights.iter());
+        for (ranks, _) in nodes.filter(|(_, weight)| **weight == 0.0) {
+            let masses = measures.dangling_mass.iter_mut().zip(ranks);
+            masses.for_each(|(mass, rank)| *mass += rank);
+        }
+        write(&self.state, task, ranks).await?;
+        measures_batch(task, &measures.to_vec(), started)
     }
 }
 
-/// One step. Measures: change in L1, dangling mass.
+/// A step, or several of them. Measures, for each step: the change in L1 of each vector, the dangling mass of each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PageRankStep {
     /// The graph.
     pub graph: PageRankGraph,
     /// Probability of following an edge.
     pub damping: f64,
-    /// Rank that dangling nodes hold before the step.
-    pub dangling_mass: f64,
-    /// The ranks before the step.
+    /// Ranks that dangling nodes hold before the first step, for each vector, as the bits of `f64`: a number that travels
+    /// as text may lose the last of them, which one that stays in memory between steps does not.
+    pub dangling_mass: Vec<u64>,
+    /// The ranks before the first step.
     pub from: Folder,
-    /// Where the new ranks go.
-    pub to: Folder,
+    /// Where the ranks go after one step, after two, and so on. As many steps are done if a task has all blocks and
+    /// memory for them, else one. Those after the last one are written.
+    pub to: Vec<Folder>,
+    /// No step is done after one whose ranks are all as close to exact as this.
+    pub tolerance: f64,
 }
 
+/// Of all nodes: the outgoing weights, the ranks before the step, and what they pass along.
+type Before = [Arc<Vec<f64>>; 3];
+
 impl PageRankStep {
-    /// Of all nodes: the outgoing weights, the ranks before the step, and what they pass along.
-    async fn before(&self, task: Task<'_>) -> Result<[Arc<Vec<f64>>; 3]> {
+    fn dangling_mass(&self) -> Vec<f64> {
+        self.dangling_mass.iter().copied().map(f64::from_bits).collect()
+    }
+
+    fn next(&self) -> Result<&Folder> {
+        self.to.first().ok_or_else(|| JobError::Damaged {
+            what: "a step of PageRank".to_string(),
+            reason: "it doesn't say where ranks go".to_string(),
+        })
+    }
+
+    /// The outgoing weights of all nodes, and their ranks before the step.
+    async fn all_nodes(&self, task: Task<'_>) -> Result<[Arc<Vec<f64>>; 2]> {
         let (graph, resident) = (&self.graph, task.resident);
-        let ranks = resident.state::<f64>(task.runtime, &self.from, graph.cut, 1).await?;
-        let out_weights =
-            resident.state::<f64>(task.runtime, &graph.out_weights, graph.cut, 1).await?;
+        let ranks = resident.state(task.runtime, &self.from, graph.cut, graph.vectors()).await?;
+        let out_weights = resident.state(task.runtime, &graph.out_weights, graph.cut, 1).await?;
+        Ok([out_weights, ranks])
+    }
+
+    async fn before(&self, task: Task<'_>) -> Result<Before> {
+        let [out_weights, ranks] = self.all_nodes(task).await?;
         let known = (Arc::clone(&ranks), Arc::clone(&out_weights));
         let compute = async {
             let passed = spawn_blocking(move || contributions(&known.0, &known.1)).await?;
             let bytes = passed.len() * 8;
             Ok((passed, bytes))
         };
-        let passed = resident.get(format!("contributions of {}", self.from.0), compute).await?;
+        let name = format!("contributions of {}", self.from.0);
+        let passed = task.resident.get(name, compute).await?;
         Ok([out_weights, ranks, passed])
     }
 
     async fn pull<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
-        let incoming = task.csr::<W>(&self.graph.incoming).await?;
+        let incoming = self.graph.incoming::<W>(task).await?;
         let teleport = self.graph.teleport(task).await?;
-        if incoming.rows() != self.graph.cut.rows(task.block) {
-            return Err(JobError::Damaged {
-                what: format!("{}{}", self.graph.incoming.0, Folder::part(task.block)),
-                reason: format!("it has {} nodes", incoming.rows()),
-            });
-        }
-        let (ranks, measures) =
-            match task.resident.holds(self.graph.cut.count as usize * NODE_BYTES) {
-                true => self.pull_from_all(task, incoming, teleport).await?,
-                false => self.pull_in_groups(task, incoming, teleport).await?,
-            };
-        write(&self.to, task, &ranks).await?;
-        measures_batch(task, &[measures.change, measures.dangling_mass], started)
+        let state_bytes = self.graph.cut.count as usize * self.graph.node_bytes();
+        let (ranks, measures) = match task.resident.holds(state_bytes) {
+            true => self.pull_from_all(task, incoming, teleport).await?,
+            false => self.pull_in_groups(task, incoming, teleport).await?,
+        };
+        write(self.next()?, task, ranks).await?;
+        measures_batch(task, &measures.to_vec(), started)
     }
 
     async fn pull_from_all<W: Weight>(
         &self,
         task: Task<'_>,
         incoming: Arc<Csr<W>>,
-        teleport: Vec<f64>,
+        teleport: Arc<Vec<f64>>,
     ) -> Result<(Vec<f64>, Measures)> {
         let [out_weights, before, passed] = self.before(task).await?;
+        let vectors = self.graph.vectors();
         let range = self.graph.cut.range(task.block);
         let range = range.start as usize..range.end as usize;
-        let (damping, dangling_mass) = (self.damping, self.dangling_mass);
+        let own = range.start * vectors..range.end * vectors;
+        let (damping, dangling_mass) = (self.damping, self.dangling_mass());
         let compute = move || {
-            let (mut ranks, mut measures) = (vec![0.0; range.len()], Measures::default());
+            let (mut ranks, mut measures) = (vec![0.0; own.len()], Measures::new(vectors));
+            let dangling_mass = dangling_mass.as_slice();
             let step = Step { damping, dangling_mass, contributions: &passed };
-            let (out_weights, ranks_before) = (&out_weights[range.clone()], &before[range]);
+            let (out_weights, ranks_before) = (&out_weights[range], &before[own]);
             let nodes = Nodes { out_weights, teleport: &teleport, ranks: ranks_before };
             pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut measures);
             (ranks, measures)
@@ -176,38 +287,76 @@ impl PageRankStep {
         &self,
         task: Task<'_>,
         incoming: Arc<Csr<W>>,
-        teleport: Vec<f64>,
+        teleport: Arc<Vec<f64>>,
     ) -> Result<(Vec<f64>, Measures)> {
-        let (cut, runtime) = (self.graph.cut, task.runtime);
-        let count = cut.rows(task.block);
+        let (cut, runtime, vectors) = (self.graph.cut, task.runtime, self.graph.vectors());
+        let count = cut.rows(task.block) * vectors;
         let before: Vec<f64> = self.from.numbers(runtime, &Folder::part(task.block), count).await?;
         let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
-        let (damping, dangling_mass) = (self.damping, self.dangling_mass);
-        let (mut ranks, mut measures) = (vec![0.0; count], Measures::default());
-        let mut groups = Groups::new(task, incoming, NODE_BYTES);
+        let (mut ranks, mut measures) = (vec![0.0; count], Measures::new(vectors));
+        let mut groups = Groups::new(task, incoming, self.graph.node_bytes());
         while let Some(reserved) = groups.next(task).await? {
             let sources = &reserved.group.columns;
-            let source_ranks = self.from.rows(runtime, cut, 1, sources).await?;
+            let source_ranks = self.from.rows(runtime, cut, vectors, sources).await?;
             let out_weights = self.graph.out_weights.rows(runtime, cut, 1, sources).await?;
             let own = Arc::clone(&own);
+            let (damping, dangling_mass) = (self.damping, self.dangling_mass());
             let compute = move || {
                 let passed = contributions(&source_ranks, &out_weights);
+                let dangling_mass = dangling_mass.as_slice();
                 let step = Step { damping, dangling_mass, contributions: &passed };
                 let incoming = &reserved.group.rows;
                 let nodes = reserved.first..reserved.first + incoming.rows();
                 let (out_weights, before, teleport) = &*own;
-                let next = &mut ranks[nodes.clone()];
-                let nodes = Nodes {
-                    out_weights: &out_weights[nodes.clone()],
-                    teleport: &teleport[nodes.clone()],
-                    ranks: &before[nodes],
-                };
+                let out_weights = &out_weights[nodes.clone()];
+                let own = nodes.start * vectors..nodes.end * vectors;
+                let next = &mut ranks[own.clone()];
+                let (teleport, before) = (&teleport[own.clone()], &before[own]);
+                let nodes = Nodes { out_weights, teleport, ranks: before };
                 pagerank::superstep(step, incoming, nodes, next, &mut measures);
                 (ranks, measures)
             };
             (ranks, measures) = spawn_blocking(compute).await?;
         }
         Ok((ranks, measures))
+    }
+
+    /// All steps, on all blocks.
+    async fn pull_all<W: Weight>(&self, task: Task<'_>, threads: usize) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let (graph, vectors) = (&self.graph, self.graph.vectors());
+        let blocks = 0..graph.cut.blocks();
+        let read = |block: u32| async move {
+            let task = Task { block, ..task };
+            tokio::try_join!(graph.incoming::<W>(task), graph.teleport(task))
+        };
+        let read = futures::stream::iter(blocks.clone()).map(read).buffered(AT_ONCE);
+        let (incoming, teleport): (Vec<_>, Vec<_>) = read.try_collect().await?;
+        let [out_weights, before] = self.all_nodes(task).await?;
+        let (damping, dangling_mass) = (self.damping, self.dangling_mass());
+        let most = (self.to.len(), self.tolerance);
+        let compute = move || {
+            let teleport: Vec<&[f64]> = teleport.iter().map(|part| part.as_slice()).collect();
+            let (incoming, teleport) = (incoming.as_slice(), teleport.as_slice());
+            let out_weights = out_weights.as_slice();
+            let all = AllBlocks { incoming, out_weights, teleport, damping };
+            supersteps(all, &dangling_mass, &before, most, threads)
+        };
+        let done = spawn_blocking(compute).await?;
+        let folder = self.to.get(done.measures.len() - 1).unwrap_or(self.next()?);
+        let parts = blocks.clone().map(|block| {
+            let range = graph.cut.range(block);
+            let own = range.start as usize * vectors..range.end as usize * vectors;
+            write(folder, Task { block, ..task }, done.ranks[own].to_vec())
+        });
+        let parts: Vec<_> = parts.collect();
+        futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let of_block = |block: u32| {
+            let steps = done.measures.iter().flat_map(|step| step[block as usize].to_vec());
+            Measured { block, measures: steps.collect() }
+        };
+        let measured: Vec<_> = blocks.map(of_block).collect();
+        measures_of_all(task, &measured, started)
     }
 }
 
@@ -226,5 +375,18 @@ impl Kernel for PageRankStep {
             true => self.pull::<f64>(task).await,
             false => self.pull::<()>(task).await,
         }
+    }
+
+    async fn run_all(&self, task: Task<'_>, threads: usize) -> Result<Option<RecordBatch>> {
+        // Ranks and what they pass along are there twice, before a step and after it, besides what is kept.
+        let vectors = self.graph.vectors();
+        let state_bytes = self.graph.cut.count as usize * (2 + 5 * vectors) * size_of::<f64>();
+        let fits = task.resident.holds(state_bytes)
+            && task.resident.holds_blocks(self.graph.block_bytes());
+        Ok(match (self.to.len() > 1 && fits, self.graph.weighted) {
+            (false, _) => None,
+            (true, true) => Some(self.pull_all::<f64>(task, threads).await?),
+            (true, false) => Some(self.pull_all::<()>(task, threads).await?),
+        })
     }
 }

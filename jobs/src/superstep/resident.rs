@@ -94,6 +94,11 @@ impl Resident {
         bytes as u64 <= self.bytes / 2 / 8 * 7
     }
 
+    /// Whether blocks of so many bytes are kept.
+    pub fn holds_blocks(&self, bytes: u64) -> bool {
+        bytes <= self.bytes / 2 / 8 * 7
+    }
+
     /// Bytes of a state that a task reads at a time if it can't be kept as a whole.
     pub fn group_bytes(&self) -> usize {
         (self.bytes / 8).max(LEAST_GROUP) as usize
@@ -254,7 +259,7 @@ mod tests {
     /// Five times as many blocks as fit, one after another and all over again, of one training after another.
     #[tokio::test]
     async fn keeps_some_of_the_blocks_that_do_not_fit() {
-        let entries = |block: u32| (0..2000).map(|at| (block, at, f32::from(at as u16))).collect();
+        let entries = |block: u32| (0..2000).map(move |at| (block, at, f32::from(at as u16)));
         let block = |number| Csr::from_entries(number, 1, entries(number), Duplicates::Keep);
         let (count, size) = (100, block(0).size() as u64 + 1024);
         let resident = Resident::new(u64::from(count) / 5 * size * 2);

@@ -1,11 +1,12 @@
 //! The driver of matrix factorization.
 
 use super::options::MatrixFactorization;
+use super::prepare::{Blocks, Ids};
 use super::{Trained, Training, quoted, total};
 use crate::Result;
 use crate::superstep::{
-    AlsInitialize, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned, PublishedItems,
-    Superstep,
+    AlsInitialize, AlsSlices, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned,
+    PublishedItems, Slice, Superstep,
 };
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::als::{Feedback, HalfStep, Regularization, Solver, unobserved_loss};
@@ -18,6 +19,8 @@ struct Side {
     name: &'static str,
     cut: Partitioned,
     blocks: Folder,
+    /// Slices of the rows that are too long for one task.
+    slices: Vec<Slice>,
     regularization: Regularization,
     solver: Solver,
 }
@@ -66,19 +69,27 @@ impl Training<'_> {
             let mean = user_blocks.sum() / user_blocks.entries() as f64;
             Feedback::Explicit { bias: spec.bias, mean: if spec.bias { mean } else { 0.0 } }
         };
+        let side_slices = |blocks: &Blocks, cut, solver: Solver| match solver.adds_up() {
+            true => Slice::of_rows(cut, &blocks.long_rows),
+            false => Vec::new(),
+        };
+        let user_solver = spec.solver(data.rows as f64, users.count as f64);
+        let item_solver = spec.solver(data.rows as f64, items.count as f64);
         let user_side = Side {
             name: "users",
             cut: user_cut,
             blocks: user_blocks.folder.clone(),
             regularization: spec.regularization(items.count),
-            solver: spec.solver(data.rows as f64, users.count as f64),
+            slices: side_slices(&user_blocks, user_cut, user_solver),
+            solver: user_solver,
         };
         let item_side = Side {
             name: "items",
             cut: item_cut,
-            blocks: item_blocks.folder,
+            blocks: item_blocks.folder.clone(),
             regularization: spec.regularization(users.count),
-            solver: spec.solver(data.rows as f64, items.count as f64),
+            slices: side_slices(&item_blocks, item_cut, item_solver),
+            solver: item_solver,
         };
         for side in [&user_side, &item_side] {
             let (side, solver) = (side.name, side.solver);
@@ -96,8 +107,9 @@ impl Training<'_> {
             Feedback::Explicit { bias: true, mean } => Some(mean),
             _ => None,
         };
-        let export = |cut, state: &State, offset, seen| {
+        let export = |ids: &Ids, cut, state: &State, offset, seen| {
             Superstep::FactorsExport(FactorsExport {
+                ids: ids.numbered.clone(),
                 cut,
                 state: state.folder.clone(),
                 factors: spec.factors,
@@ -108,19 +120,18 @@ impl Training<'_> {
         };
         let select = |id: &str, index: &str, more: &str| {
             format!(
-                "SELECT ids.id AS {}, e.index AS {index}, e.factors, e.bias{more} \
-                 FROM export AS e JOIN ids ON e.index = ids.index",
+                "SELECT id AS {}, index AS {index}, factors, bias{more} FROM export",
                 quoted(id)
             )
         };
-        let user_export = export(user_cut, &user_state, offset, Some(user_blocks.folder));
-        let sql = select(&spec.user, "user_index", ", e.seen_items");
-        let plan = self.plan_export(user_export, &sql, &[("ids", users.table)]).await?;
+        let user_export = export(&users, user_cut, &user_state, offset, Some(user_blocks.folder));
+        let sql = select(&spec.user, "user_index", ", seen_items");
+        let plan = self.plan_export(user_export, &sql, &[]).await?;
         let mut made = BTreeMap::new();
         made.insert("user_factors".to_string(), self.write("user_factors", plan).await?);
-        let item_export = export(item_cut, &item_state, None, None);
+        let item_export = export(&items, item_cut, &item_state, None, None);
         let sql = select(&spec.item, "item_index", "");
-        let plan = self.plan_export(item_export, &sql, &[("ids", items.table)]).await?;
+        let plan = self.plan_export(item_export, &sql, &[]).await?;
         made.insert("item_factors".to_string(), self.write("item_factors", plan).await?);
         let rows: Vec<_> = losses.iter().map(|loss| vec![*loss]).collect();
         made.insert("training_info".to_string(), self.write_training_info(&["loss"], &rows).await?);
@@ -215,16 +226,29 @@ impl Training<'_> {
         (fixed_cut, fixed): (Partitioned, &Folder),
     ) -> Result<State> {
         let folder = self.folder(&state_name(side, iteration));
+        let step = HalfStep {
+            feedback,
+            regularization: side.regularization,
+            solver: side.solver,
+            factors: spec.factors,
+        };
+        if !side.slices.is_empty() {
+            let slices = AlsSlices {
+                step,
+                slices: side.slices.clone(),
+                blocks: side.blocks.clone(),
+                fixed: fixed.clone(),
+                fixed_cut,
+                sums: folder.clone(),
+            };
+            self.superstep(Superstep::AlsSlices(slices)).await?;
+        }
         let measures = self
             .superstep(Superstep::AlsStep(AlsStep {
-                step: HalfStep {
-                    feedback,
-                    regularization: side.regularization,
-                    solver: side.solver,
-                    factors: spec.factors,
-                },
+                step,
                 blocks: side.blocks.clone(),
                 cut: side.cut,
+                slices: side.slices.clone(),
                 earlier: earlier.filter(|_| side.solver.goes_on()),
                 fixed: fixed.clone(),
                 fixed_cut,

@@ -162,7 +162,10 @@ fn of_pagerank(spec: &PageRank, edges: f64, nodes: f64) -> Vec<Property> {
     let count = blocks(nodes, edges);
     let state_bytes = 8.0 * nodes;
     let weight_bytes = if spec.weight.is_some() { WEIGHT_BYTES } else { 0.0 };
-    let exchanged = 2.0 * (ENTRY_BYTES + weight_bytes) * edges;
+    // Where edges have no weights, only how many leave a node is exchanged besides.
+    let ways = if spec.weight.is_some() { 2.0 } else { 1.0 };
+    let encoded = (ENTRY_BYTES + weight_bytes) * edges;
+    let exchanged = ways * encoded;
     let block_bytes = (4.0 + weight_bytes) * edges + 8.0 * (nodes + count) + 8.0 * vectors * nodes;
     vec![
         ("edges", edges, "rows of the training query"),
@@ -198,7 +201,7 @@ fn of_pagerank(spec: &PageRank, edges: f64, nodes: f64) -> Vec<Property> {
         ),
         (
             "storage_bytes",
-            (block_bytes + exchanged.max(3.0 * state_bytes)).max(1.5 * exchanged),
+            (block_bytes + exchanged.max(3.0 * state_bytes)).max(encoded + exchanged),
             "intermediate data besides ids in the warehouse at most",
         ),
     ]

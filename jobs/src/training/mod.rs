@@ -9,6 +9,7 @@ mod options;
 mod pagerank;
 mod prepare;
 mod select;
+mod teleport;
 mod warm_start;
 
 pub use explain::explain;

@@ -3,21 +3,29 @@
 use super::options::PageRank;
 use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
+use super::teleport::{Teleport, rank_state_name};
 use super::{Trained, Training, total};
+use crate::Result;
 use crate::superstep::{
-    Axis, Content, Folder, PageRankGraph, PageRankInitialize, PageRankStep, Partitioned,
-    RanksExport, Superstep,
+    Axis, Content, Distributions, Folder, PageRankGraph, PageRankInitialize, PageRankStep,
+    Partitioned, RankVectors, RanksExport, Superstep,
 };
-use crate::{JobError, Result};
-use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::csr::Duplicates;
 use nightshift_udfs::pagerank::error_bound;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The last state, and for each step the change with the bound of the error, and how long it took.
+/// How long the steps of one job take, about: they are a state that is written, and progress that is shown.
+const JOB_SECONDS: f64 = 1.0;
+
+/// Steps of one job at most.
+const MOST_STEPS: usize = 64;
+
+/// The last state, and for each step the change with the bound of the error, the largest of all vectors, and how long
+/// it took.
 struct Iterated {
     state: Folder,
     history: Vec<Vec<f64>>,
@@ -36,29 +44,58 @@ impl Training<'_> {
             return Err(data_error(self.name, reason));
         }
         let ids = self.number(&data, &[Axis::Row, Axis::Column], "nodes").await?;
-        let graph = self.graph(spec, &data, &ids).await?;
-        let published = match spec.warm_start {
-            true => self.published_ranks(&ids, graph.cut).await?,
-            false => None,
-        };
-        let Iterated { state, history, seconds } = self.iterate(spec, &graph, published).await?;
+        let mut graph = self.graph(spec, &data, &ids).await?;
+        let teleport = self.teleport(spec, &ids).await?;
+        let topics = teleport.as_ref().and_then(|teleport| teleport.topics.as_ref());
+        let only = || std::iter::once(0..1).collect();
+        let batches: Vec<_> = topics.map_or_else(only, |topics| topics.batches(ids.count));
+        let (mut history, mut seconds): (Vec<Vec<f64>>, Vec<f64>) = (Vec::new(), Vec::new());
+        let mut vectors = Vec::new();
+        for batch in &batches {
+            let published = self.start(spec, &mut graph, teleport.as_ref(), &ids, batch).await?;
+            let done = self.iterate(spec, &graph, batch, published).await?;
+            vectors.push(RankVectors { ranks: done.state, numbers: batch.clone() });
+            // An iteration is as far from the end as its worst vector.
+            for (at, row) in done.history.into_iter().enumerate() {
+                match history.get_mut(at) {
+                    None => history.push(row),
+                    Some(all) => {
+                        all.iter_mut().zip(row).for_each(|(all, one)| *all = all.max(one));
+                    }
+                }
+            }
+            for (at, taken) in done.seconds.into_iter().enumerate() {
+                match seconds.get_mut(at) {
+                    None => seconds.push(taken),
+                    Some(all) => *all += taken,
+                }
+            }
+        }
 
-        let export = RanksExport { cut: graph.cut, ranks: state };
-        let sql = "SELECT ids.id AS node, e.rank FROM export AS e JOIN ids ON e.index = ids.index";
-        let tables = [("ids", Arc::clone(&ids.table))];
-        let plan = self.plan_export(Superstep::RanksExport(export), sql, &tables).await?;
+        let export = RanksExport { cut: graph.cut, ids: ids.numbered.clone(), vectors };
+        let (mut sql, mut tables) = ("SELECT id AS node, rank FROM export".to_string(), Vec::new());
+        if let Some(topics) = topics {
+            let by = &topics.by;
+            sql = format!(
+                "SELECT e.id AS node, topics.topic AS {by}, e.rank \
+                 FROM export AS e JOIN topics ON e.vector = topics.number"
+            );
+            tables.push(("topics", Arc::clone(&topics.table)));
+        }
+        let plan = self.plan_export(Superstep::RanksExport(export), &sql, &tables).await?;
         let mut made = BTreeMap::new();
         made.insert("ranks".to_string(), self.write("ranks", plan).await?);
         let info = self.write_training_info(&["change", "error_bound"], &history).await?;
         made.insert("training_info".to_string(), info);
         let bound = history.last().and_then(|row| row.get(1)).copied().unwrap_or(f64::NAN);
-        let metrics = BTreeMap::from([
+        let mut metrics = BTreeMap::from([
             ("nodes".to_string(), ids.count as f64),
             ("edges".to_string(), data.rows as f64),
             ("iterations".to_string(), history.len() as f64),
             ("error_bound".to_string(), bound),
             ("converged".to_string(), if bound <= spec.tolerance { 1.0 } else { 0.0 }),
         ]);
+        metrics.extend(topics.map(|topics| ("topics".to_string(), topics.count as f64)));
         Ok(Trained { tables: made, metrics, iteration_seconds: seconds })
     }
 
@@ -76,118 +113,104 @@ impl Training<'_> {
             ("out-weights", Axis::Row, cut, Content::RowSums),
         ];
         let [incoming, out_weights] = self.blocks(data, ways).await?;
-        let teleport = match &spec.teleport_table {
-            None => None,
-            Some(table) => Some(self.teleport(table, ids, cut).await?),
-        };
         Ok(PageRankGraph {
             cut,
+            edges: incoming.entries(),
             incoming: incoming.folder,
             weighted,
             out_weights: out_weights.folder,
-            teleport,
+            teleport: None,
         })
     }
 
-    /// Teleport weights by node, and their sum. Nodes that the graph doesn't have don't count.
-    async fn teleport(&self, name: &str, ids: &Ids, cut: Partitioned) -> Result<(Folder, f64)> {
-        let option = |reason: String| JobError::Option {
-            model: self.name.to_string(),
-            option: "teleport_table".to_string(),
-            reason,
+    /// Gives the graph the teleport distributions of a batch of topics. Returns the ranks to start from, if these are
+    /// others.
+    async fn start(
+        &self,
+        spec: &PageRank,
+        graph: &mut PageRankGraph,
+        teleport: Option<&Teleport>,
+        ids: &Ids,
+        batch: &Range<u64>,
+    ) -> Result<Option<Distributions>> {
+        graph.teleport = match teleport {
+            None => None,
+            Some(teleport) => Some(self.distributions(teleport, ids, graph.cut, batch).await?),
         };
-        let found = self.view.table(self.session, &TableReference::parse_str(name)).await?;
-        let table = found.ok_or_else(|| option(format!("there is no table {name}")))?;
-        let schema = table.schema();
-        let (Some(node), Some(weight)) = (schema.fields().first(), schema.fields().get(1)) else {
-            return Err(option(format!("{name} needs two columns, node and weight")));
-        };
-        if !weight.data_type().is_numeric() {
-            let reason = format!(
-                "column {} of {name} is a {}, not a number",
-                weight.name(),
-                weight.data_type()
-            );
-            return Err(option(reason));
+        let topics = teleport.and_then(|teleport| teleport.topics.as_ref());
+        match spec.warm_start {
+            true => self.published_ranks(spec, ids, topics, graph.cut, batch).await,
+            false => Ok(None),
         }
-        let (node, weight) = (super::quoted(node.name()), super::quoted(weight.name()));
-        let tables = [("teleport", table), ("ids", Arc::clone(&ids.table))];
-        let sql = format!(
-            "SELECT {node}, {weight} FROM teleport WHERE {weight} IS NULL OR isnan(CAST({weight} AS DOUBLE)) \
-             OR {weight} < 0 OR CAST({weight} AS DOUBLE) = CAST('Infinity' AS DOUBLE) LIMIT 1"
-        );
-        let wrong = self.session.collect(self.session.plan_over(&sql, &tables).await?).await?;
-        if wrong.iter().any(|batch| batch.num_rows() > 0) {
-            let row = arrow::util::pretty::pretty_format_batches(&wrong)?;
-            return Err(option(format!(
-                "{name} has a weight that is no finite number from 0:\n{row}"
-            )));
-        }
-        let sql = format!(
-            r#"SELECT ids.index AS "row", CAST(0 AS BIGINT) AS "column", CAST(t.{weight} AS DOUBLE) AS weight
-               FROM teleport AS t JOIN ids ON t.{node} = ids.id"#
-        );
-        let blocks = self.write_blocks("teleport", &sql, &tables, cut, Content::RowSums).await?;
-        let sum = blocks.sum();
-        if !sum.is_finite() {
-            return Err(option(format!(
-                "the weights in {name} add up to more than a number can hold"
-            )));
-        }
-        if sum == 0.0 {
-            return Err(option(format!("no node of the graph has a weight in {name}")));
-        }
-        Ok((blocks.folder, sum))
     }
 
-    /// Steps until the ranks are as close to exact as asked, from `published` ranks and their sum or
-    /// from the teleport distribution.
+    /// Steps until the ranks are as close to exact as asked, from `published` ranks or from the teleport
+    /// distributions.
     async fn iterate(
         &self,
         spec: &PageRank,
         graph: &PageRankGraph,
-        published: Option<(Folder, f64)>,
+        batch: &Range<u64>,
+        published: Option<Distributions>,
     ) -> Result<Iterated> {
-        let mut state = self.rank_state(0);
+        let vectors = graph.vectors();
+        let mut state = self.rank_state(batch, 0);
         let first = PageRankInitialize { graph: graph.clone(), state: state.clone(), published };
-        let mut totals = total(&self.superstep(Superstep::PageRankInitialize(first)).await?);
-        let (mut history, mut seconds) = (Vec::new(), Vec::new());
+        let measures = self.superstep(Superstep::PageRankInitialize(first)).await?;
+        let mut dangling_mass = total(&measures)[vectors..].to_vec();
+        let (mut history, mut seconds): (Vec<Vec<f64>>, Vec<f64>) = (Vec::new(), Vec::new());
+        let (mut before, mut steps) = (None, 1);
         loop {
             let started = Instant::now();
-            let iteration = history.len() + 1;
-            let next = self.rank_state(iteration);
+            let iteration = history.len();
+            steps = steps.min(spec.max_iterations - iteration);
+            let to = (1..=steps).map(|step| self.rank_state(batch, iteration + step)).collect();
             let step = PageRankStep {
                 graph: graph.clone(),
                 damping: spec.damping,
-                dangling_mass: totals[1],
+                dangling_mass: dangling_mass.iter().map(|mass| mass.to_bits()).collect(),
                 from: state,
-                to: next.clone(),
+                to,
+                tolerance: spec.tolerance,
             };
-            totals = total(&self.superstep(Superstep::PageRankStep(step)).await?);
-            let bound = error_bound(totals[0], spec.damping);
-            history.push(vec![totals[0], bound]);
-            seconds.push(started.elapsed().as_secs_f64());
+            let totals = total(&self.superstep(Superstep::PageRankStep(step)).await?);
             let name = self.name.to_string();
-            self.progress.iteration(&name, iteration, spec.max_iterations, "error bound", bound);
-            state = next;
+            let mut bound = f64::INFINITY;
+            for measures in totals.chunks_exact(2 * vectors) {
+                let change = measures[..vectors].iter().copied().fold(0.0, f64::max);
+                bound = error_bound(change, spec.damping);
+                history.push(vec![change, bound]);
+                let iteration = history.len();
+                self.progress.iteration(
+                    &name,
+                    iteration,
+                    spec.max_iterations,
+                    "error bound",
+                    bound,
+                );
+            }
+            let done = history.len() - iteration;
+            let taken = started.elapsed().as_secs_f64() / done.max(1) as f64;
+            seconds.extend(std::iter::repeat_n(taken, done));
+            steps = ((JOB_SECONDS / taken) as usize).clamp(1, MOST_STEPS);
+            dangling_mass = totals[totals.len() - vectors..].to_vec();
+            state = self.rank_state(batch, history.len());
             if bound <= spec.tolerance {
                 return Ok(Iterated { state, history, seconds });
             }
-            if iteration == spec.max_iterations {
+            if history.len() == spec.max_iterations {
                 self.progress.note(&format!(
-                    "{name} did not converge: after {iteration} iterations the error is at most \
-                     {bound:.1e}, asked was {:.1e}; raise max_iterations or tolerance",
+                    "{name} did not converge: after {} iterations the error is at most {bound:.1e}, asked was \
+                     {:.1e}; raise max_iterations or tolerance",
+                    history.len(),
                     spec.tolerance
                 ));
                 return Ok(Iterated { state, history, seconds });
             }
-            if iteration > 1 {
-                self.remove(&format!("state/{:05}", iteration - 2)).await?;
+            // The state that the last job began with may still be read by a task that is run twice.
+            if let Some(before) = before.replace(iteration) {
+                self.remove(&rank_state_name(batch, before)).await?;
             }
         }
-    }
-
-    fn rank_state(&self, iteration: usize) -> Folder {
-        self.folder(&format!("state/{iteration:05}"))
     }
 }

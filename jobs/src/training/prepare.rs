@@ -6,19 +6,22 @@ use crate::operator::{Operator, OperatorNode};
 use crate::session::Session;
 use crate::superstep::{
     Axis, BlockWrite, Content, Destination, Encode, Encoded, Folder, Gather, IdType, IdsExport,
-    Number, NumberedIds, Partitioned, SEGMENT, Scatter, Segment, Sink, Superstep, WrittenBlock,
-    Wrong, written_blocks,
+    LongRow, Number, NumberedIds, Partitioned, SEGMENT, Scatter, Segment, Sink, Superstep,
+    WrittenBlock, Wrong, written_blocks,
 };
 use crate::{JobError, Result};
 use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
-use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::schema::stored;
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// The folder of encoded rows.
 const ENTRIES: &str = "entries";
+
+/// The folder of ids in the order of their numbers.
+const IDS: &str = "ids";
 
 /// The folder of entries on their way to blocks.
 const SCATTERED: &str = "scattered";
@@ -33,12 +36,14 @@ pub struct TrainingData {
     pub types: [DataType; 2],
 }
 
-/// Ids with the dense numbers they have got, as a table of `id` and `index`.
+/// Ids with the dense numbers they have got.
 pub struct Ids {
-    /// The table.
-    pub table: Arc<dyn TableProvider>,
+    /// The ids in the order of their numbers.
+    pub numbered: NumberedIds,
     /// How many.
     pub count: u64,
+    name: String,
+    table: OnceCell<Arc<dyn TableProvider>>,
 }
 
 /// Blocks that were written.
@@ -47,6 +52,8 @@ pub struct Blocks {
     pub folder: Folder,
     /// What is in each of them.
     pub written: Vec<WrittenBlock>,
+    /// The rows that are too long for one task.
+    pub long_rows: Vec<LongRow>,
 }
 
 impl Blocks {
@@ -112,7 +119,7 @@ impl Training<'_> {
     ) -> Result<Ids> {
         let [row, column] = &data.types;
         let id_type = IdType::new(if axes.contains(&Axis::Row) { row } else { column });
-        let ids = NumberedIds { folder: data.folder.clone(), name: format!("{name}.ids"), id_type };
+        let ids = NumberedIds { folder: self.folder(IDS), name: name.to_string(), id_type };
         let number = Number {
             folder: data.folder.clone(),
             segments: data.segments.clone(),
@@ -124,15 +131,19 @@ impl Training<'_> {
             let reason = format!("{count} different ids are more than {}", i32::MAX);
             return Err(data_error(self.name, reason));
         }
-        let export = IdsExport { ids, cut: Partitioned::new(count, count) };
-        let plan = Operator::Superstep(Box::new(Superstep::IdsExport(export)));
-        let plan = OperatorNode::plan(&plan, None)?;
-        let folder = format!("{}/{name}", self.folder);
-        let staged = self.session.write_table(self.run, plan, &folder).await?;
-        let list = format!("{folder}/files.json");
-        let table: WarehouseTable =
-            self.session.warehouse().stage(&staged.folder, &staged.contents, &list).await?;
-        Ok(Ids { table: Arc::new(table), count })
+        Ok(Ids { numbered: ids, count, name: name.to_string(), table: OnceCell::new() })
+    }
+
+    /// The ids as a table of `id` and `index`, for SQL.
+    pub(super) async fn ids_table(&self, ids: &Ids) -> Result<Arc<dyn TableProvider>> {
+        let write = async {
+            let cut = Partitioned::new(ids.count, ids.count);
+            let export = IdsExport { ids: ids.numbered.clone(), cut };
+            let plan = Operator::Superstep(Box::new(Superstep::IdsExport(export)));
+            let plan = OperatorNode::plan(&plan, None)?;
+            Ok::<_, JobError>(self.intermediate(plan, &ids.name).await?.0)
+        };
+        Ok(Arc::clone(ids.table.get_or_try_init(|| write).await?))
     }
 
     /// Writes the entries as blocks, in each of the ways that are given by name, axis, cut and content. The
@@ -158,15 +169,23 @@ impl Training<'_> {
                 write: BlockWrite { folder: folder.clone(), cut, content },
             };
             let measures = self.superstep(Superstep::Gather(gather)).await?;
-            let written = measures.iter().map(|measures| match measures[..] {
-                [entries, sum] => Ok(WrittenBlock { entries: entries as u64, sum }),
-                _ => Err(JobError::Damaged {
-                    what: format!("what a block of {} was measured to be", folder.0),
-                    reason: format!("{} numbers instead of 2", measures.len()),
-                }),
-            });
-            let written = written.collect::<Result<_>>()?;
-            made.push(Blocks { folder, written });
+            let (mut written, mut long_rows) = (Vec::new(), Vec::new());
+            for measures in &measures {
+                let [entries, sum, rows @ ..] = &measures[..] else {
+                    return Err(JobError::Damaged {
+                        what: format!("what a block of {} was measured to be", folder.0),
+                        reason: format!("{} numbers instead of 2", measures.len()),
+                    });
+                };
+                written.push(WrittenBlock { entries: *entries as u64, sum: *sum });
+                long_rows.extend(
+                    rows.as_chunks().0.iter().map(|[row, entries]| LongRow {
+                        row: *row as u32,
+                        entries: *entries as u64,
+                    }),
+                );
+            }
+            made.push(Blocks { folder, written, long_rows });
         }
         self.remove(SCATTERED).await?;
         made.try_into().map_err(|_| JobError::Damaged {
@@ -201,13 +220,13 @@ impl Training<'_> {
                 Some(block) => block,
                 None => {
                     let first = cut.range(block).start as u32;
-                    let (bytes, _, sum) = content.encode(first, cut.rows(block), Vec::new());
-                    storage.put(&Folder::part(block), bytes).await?;
-                    WrittenBlock { entries: 0, sum }
+                    let none = content.encode(first, cut.rows(block), std::iter::empty());
+                    storage.put(&Folder::part(block), none.bytes).await?;
+                    WrittenBlock { entries: 0, sum: none.sum }
                 }
             };
             written.push(block);
         }
-        Ok(Blocks { folder, written })
+        Ok(Blocks { folder, written, long_rows: Vec::new() })
     }
 }

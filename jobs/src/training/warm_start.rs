@@ -1,14 +1,16 @@
 //! Where training starts that goes on from the published version of the model.
 
-use super::options::{MatrixFactorization, ModelSpec, recorded_spec};
+use super::options::{MatrixFactorization, ModelSpec, PageRank, recorded_spec};
 use super::prepare::Ids;
+use super::teleport::Topics;
 use super::{Training, quoted};
-use crate::superstep::{Content, Folder, ItemFiles, Partitioned, PublishedItems};
+use crate::superstep::{Content, Distributions, ItemFiles, Partitioned, PublishedItems};
 use crate::table_functions::Model;
 use crate::{JobError, Result};
 use datafusion::catalog::TableProvider;
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_udfs::csr::Duplicates;
+use std::ops::Range;
 use std::sync::Arc;
 
 impl Training<'_> {
@@ -33,9 +35,9 @@ impl Training<'_> {
         let table = table.ok_or_else(|| {
             self.warm_start_error(format!("the published version has no table {name}"))
         })?;
-        let (old, new) = (table.schema(), ids.table.schema());
-        let (old, new) = (old.field(0), new.field(0).data_type());
-        if old.data_type() != new {
+        let (old, new) = (table.schema(), ids.numbered.id_type.data_type()?);
+        let old = old.field(0);
+        if *old.data_type() != new {
             return Err(self.warm_start_error(format!(
                 "column {} is a {} in the published version, and a {new} in the training query: cast it",
                 old.name(),
@@ -76,31 +78,42 @@ impl Training<'_> {
         let files = files.into_iter().map(|file| file.path).collect();
         let factors = ItemFiles { table: table.spec.table.clone(), files };
         let tables: [(&str, Arc<dyn TableProvider>); 2] =
-            [("ids", Arc::clone(&items.table)), ("old", Arc::new(table))];
+            [("ids", self.ids_table(items).await?), ("old", Arc::new(table))];
         let content = Content::Single(Duplicates::Keep);
         let rows = self.write_blocks("published-items", &sql, &tables, cut, content).await?;
         Ok(Some(PublishedItems { rows: rows.folder, factors }))
     }
 
-    /// The published version's ranks of the nodes, and their sum.
+    /// The published version's ranks of the nodes, for each topic of a batch; nothing if it has none of them.
     pub(super) async fn published_ranks(
         &self,
+        spec: &PageRank,
         ids: &Ids,
+        topics: Option<&Topics>,
         cut: Partitioned,
-    ) -> Result<Option<(Folder, f64)>> {
+        batch: &Range<u64>,
+    ) -> Result<Option<Distributions>> {
         let Some((model, before)) = self.published().await? else { return Ok(None) };
-        if let ModelSpec::MatrixFactorization(_) = before {
-            let reason = "the published version is a matrix_factorization model".to_string();
-            return Err(self.warm_start_error(reason));
+        let by = |spec: &PageRank| spec.teleport_by.clone().unwrap_or_else(|| "missing".into());
+        match before {
+            ModelSpec::PageRank(before) if before.teleport_by == spec.teleport_by => {}
+            ModelSpec::PageRank(before) => {
+                return Err(self.warm_start_error(format!(
+                    "teleport_by is {}, and {} in the published version: use that, or no warm_start",
+                    by(spec),
+                    by(&before)
+                )));
+            }
+            ModelSpec::MatrixFactorization(_) => {
+                let reason = "the published version is a matrix_factorization model".to_string();
+                return Err(self.warm_start_error(reason));
+            }
         }
-        let table = self.published_table(&model, "ranks", ids)?;
-        let sql = r#"SELECT ids.index AS "row", CAST(0 AS BIGINT) AS "column", old.rank AS weight
-                     FROM ids JOIN old ON ids.id = old.node"#;
-        let tables: [(&str, Arc<dyn TableProvider>); 2] =
-            [("ids", Arc::clone(&ids.table)), ("old", Arc::new(table))];
-        let ranks =
-            self.write_blocks("published-ranks", sql, &tables, cut, Content::RowSums).await?;
-        let sum = ranks.sum();
-        Ok((sum > 0.0).then_some((ranks.folder, sum)))
+        let table: Arc<dyn TableProvider> = Arc::new(self.published_table(&model, "ranks", ids)?);
+        let tables = vec![("ids", self.ids_table(ids).await?), ("old", table)];
+        let what = ("t.rank", "ids JOIN old AS t ON ids.id = t.node");
+        let folder = format!("published-{}", batch.start);
+        let ranks = self.vectors(&folder, what, tables, topics, cut, batch).await?;
+        Ok(ranks.sums.iter().any(|sum| *sum > 0.0).then_some(ranks))
     }
 }

@@ -7,8 +7,8 @@
 use super::nonnegative::NonNegative;
 use super::observations::observe;
 use super::rows::{Row, SolveRow};
-use super::{CHUNK, Equations, Feedback, Fixed};
-use crate::dense::{self, System};
+use super::{CHUNK, Equations, Feedback, Fixed, RowSums};
+use crate::dense::{self, Ahead, System};
 use pulp::Simd;
 
 /// Observations that are gathered before they are multiplied: with 64 factors, what a first cache holds.
@@ -81,37 +81,91 @@ impl<'a> Exact<'a> {
     /// Adds up the observations of a row.
     #[inline(always)]
     fn gather<S: Simd>(&mut self, simd: S, row: &Row<'_>) {
-        let Row { columns, weights, .. } = *row;
         self.squares = 0.0;
         self.target.fill(0.0);
-        let chunks = columns.len().div_ceil(CHUNK).max(1);
-        match chunks {
-            1 => self.system.matrix.copy_from_slice(&self.base),
-            _ => self
-                .earlier
-                .iter_mut()
-                .zip(&self.base)
-                .for_each(|(sum, base)| *sum = f64::from(*base)),
+        if row.sums.is_none() && row.columns.len() <= CHUNK {
+            self.system.matrix.copy_from_slice(&self.base);
+            self.gather_chunk(simd, row.columns, row.weights, row.following);
+            return;
         }
+        let base = self.earlier.iter_mut().zip(&self.base);
+        base.for_each(|(sum, base)| *sum = f64::from(*base));
+        match row.sums {
+            Some(sums) => self.add_sums(sums),
+            None => self.gather_chunks(simd, row.columns, row.weights, row.following),
+        }
+        let sums = self.system.matrix.iter_mut().zip(&self.earlier);
+        sums.for_each(|(value, sum)| *value = *sum as f32);
+    }
+
+    /// Adds observations to the sums in double precision.
+    #[inline(always)]
+    fn gather_chunks<S: Simd>(
+        &mut self,
+        simd: S,
+        columns: &[u32],
+        weights: &[f32],
+        mut following: &[u32],
+    ) {
         for (columns, weights) in columns.chunks(CHUNK).zip(weights.chunks(CHUNK)) {
-            if chunks > 1 {
-                self.system.matrix.fill(0.0);
-            }
-            let panels = columns.chunks(PANEL_ROWS).zip(weights.chunks(PANEL_ROWS));
-            for (columns, weights) in panels {
-                self.gather_panel(simd, columns, weights);
-                let panel = &self.panel[..columns.len() * self.order];
-                dense::add_products(simd, &mut self.system.matrix, panel, self.order);
-            }
-            if chunks > 1 {
-                let sums = self.earlier.iter_mut().zip(&self.system.matrix);
-                sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
-            }
+            self.system.matrix.fill(0.0);
+            self.gather_chunk(simd, columns, weights, following);
+            following = &following[columns.len()..];
+            let sums = self.earlier.iter_mut().zip(&self.system.matrix);
+            sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
         }
-        if chunks > 1 {
-            let sums = self.system.matrix.iter_mut().zip(&self.earlier);
-            sums.for_each(|(value, sum)| *value = *sum as f32);
+    }
+
+    /// Adds observations to the sums in single precision. `following` begins with them.
+    #[inline(always)]
+    fn gather_chunk<S: Simd>(
+        &mut self,
+        simd: S,
+        columns: &[u32],
+        weights: &[f32],
+        mut following: &[u32],
+    ) {
+        for (columns, weights) in columns.chunks(PANEL_ROWS).zip(weights.chunks(PANEL_ROWS)) {
+            self.gather_panel(simd, columns, weights);
+            following = &following[columns.len()..];
+            let ahead = Ahead { rows: self.fixed.rows, next: following, width: self.width };
+            let panel = &self.panel[..columns.len() * self.order];
+            dense::add_products(simd, &mut self.system.matrix, panel, self.order, ahead);
         }
+    }
+
+    /// Adds what [`RowSums`] hold.
+    fn add_sums(&mut self, sums: &RowSums) {
+        let (width, order) = (self.width, self.order);
+        let (matrix, rest) = sums.0.split_at(width * width);
+        let (target, squares) = rest.split_at(width);
+        for (to, from) in self.earlier.chunks_exact_mut(order).zip(matrix.chunks_exact(width)) {
+            to.iter_mut().zip(from).for_each(|(sum, value)| *sum += value);
+        }
+        self.target.iter_mut().zip(target).for_each(|(sum, value)| *sum += value);
+        self.squares += squares.iter().sum::<f64>();
+    }
+
+    /// Adds some observations of a row to its sums, in which they are to be all after those before.
+    #[inline(always)]
+    pub(super) fn add_to<S: Simd>(
+        &mut self,
+        simd: S,
+        (columns, weights): (&[u32], &[f32]),
+        sums: &mut RowSums,
+    ) {
+        self.earlier.fill(0.0);
+        self.target.fill(0.0);
+        self.squares = 0.0;
+        self.add_sums(sums);
+        self.gather_chunks(simd, columns, weights, columns);
+        let (width, order) = (self.width, self.order);
+        sums.0.clear();
+        for column in self.earlier.chunks_exact(order).take(width) {
+            sums.0.extend_from_slice(&column[..width]);
+        }
+        sums.0.extend_from_slice(&self.target[..width]);
+        sums.0.push(self.squares);
     }
 
     /// Gathers a panel of observations, and adds them to the right side.

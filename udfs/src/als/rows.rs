@@ -3,7 +3,7 @@
 use super::exact::Exact;
 use super::gradient::Gradient;
 use super::subspace::Subspace;
-use super::{AlsError, Fixed, HalfStep, Solver, Sums};
+use super::{AlsError, Fixed, HalfStep, KnownSums, RowSums, Solver, Sums};
 use crate::csr::Csr;
 use pulp::{Simd, WithSimd};
 
@@ -13,6 +13,7 @@ pub(super) struct Rows<'a> {
     pub(super) fixed: Fixed<'a>,
     pub(super) block: &'a Csr<f32>,
     pub(super) width: usize,
+    pub(super) known: &'a KnownSums,
     pub(super) solution: &'a mut [f32],
     pub(super) sums: &'a mut Sums,
 }
@@ -22,6 +23,10 @@ pub(super) struct Rows<'a> {
 pub(super) struct Row<'a> {
     pub(super) columns: &'a [u32],
     pub(super) weights: &'a [f32],
+    /// The columns of the row and of those after it.
+    pub(super) following: &'a [u32],
+    /// What the observations add up to, if that is known.
+    pub(super) sums: Option<&'a RowSums>,
     /// The weight of the penalty.
     pub(super) lambda: f64,
 }
@@ -58,7 +63,10 @@ impl Rows<'_> {
         for (row, solution) in self.solution.chunks_exact_mut(self.width).enumerate() {
             let (columns, weights) = self.block.row(row);
             let lambda = self.step.regularization.of_row(columns.len());
-            let objective = method.solve(simd, &Row { columns, weights, lambda }, solution);
+            let following = &self.block.columns[self.block.offsets[row] as usize..];
+            let sums = self.known.get(&(self.block.first_row + row as u32));
+            let row_to_solve = Row { columns, weights, following, sums, lambda };
+            let objective = method.solve(simd, &row_to_solve, solution);
             self.sums.objective += objective.ok_or(AlsError::Singular {
                 row: self.block.first_row as usize + row,
                 observations: columns.len(),
@@ -67,5 +75,24 @@ impl Rows<'_> {
             self.sums.penalty += lambda * norm;
         }
         Ok(())
+    }
+}
+
+/// Adds observations of a row to its sums.
+pub(super) struct Part<'a> {
+    pub(super) step: HalfStep,
+    pub(super) fixed: Fixed<'a>,
+    pub(super) observations: (&'a [u32], &'a [f32]),
+    pub(super) sums: &'a mut RowSums,
+}
+
+impl WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let width = self.step.feedback.width(self.step.factors);
+        let mut exact = Exact::new(self.step.feedback, width, self.fixed, false);
+        exact.add_to(simd, self.observations, self.sums);
     }
 }

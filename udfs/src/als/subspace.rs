@@ -6,7 +6,7 @@ use super::gradient::{common_product, inner};
 use super::observations::{ABREAST, Observations};
 use super::rows::{Row, SolveRow};
 use super::{CHUNK, Equations, Feedback, Fixed};
-use crate::dense::{self, System};
+use crate::dense::{self, Ahead, System};
 use pulp::Simd;
 use std::ops::Range;
 
@@ -200,7 +200,7 @@ impl Subspace<'_> {
                 for (z, prediction) in behind_groups.chunks_exact(order).zip(rest) {
                     dense::add_multiples(simd, [z], [-prediction], pulled);
                 }
-                dense::add_products(simd, &mut system.matrix, panel, order);
+                dense::add_products(simd, &mut system.matrix, panel, order, Ahead::NOTHING);
                 let sums = gradient.iter_mut().zip(&*pulled);
                 sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
                 first = behind;

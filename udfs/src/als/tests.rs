@@ -2,6 +2,7 @@ use super::*;
 use crate::csr::Duplicates;
 use crate::random::starting_factors;
 use proptest::prelude::*;
+use pulp::{Arch, Scalar, WithSimd};
 
 const USERS: usize = 6;
 const ITEMS: usize = 5;
@@ -125,7 +126,7 @@ proptest! {
         let regularization = Regularization { strength, exponent, unobserved: 0.5 };
         let items: Vec<f32> = starting_factors(seed, 0, ITEMS, width, width)
             .iter().map(|value| value * 10.0).collect();
-        let block = Csr::from_entries(0, USERS, entries.clone(), Duplicates::Add);
+        let block = Csr::from_entries(0, USERS, entries.iter().copied(), Duplicates::Add);
         let items_gram = gram(&items, width, factors);
         let fixed = Fixed { rows: &items, gram: &items_gram };
         let mut users = vec![0.0; USERS * width];
@@ -177,7 +178,7 @@ proptest! {
         let regularization = Regularization { strength, exponent: 0.0, unobserved: 0.0 };
         let items: Vec<f32> = starting_factors(seed, 0, ITEMS, width, width)
             .iter().map(|value| value * 10.0).collect();
-        let block = Csr::from_entries(0, USERS, entries.clone(), Duplicates::Add);
+        let block = Csr::from_entries(0, USERS, entries.iter().copied(), Duplicates::Add);
         let items_gram = gram(&items, width, factors);
         let fixed = Fixed { rows: &items, gram: &items_gram };
         let half_step = |solver, users: &mut [f32]| {
@@ -233,7 +234,7 @@ proptest! {
         let fixed = Fixed { rows: &items, gram: &items_gram };
         let solve = |first: usize, rows: usize| {
             let range = first as u32..(first + rows) as u32;
-            let own = entries.iter().copied().filter(|e| range.contains(&e.0)).collect();
+            let own = entries.iter().copied().filter(|e| range.contains(&e.0));
             let block = Csr::from_entries(first as u32, rows, own, Duplicates::Add);
             let mut out = vec![0.0; rows * factors];
             half_step(feedback, &regularization, solver, factors, fixed, &block, &mut out).unwrap();
@@ -247,7 +248,7 @@ proptest! {
 #[test]
 fn long_rows_are_added_up_in_chunks() {
     let columns = 3 * CHUNK + 17;
-    let entries = (0..columns as u32).map(|column| (0, column, 1.0)).collect();
+    let entries = (0..columns as u32).map(|column| (0, column, 1.0));
     let block = Csr::from_entries(0, 1, entries, Duplicates::Add);
     let items = vec![0.5f32; columns];
     let gram = gram(&items, 1, 1);
@@ -281,7 +282,7 @@ fn groups_of_rows_come_to_the_same() {
         (user as u32, ((user * 31 + at * 7) % items) as u32, ((user + at) % 5) as f32 - 1.0)
     };
     let entries = (0..users).flat_map(|user| (0..length(user)).map(move |at| entry(user, at)));
-    let block = Csr::from_entries(0, users, entries.collect(), Duplicates::Add);
+    let block = Csr::from_entries(0, users, entries, Duplicates::Add);
     let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
     let feedback =
         [Feedback::Implicit { alpha: 4.0 }, Feedback::Explicit { bias: true, mean: 0.5 }];
@@ -310,7 +311,7 @@ fn groups_of_rows_come_to_the_same() {
                 let rows: Vec<_> = rows.collect();
                 let out = &mut parts[first * width..][..group.rows.rows() * width];
                 let fixed = Fixed { rows: &rows, gram: &items_gram };
-                step.solve(fixed, &group.rows, out, &mut sums).unwrap();
+                step.solve(fixed, &group.rows, &KnownSums::new(), out, &mut sums).unwrap();
                 first += group.rows.rows();
                 groups += 1;
             }
@@ -330,7 +331,7 @@ fn non_negative_factors_are_those_of_scipy() {
     let entries = (0..3)
         .flat_map(|user| (0..5).map(move |item| (user, item)))
         .map(|(user, item)| (user as u32, item as u32, ratings[user][item]));
-    let block = Csr::from_entries(0, 3, entries.collect(), Duplicates::Add);
+    let block = Csr::from_entries(0, 3, entries, Duplicates::Add);
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
     let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
     let fixed = Fixed { rows: &items, gram: &[] };
@@ -356,7 +357,7 @@ fn non_negative_factors_are_those_of_scipy() {
 #[test]
 fn non_negative_factors_of_almost_equal_items() {
     let items = [1.0, 1.0, 1.0, 1.0001];
-    let block = Csr::from_entries(0, 1, vec![(0, 0, 2.0), (0, 1, 1.0)], Duplicates::Add);
+    let block = Csr::from_entries(0, 1, [(0, 0, 2.0), (0, 1, 1.0)].into_iter(), Duplicates::Add);
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
     let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
     let fixed = Fixed { rows: &items, gram: &[] };
@@ -368,11 +369,103 @@ fn non_negative_factors_of_almost_equal_items() {
 
 #[test]
 fn singular_equations_name_the_row() {
-    let block = Csr::from_entries(4, 1, vec![(4, 0, 1.0)], Duplicates::Add);
+    let block = Csr::from_entries(4, 1, [(4, 0, 1.0)].into_iter(), Duplicates::Add);
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
     let fixed = Fixed { rows: &[1.0, 2.0], gram: &[] };
     let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
     let result =
         half_step(feedback, &regularization, Solver::Exact, 2, fixed, &block, &mut [0.0, 0.0]);
     assert_eq!(result, Err(AlsError::Singular { row: 4, observations: 1 }));
+}
+
+/// Sums that are made apart, of a row that is too long for one task.
+#[test]
+fn rows_are_solved_by_sums_made_elsewhere() {
+    let (items, factors) = (5 * CHUNK + 100, 19);
+    let weight = |item: usize| (item % 5) as f32 - 1.0;
+    let long = (0..items).map(|item| (3, item as u32, weight(item)));
+    let short = (0..40).map(|item| (2, item, 2.0));
+    let block = Csr::from_entries(2, 2, long.chain(short), Duplicates::Add);
+    let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
+    let feedbacks =
+        [Feedback::Implicit { alpha: 4.0 }, Feedback::Explicit { bias: true, mean: 0.5 }];
+    for (feedback, solver) in
+        feedbacks.into_iter().flat_map(|f| [Solver::Exact, Solver::NonNegative].map(|s| (f, s)))
+    {
+        let width = feedback.width(factors);
+        let fixed_rows = starting_factors(3, 0, items, width, width);
+        let items_gram = gram(&fixed_rows, width, factors);
+        let step = HalfStep { feedback, regularization, solver, factors };
+        let fixed = Fixed { rows: &fixed_rows, gram: &items_gram };
+        let mut expected = vec![0.0; 2 * width];
+        let measures = step.run(fixed, &block, &mut expected).unwrap();
+
+        let (columns, weights) = block.row(1);
+        let part = |range: std::ops::Range<usize>| {
+            let mut sums = RowSums::new(width);
+            step.add_to_row(fixed, (&columns[range.clone()], &weights[range]), &mut sums);
+            sums
+        };
+        let mut sums = part(0..2 * CHUNK);
+        sums.add(&part(2 * CHUNK..items));
+        // A slice can be added up in several goes.
+        let mut in_two = RowSums::new(width);
+        for range in [0..CHUNK, CHUNK..2 * CHUNK] {
+            step.add_to_row(fixed, (&columns[range.clone()], &weights[range]), &mut in_two);
+        }
+        assert_eq!(in_two, part(0..2 * CHUNK));
+        let sums = RowSums::from_vec(sums.into_vec());
+
+        let (mut found, mut total) = (vec![0.0; 2 * width], Sums::default());
+        let known = KnownSums::from([(3, sums)]);
+        step.solve(fixed, &block, &known, &mut found, &mut total).unwrap();
+        assert_eq!(found[..width], expected[..width]);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} {expected}");
+        }
+        let found = step.measure(&items_gram, &found, &total);
+        let error = (found.observed_loss - measures.observed_loss).abs();
+        assert!(error < 1e-4 * measures.observed_loss.abs(), "{found:?} {measures:?}");
+    }
+}
+
+/// Machines with other vectors add up in another order: what they come to differs by little.
+#[test]
+fn vectors_of_every_width_come_close() {
+    let (users, items, factors) = (300, 200, 24);
+    let entries = (0..users * 40).map(|at| {
+        let (user, place) = (at / 40, at % 40);
+        (user as u32, ((user * 7 + place * place * 3) % items) as u32, 1.0 + (at % 3) as f32)
+    });
+    let by_user = Csr::from_entries(0, users, entries.clone(), Duplicates::Add);
+    let swapped = entries.map(|(user, item, weight)| (item, user, weight));
+    let by_item = Csr::from_entries(0, items, swapped, Duplicates::Add);
+    let regularization = Regularization { strength: 1.0, exponent: 0.0, unobserved: 0.0 };
+    let feedback = Feedback::Implicit { alpha: 10.0 };
+    let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors };
+    let half = |block: &Csr<f32>, fixed: &[f32], widest: bool| {
+        let gram = gram(fixed, factors, factors);
+        let fixed = Fixed { rows: fixed, gram: &gram };
+        let mut solution = vec![0.0; block.rows() * factors];
+        let (mut sums, known) = (Sums::default(), KnownSums::new());
+        let (sums, known) = (&mut sums, &known);
+        let solution_of = solution.as_mut_slice();
+        let rows = Rows { step, fixed, block, width: factors, known, solution: solution_of, sums };
+        match widest {
+            true => Arch::new().dispatch(rows).unwrap(),
+            false => rows.with_simd(Scalar).unwrap(),
+        }
+        solution
+    };
+    let train = |widest: bool| {
+        let mut of_items = starting_factors(5, 0, items, factors, factors);
+        for _ in 0..5 {
+            let of_users = half(&by_user, &of_items, widest);
+            of_items = half(&by_item, &of_users, widest);
+        }
+        of_items
+    };
+    for (one, other) in train(true).iter().zip(train(false)) {
+        assert!((one - other).abs() < 1e-5, "{one} {other}");
+    }
 }

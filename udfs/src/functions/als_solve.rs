@@ -261,7 +261,7 @@ mod tests {
                 None => Feedback::Explicit { bias: false, mean: 0.0 },
             };
             let regularization = Regularization { strength: l2, exponent: 0.0, unobserved: 0.0 };
-            let entries = rows.iter().map(|(u, i, w)| (*u as u32, *i as u32, *w)).collect();
+            let entries = rows.iter().map(|(u, i, w)| (*u as u32, *i as u32, *w));
             let block = Csr::from_entries(0, USERS, entries, Duplicates::Add);
             let fixed = Fixed { rows: &items, gram: &items_gram };
             let mut users = vec![0.0; USERS * width];

@@ -134,6 +134,7 @@ impl FoldIn {
             Feedback::Implicit { .. } => Duplicates::Add,
             Feedback::Explicit { .. } => Duplicates::Keep,
         };
+        let entries = entries.iter().copied();
         Ok(Csr::from_entries(0, users.num_rows(), entries, duplicates).into_single())
     }
 }

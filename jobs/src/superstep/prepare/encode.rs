@@ -1,7 +1,7 @@
 //! The rows of a training query, checked and with numbers in the place of ids.
 
+use super::Axis;
 use super::ids::{IdEncoder, Keys};
-use super::{Axis, Weights};
 use crate::superstep::layout::Folder;
 use crate::{JobError, Result};
 use arrow::array::{Array, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
@@ -142,18 +142,59 @@ impl Encoded {
     }
 }
 
+/// Weights that are not written yet.
+pub(super) struct WeightBuffer {
+    /// How many there are at most.
+    most: usize,
+    /// How many there are.
+    count: usize,
+    /// All of them, if one is not 1: most graphs have no others.
+    values: Vec<f64>,
+}
+
+impl WeightBuffer {
+    /// Room for at most so many.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, count: 0, values: Vec::new() }
+    }
+
+    /// Appends some.
+    pub(super) fn push(&mut self, weights: &[f64]) {
+        let plain = self.values.is_empty() && weights.iter().all(|weight| *weight == 1.0);
+        if !plain {
+            self.values.reserve_exact(self.most - self.values.len());
+            self.values.resize(self.count, 1.0);
+            self.values.extend_from_slice(weights);
+        }
+        self.count += weights.len();
+    }
+
+    /// Appends them in the form that is read. None are left then.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+        match self.values.iter().all(|weight| f64::from(*weight as f32) == *weight) {
+            true => {
+                let singles: Vec<f32> = self.values.iter().map(|weight| *weight as f32).collect();
+                out.extend_from_slice(singles.to_byte_slice());
+            }
+            false => out.extend_from_slice(self.values.to_byte_slice()),
+        }
+        self.count = 0;
+        self.values.clear();
+    }
+}
+
 /// Entries that are not written yet.
 struct Buffer {
     rows: IdEncoder,
     columns: IdEncoder,
-    weights: Vec<f64>,
+    weights: WeightBuffer,
 }
 
 impl Buffer {
     /// Room for a segment. Memory is taken as it is filled, and not moved while it grows.
     fn new(schema: &Schema, segment: usize) -> Result<Self> {
         let encoder = |column: usize| IdEncoder::new(schema.field(column).data_type(), segment);
-        let weights = Vec::with_capacity(segment);
+        let weights = WeightBuffer::new(segment);
         Ok(Self { rows: encoder(0)?, columns: encoder(1)?, weights })
     }
 
@@ -161,25 +202,27 @@ impl Buffer {
         self.rows.push(batch.column(0))?;
         self.columns.push(batch.column(1))?;
         let weights: &Float64Array = batch.column(2).as_primitive();
-        self.weights.extend_from_slice(weights.values());
+        self.weights.push(weights.values());
         Ok(())
     }
 
     /// Bytes in memory until it is written: everything is there twice in the end, in its order and in the form in
     /// which it is written, with the numbers that ids have got.
     fn size(&self) -> usize {
-        2 * (self.rows.size() + self.columns.size()) + self.weights.len() * 32
+        2 * (self.rows.size() + self.columns.size())
+            + self.weights.count * 16
+            + self.weights.values.len() * 16
     }
 
     /// The keys of both axes and the entries. The buffer is empty then.
     fn finish(&mut self) -> ([Keys; 2], Vec<u8>) {
         let (row_keys, rows) = self.rows.finish();
         let (column_keys, columns) = self.columns.finish();
-        let mut entries = Vec::with_capacity(self.weights.len() * 16);
+        let mut entries =
+            Vec::with_capacity(self.weights.count * 8 + self.weights.values.len() * 8);
         entries.extend_from_slice(rows.to_byte_slice());
         entries.extend_from_slice(columns.to_byte_slice());
-        Weights::write(&self.weights, &mut entries);
-        self.weights.clear();
+        self.weights.finish(&mut entries);
         ([row_keys, column_keys], entries)
     }
 }
@@ -201,7 +244,7 @@ impl Encode {
             let batch = encoded.check(batch, self.negative)?;
             for first in (0..batch.num_rows()).step_by(self.segment) {
                 let length = self.segment.min(batch.num_rows() - first);
-                if buffer.weights.len() + length > self.segment {
+                if buffer.weights.count + length > self.segment {
                     buffer = flush(buffer, &folder, &mut encoded).await?;
                 }
                 buffer.push(&batch.slice(first, length))?;
@@ -222,7 +265,7 @@ impl Encode {
 
 /// Writes what is in a buffer as a segment, and gives it back empty.
 async fn flush(mut buffer: Buffer, folder: &Storage, encoded: &mut Encoded) -> Result<Buffer> {
-    let entries = buffer.weights.len();
+    let entries = buffer.weights.count;
     if entries == 0 {
         return Ok(buffer);
     }

@@ -1,10 +1,11 @@
 //! Entries on their way from segments to blocks.
 
 use super::encode::Segment;
-use super::{Axis, Entries, damaged, words};
+use super::{Axis, Entries, Weights, damaged, words};
 use crate::superstep::blocks::{BlockWrite, Content};
 use crate::superstep::exec::{Kernel, Task, measures_batch};
-use crate::superstep::layout::{Folder, Partitioned};
+use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes};
+use crate::superstep::slices::LongRow;
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::storage::Storage;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -70,16 +72,22 @@ impl Numbered {
     }
 
     /// The object for a destination: the bytes of a weight, where the entries of each block begin and end, and
-    /// then the entries, block by block.
-    fn scatter(&self, to: &Destination) -> Result<Vec<u8>> {
+    /// then the entries, block by block. In words of 32 bits. `ones` says that no segment has weights but 1.
+    fn scatter(&self, to: &Destination, ones: bool) -> Result<Vec<u32>> {
         let wrong = || damaged(self.name.clone());
         let entries = Entries::read(&self.entries, self.count, &self.name)?;
         let (codes, other_codes, numbers, other_numbers) = match to.by {
             Axis::Row => (entries.rows, entries.columns, &self.rows, &self.columns),
             Axis::Column => (entries.columns, entries.rows, &self.columns, &self.rows),
         };
-        let blocks: Vec<u32> =
-            numbers.iter().map(|number| (u64::from(*number) / to.cut.block_rows) as u32).collect();
+        // Sums of rows need no columns, and where all weights are 1, no more than how many there are: a sum that is
+        // exact in any order, if all segments have nothing else.
+        let summed = to.content == Content::RowSums;
+        if let (true, true, Weights::Ones) = (summed, ones, entries.weights) {
+            return count_rows(codes, numbers, to.cut).ok_or_else(wrong);
+        }
+        let block = |number: &u32| (u64::from(*number) / to.cut.block_rows) as u32;
+        let blocks: Vec<u32> = numbers.iter().map(block).collect();
         let mut starts = vec![0; to.cut.blocks() as usize + 1];
         for code in words(codes) {
             let block = *blocks.get(code as usize).ok_or_else(wrong)?;
@@ -88,35 +96,75 @@ impl Numbered {
         for block in 1..starts.len() {
             starts[block] += starts[block - 1];
         }
-        let weight_width = entries.weights.width();
-        let width = 8 + weight_width;
-        let mut out = vec![0; header(starts.len()) + self.count * width];
-        let (head, body) = out.split_at_mut(header(starts.len()));
-        let heads = std::iter::once(&weight_width).chain(&starts);
-        for (out, number) in head.chunks_exact_mut(8).zip(heads) {
-            out.copy_from_slice(&(*number as u64).to_le_bytes());
-        }
-        // Sums of rows need no columns, and without them there is less to sort.
-        let summed = to.content == Content::RowSums;
-        let mut next = starts.clone();
+        let weight_words = entries.weights.width() / 4;
+        let words_each = 2 + weight_words;
+        let mut out = head(entries.weights.width(), &starts);
+        let body = out.len();
+        out.resize(body + self.count * words_each, 0);
+        // Where the next entry of each block goes: its row here, its column as many words further on as the block has
+        // entries.
+        let start = |block: usize| body + starts[block] * words_each;
+        let mut next: Vec<usize> = (0..starts.len() - 1).map(start).collect();
+        let counts: Vec<usize> = starts.windows(2).map(|ends| ends[1] - ends[0]).collect();
         let codes = words(codes).zip(words(other_codes));
         for (entry, (code, other)) in codes.enumerate() {
             let block = blocks[code as usize] as usize;
-            let (start, count) = (starts[block], starts[block + 1] - starts[block]);
-            let at = next[block] - start;
+            let (at, count) = (next[block], counts[block]);
             next[block] += 1;
-            let column = match summed {
-                true => 0,
-                false => *other_numbers.get(other as usize).ok_or_else(wrong)?,
-            };
-            let block = &mut body[start * width..][..count * width];
-            block[at * 4..][..4].copy_from_slice(&numbers[code as usize].to_le_bytes());
-            block[(count + at) * 4..][..4].copy_from_slice(&column.to_le_bytes());
-            let weight = &mut block[count * 8 + at * weight_width..][..weight_width];
-            weight.copy_from_slice(entries.weights.bytes(entry));
+            out[at] = numbers[code as usize];
+            if !summed {
+                out[at + count] = *other_numbers.get(other as usize).ok_or_else(wrong)?;
+            }
+            let weight = |place: usize| start(block) + 2 * count + place * weight_words;
+            match entries.weights {
+                Weights::Ones => {}
+                Weights::Singles(singles) => {
+                    out[weight(at - start(block))] = u32::from_le_bytes(singles[entry]);
+                }
+                Weights::Doubles(doubles) => {
+                    let at = weight(at - start(block));
+                    let halves = halves(u64::from_le_bytes(doubles[entry]));
+                    out[at..at + 2].copy_from_slice(&halves);
+                }
+            }
         }
         Ok(out)
     }
+}
+
+/// A number of 64 bits as two words, the lower first.
+fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
+}
+
+/// What comes before the entries: the bytes of a weight, and where the entries of each block begin and end.
+fn head(weight_width: usize, starts: &[usize]) -> Vec<u32> {
+    let numbers = std::iter::once(&weight_width).chain(starts);
+    numbers.flat_map(|number| halves(*number as u64)).collect()
+}
+
+/// How often each number is among the codes, as entries whose weights are these counts. `None` if a code has no number.
+fn count_rows(codes: &[u8], numbers: &[u32], cut: Partitioned) -> Option<Vec<u32>> {
+    let mut counts = vec![0u32; numbers.len()];
+    for code in words(codes) {
+        *counts.get_mut(code as usize)? += 1;
+    }
+    // Numbers ascend with codes, so those of a block are next to each other.
+    let counted: Vec<(u32, u32)> =
+        numbers.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect();
+    let start = |block: u32| {
+        counted
+            .partition_point(|(number, _)| u64::from(*number) < u64::from(block) * cut.block_rows)
+    };
+    let starts: Vec<usize> = (0..=cut.blocks()).map(start).collect();
+    let mut out = head(size_of::<f64>(), &starts);
+    for range in starts.windows(2) {
+        let of_block = &counted[range[0]..range[1]];
+        out.extend(of_block.iter().map(|(number, _)| *number));
+        out.extend(of_block.iter().map(|_| 0));
+        out.extend(of_block.iter().flat_map(|(_, count)| halves(f64::from(*count).to_bits())));
+    }
+    (counted.len() == *starts.last()?).then_some(out)
 }
 
 /// Bytes before the entries in an object of so many starts.
@@ -142,16 +190,20 @@ impl Kernel for Scatter {
         reservation.try_grow(segment.entries * 2 * ENTRY_BYTES)?;
         let numbered = Numbered::read(&self.folder.open(task.runtime)?, segment).await?;
         let numbered = Arc::new(numbered);
+        let ones = self.to.iter().any(|to| to.content == Content::Ones);
         for to in &self.to {
             let (numbered, way) = (Arc::clone(&numbered), to.clone());
-            let object = tokio::task::spawn_blocking(move || numbered.scatter(&way)).await??;
+            let object =
+                tokio::task::spawn_blocking(move || numbered.scatter(&way, ones)).await??;
+            let object = numbers_to_bytes(object);
             to.folder.open(task.runtime)?.put(&segment.entries(), object).await?;
         }
         measures_batch(task, &[segment.entries as f64], started)
     }
 }
 
-/// Makes blocks of what segments have for them. Measures: the entries of the block, the sum of their values.
+/// Makes blocks of what segments have for them. Measures: the entries of the block, the sum of their values, and for
+/// each row that is too long for one task its number and its entries.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Gather {
     /// Where the segments have left their entries.
@@ -162,15 +214,21 @@ pub struct Gather {
     pub write: BlockWrite,
 }
 
-impl Gather {
-    /// What a segment has for a block.
-    async fn part(
+/// What a segment has for a block.
+struct Part {
+    bytes: Bytes,
+    count: usize,
+    name: String,
+}
+
+impl Part {
+    async fn read(
         folder: &Storage,
         segment: &Segment,
         cut: Partitioned,
         block: u32,
         reservation: &MemoryReservation,
-    ) -> Result<Vec<(u32, u32, f64)>> {
+    ) -> Result<Self> {
         let name = segment.entries();
         let wrong = || damaged(name.clone());
         let starts = header(cut.blocks() as usize + 1) as u64;
@@ -183,21 +241,23 @@ impl Gather {
             .collect();
         let [weight_width, first, end] = numbers[..] else { return Err(wrong()) };
         let count = end.checked_sub(first).ok_or_else(wrong)? as usize;
-        if count == 0 {
-            return Ok(Vec::new());
-        }
         reservation.try_grow(count * COPIES * ENTRY_BYTES)?;
         let width = 8 + weight_width;
         let range = starts + first * width..starts + end * width;
         let bytes = folder.get_ranges(&name, &[range]).await?.pop().ok_or_else(wrong)?;
-        let entries = Entries::read(&bytes, count, &name)?;
-        let (rows, columns) = (words(entries.rows), words(entries.columns));
-        let of_block = cut.range(block);
-        let numbered = rows.zip(columns).enumerate().map(|(entry, (row, column))| {
-            let here = of_block.contains(&u64::from(row));
-            here.then(|| (row, column, entries.weights.get(entry)))
-        });
-        numbered.collect::<Option<_>>().ok_or_else(wrong)
+        Ok(Self { bytes, count, name })
+    }
+
+    /// The entries, which must be in some rows.
+    fn entries(&self, rows: &Range<u64>) -> Result<Entries<'_>> {
+        let entries = match self.count {
+            0 => Entries { rows: &[], columns: &[], weights: Weights::Ones },
+            count => Entries::read(&self.bytes, count, &self.name)?,
+        };
+        match words(entries.rows).all(|row| rows.contains(&u64::from(row))) {
+            true => Ok(entries),
+            false => Err(damaged(self.name.clone())),
+        }
     }
 }
 
@@ -217,21 +277,25 @@ impl Kernel for Gather {
         let folder = &self.folder.open(task.runtime)?;
         let (cut, content) = (self.write.cut, self.write.content);
         let read = |segment: Segment| async move {
-            Self::part(folder, &segment, cut, task.block, reservation).await
+            Part::read(folder, &segment, cut, task.block, reservation).await
         };
         let segments = futures::stream::iter(self.segments.clone());
-        let mut parts = segments.map(read).buffered(AT_ONCE);
-        let mut entries = Vec::new();
-        while let Some(part) = parts.try_next().await? {
-            entries.extend(part);
-        }
-        let first_row = cut.range(task.block).start as u32;
-        let rows = cut.rows(task.block);
-        let encode = move || content.encode(first_row, rows, entries);
-        let (bytes, count, sum) =
-            tokio::task::spawn_blocking(encode).await.map_err(JobError::from)?;
+        let parts: Vec<Part> = segments.map(read).buffered(AT_ONCE).try_collect().await?;
+        let range = cut.range(task.block);
+        let encode = move || {
+            let parts = parts.iter().map(|part| part.entries(&range));
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            let (first_row, rows) = (range.start as u32, (range.end - range.start) as usize);
+            let entries = parts.iter().flat_map(Entries::iter);
+            Ok::<_, JobError>(content.encode(first_row, rows, entries))
+        };
+        let encoded = tokio::task::spawn_blocking(encode).await??;
         let blocks = self.write.folder.open(task.runtime)?;
-        blocks.put(&Folder::part(task.block), bytes).await?;
-        measures_batch(task, &[count as f64, sum], started)
+        blocks.put(&Folder::part(task.block), encoded.bytes).await?;
+        let mut measures = vec![encoded.entries as f64, encoded.sum];
+        for LongRow { row, entries } in encoded.long_rows {
+            measures.extend([f64::from(row), entries as f64]);
+        }
+        measures_batch(task, &measures, started)
     }
 }

@@ -23,7 +23,6 @@ pub use ids::IdType;
 pub use number::{IdsExport, Number, NumberedIds};
 
 use crate::{JobError, Result};
-use arrow::datatypes::ToByteSlice;
 use serde::{Deserialize, Serialize};
 
 /// One of the two ids of an entry.
@@ -49,7 +48,7 @@ fn damaged(what: String) -> JobError {
 }
 
 /// Little-endian numbers of 32 bits.
-fn words(bytes: &[u8]) -> impl ExactSizeIterator<Item = u32> {
+fn words(bytes: &[u8]) -> impl ExactSizeIterator<Item = u32> + Clone {
     bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word))
 }
 
@@ -82,20 +81,6 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Appends weights in the form that is read.
-    fn write(weights: &[f64], out: &mut Vec<u8>) {
-        if weights.iter().all(|weight| *weight == 1.0) {
-            return;
-        }
-        match weights.iter().all(|weight| f64::from(*weight as f32) == *weight) {
-            true => {
-                let singles: Vec<f32> = weights.iter().map(|weight| *weight as f32).collect();
-                out.extend_from_slice(singles.to_byte_slice());
-            }
-            false => out.extend_from_slice(weights.to_byte_slice()),
-        }
-    }
-
     /// Bytes that one takes.
     fn width(self) -> usize {
         match self {
@@ -105,13 +90,9 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The bytes of one.
-    fn bytes(self, index: usize) -> &'a [u8] {
-        match self {
-            Weights::Ones => &[],
-            Weights::Singles(singles) => &singles[index],
-            Weights::Doubles(doubles) => &doubles[index],
-        }
+    /// All numbers, of so many entries.
+    fn iter(self, count: usize) -> impl Iterator<Item = f64> + Clone {
+        (0..count).map(move |index| self.get(index))
     }
 
     fn get(self, index: usize) -> f64 {
@@ -132,5 +113,12 @@ impl<'a> Entries<'a> {
             Some(Self { rows, columns, weights: Weights::read(weights, count)? })
         };
         read().ok_or_else(|| damaged(what.to_string()))
+    }
+
+    /// Row, column and weight of each.
+    fn iter(&self) -> impl Iterator<Item = (u32, u32, f64)> + Clone {
+        let (rows, columns) = (words(self.rows), words(self.columns));
+        let weights = self.weights.iter(rows.len());
+        rows.zip(columns).zip(weights).map(|((row, column), weight)| (row, column, weight))
     }
 }

@@ -6,14 +6,16 @@ use super::{Axis, damaged};
 use crate::superstep::exec::{Kernel, Task, measures_batch};
 use crate::superstep::layout::{Folder, Partitioned};
 use crate::{JobError, Result};
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, ToByteSlice};
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::dictionary::{places, union};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,6 +45,23 @@ pub struct NumberedIds {
     pub name: String,
     /// The type of the ids.
     pub id_type: IdType,
+}
+
+impl NumberedIds {
+    /// The column of ids.
+    pub fn field(&self) -> Field {
+        // A type that can't be read is an error of `read`.
+        let id_type = self.id_type.data_type().unwrap_or(DataType::Null);
+        Field::new("id", id_type, false)
+    }
+
+    /// The ids with some numbers.
+    pub async fn read(&self, runtime: &RuntimeEnv, numbers: Range<u64>) -> Result<ArrayRef> {
+        let folder = self.folder.open(runtime)?;
+        let numeric = self.id_type.is_number()?;
+        let keys = Keys::read(&folder, &self.name, numbers, numeric).await?;
+        keys.to_array(&self.id_type)
+    }
 }
 
 /// How many times keys are in memory while they are united.
@@ -134,21 +153,14 @@ impl Kernel for IdsExport {
     }
 
     fn schema(&self) -> SchemaRef {
-        // A type that can't be read is an error of `run`.
-        let id_type = self.ids.id_type.data_type().unwrap_or(DataType::Null);
-        Arc::new(Schema::new(vec![
-            Field::new("id", id_type, false),
-            Field::new("index", DataType::Int64, false),
-        ]))
+        let index = Field::new("index", DataType::Int64, false);
+        Arc::new(Schema::new(vec![self.ids.field(), index]))
     }
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
-        let folder = self.ids.folder.open(task.runtime)?;
         let range = self.cut.range(task.block);
-        let numeric = self.ids.id_type.is_number()?;
-        let keys = Keys::read(&folder, &self.ids.name, range.clone(), numeric).await?;
+        let ids = self.ids.read(task.runtime, range.clone()).await?;
         let index = Int64Array::from_iter_values(range.map(|index| index as i64));
-        let columns = vec![keys.to_array(&self.ids.id_type)?, Arc::new(index)];
-        Ok(RecordBatch::try_new(self.schema(), columns)?)
+        Ok(RecordBatch::try_new(self.schema(), vec![ids, Arc::new(index)])?)
     }
 }

@@ -1,3 +1,4 @@
+use super::encode::WeightBuffer;
 use super::*;
 use crate::superstep::Reuse;
 use crate::superstep::blocks::{BlockWrite, Content};
@@ -239,8 +240,13 @@ fn weights_come_back_exactly() {
         (vec![1.0, -2.5, 1024.0], 4),
         (vec![0.1, 1.0, f64::MIN_POSITIVE], 8),
     ] {
+        let mut buffer = WeightBuffer::new(weights.len());
+        // Those before may have been 1.
+        let (first, others) = weights.split_at(1);
+        buffer.push(first);
+        buffer.push(others);
         let mut bytes = Vec::new();
-        Weights::write(&weights, &mut bytes);
+        buffer.finish(&mut bytes);
         let read = Weights::read(&bytes, weights.len()).unwrap();
         assert_eq!(read.width(), width);
         let values: Vec<f64> = (0..weights.len()).map(|index| read.get(index)).collect();

@@ -343,6 +343,14 @@ pub(super) const TELEPORT_TABLE: Declaration<Text> = text(
      don't count. Walks start again anywhere without it.",
 );
 
+pub(super) const TELEPORT_BY: Declaration<Text> = text(
+    "teleport_by",
+    None,
+    "A column of `teleport_table`, such as a category, whose values have a distribution each: there are ranks for every \
+     one of them, and they sum to 1 for each. The node and the weight are the first two of the other columns. Values \
+     without a weight in the graph get no ranks.",
+);
+
 pub(super) const WARM_RANKS: Declaration<Boolean> = Declaration {
     name: "warm_start",
     values: Boolean { default: false },
@@ -385,5 +393,6 @@ pub(super) static PAGERANK: &[&dyn Declared] = &[
     &TOLERANCE,
     &MOST_STEPS,
     &TELEPORT_TABLE,
+    &TELEPORT_BY,
     &WARM_RANKS,
 ];

@@ -127,6 +127,8 @@ pub struct PageRank {
     pub max_iterations: usize,
     /// `teleport_table`: a table of nodes and their teleport weights.
     pub teleport_table: Option<String>,
+    /// `teleport_by`: the column of that table that tells several distributions apart.
+    pub teleport_by: Option<String>,
     /// `warm_start`: whether the steps start from the published version's ranks.
     pub warm_start: bool,
 }
@@ -245,6 +247,18 @@ fn solver(given: &Given<'_>) -> Result<Option<Solver>> {
 }
 
 fn pagerank(given: &Given<'_>) -> Result<PageRank> {
+    let teleport_table = given.value(&TELEPORT_TABLE)?;
+    let teleport_by: Option<String> = given.value(&TELEPORT_BY)?;
+    if let Some(by) = &teleport_by {
+        if teleport_table.is_none() {
+            let reason = format!("it only has a meaning with {}", TELEPORT_TABLE.name);
+            return Err(given.error(TELEPORT_BY.name, &reason));
+        }
+        if ["node", "rank"].contains(&by.to_lowercase().as_str()) {
+            let reason = format!("the ranks have a column {by} of their own: name it otherwise");
+            return Err(given.error(TELEPORT_BY.name, &reason));
+        }
+    }
     Ok(PageRank {
         source: given.text(&SOURCE_COL)?,
         target: given.text(&TARGET_COL)?,
@@ -252,7 +266,8 @@ fn pagerank(given: &Given<'_>) -> Result<PageRank> {
         damping: given.number(&DAMPING)?,
         tolerance: given.number(&TOLERANCE)?,
         max_iterations: given.integer(&MOST_STEPS)? as usize,
-        teleport_table: given.value(&TELEPORT_TABLE)?,
+        teleport_table,
+        teleport_by,
         warm_start: given.boolean(&WARM_RANKS)?,
     })
 }
@@ -368,6 +383,7 @@ mod tests {
             "model_type = 'matrix_factorization', solver = 'conjugate_gradient', cg_steps = 5",
             "model_type = 'matrix_factorization', nonnegative = true",
             "model_type = 'pagerank', weight_col = 'w', tolerance = 1e-12",
+            "model_type = 'pagerank', teleport_table = 'a.seeds', teleport_by = 'category'",
         ] {
             let text = format!("CREATE MODEL a.m OPTIONS ({options}) AS SELECT 1");
             let Statement::CreateModel(model) = parse("f.sql", &text).unwrap().remove(0).statement
@@ -414,6 +430,14 @@ mod tests {
                 "is the user's column too",
             ),
             ("model_type = 'pagerank', damping = 0.5, damping = 0.6", "given twice"),
+            (
+                "model_type = 'pagerank', teleport_by = 'category'",
+                "option teleport_by: it only has a meaning with teleport_table",
+            ),
+            (
+                "model_type = 'pagerank', teleport_table = 'a.seeds', teleport_by = 'rank'",
+                "option teleport_by: the ranks have a column rank of their own",
+            ),
             (
                 "model_type = 'matrix_factorization', cg_steps = 5",
                 "option cg_steps: it only has a meaning with solver = 'conjugate_gradient'",
