@@ -20,7 +20,7 @@ PEER = TARGET / "release" / "examples" / "peer"
 class Cluster:
     """A scheduler and executors with some cores each, every one a process."""
 
-    def __init__(self, folder, executors, locations=()):
+    def __init__(self, folder, executors, locations=(), options=()):
         self.folder = folder
         self.processes = []
         listed = ", ".join(f"'{location}'" for location in locations)
@@ -32,8 +32,8 @@ class Cluster:
         for cores in executors:
             # As `nightshift up` does it.
             shared = ["--work-dir", folder / "work"]
-            options = ["--scheduler", address, "--cores", str(cores), *shared]
-            self.executors.append(self.start("executor", *options))
+            given = ["--scheduler", address, "--cores", str(cores), *shared, *options]
+            self.executors.append(self.start("executor", *given))
             self.executors[-1].stdout.readline()
 
     def start(self, *arguments):
@@ -62,9 +62,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(executors=(1, 1), locations=()):
+def cluster(executors=(1, 1), locations=(), options=()):
     with tempfile.TemporaryDirectory(dir=TARGET) as folder:
-        running = Cluster(pathlib.Path(folder), executors, locations)
+        running = Cluster(pathlib.Path(folder), executors, locations, options)
         try:
             yield running
         finally:
@@ -135,15 +135,25 @@ class Memory:
 
 
 @contextlib.contextmanager
-def training(file, cores, statement):
-    """A cursor on a cluster of one executor that has executed CREATE MODEL over the table `given`, the seconds that
-    it took, and the executor's largest memory."""
-    with cluster(executors=[cores], locations=[file.parent]) as running, running.connect() as connection:
+def trained(file, executors, statement, *before):
+    """A cursor on a cluster that has executed CREATE MODEL over the table `given`, after the statements `before`, the
+    seconds that it took, and each executor's largest memory in megabytes."""
+    with cluster(executors, locations=[file.parent]) as running, running.connect() as connection:
         cursor = connection.cursor()
         cursor.execute(f"CREATE EXTERNAL TABLE default.given STORED AS PARQUET LOCATION '{file}'")
-        with Memory(running.executors[0]) as memory:
+        for other in before:
+            cursor.execute(other)
+        with contextlib.ExitStack() as stack:
+            memories = [stack.enter_context(Memory(process)) for process in running.executors]
             total, _ = seconds(lambda: cursor.execute(statement))
-        yield cursor, total, memory.most
+        yield cursor, total, [memory.most for memory in memories]
+
+
+@contextlib.contextmanager
+def training(file, cores, statement):
+    """The same with one executor."""
+    with trained(file, [cores], statement) as (cursor, total, memory):
+        yield cursor, total, memory[0]
 
 
 def spark_session():

@@ -1,0 +1,106 @@
+"""How training grows: with executors (one of one core, two of one core) and with data ("2M", "20M" and "200M"
+interactions on one executor with two cores). Seconds of the fastest iteration, of the whole from query to published
+tables, and the executors' largest memory beside the bytes of blocks and states. And what a superstep costs that has
+nothing to do."""
+
+import sys
+
+from common import SIZES, TARGET, interactions, iteration_seconds, quantile, rmat, table, trained
+
+EXECUTORS = sys.argv[2].split(",") if len(sys.argv) > 2 else ["als", "pagerank"]
+DATA = sys.argv[3].split(",") if len(sys.argv) > 3 else ["2M", "20M", "200M"]
+FACTORS, ITERATIONS = 64, 3
+
+
+def als(file, executors):
+    statement = (
+        "CREATE MODEL bench.m OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
+        " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', solver = 'exact', early_stop = false,"
+        f" num_factors = {FACTORS}, wals_alpha = 10, l2_reg = 1, max_iterations = {ITERATIONS})"
+        " AS SELECT user_id, item_id, weight FROM default.given"
+    )
+    return measured(file, executors, statement, ITERATIONS)
+
+
+def pagerank(file, executors):
+    statement = (
+        "CREATE MODEL bench.m OPTIONS (model_type = 'pagerank', source_col = 'source', target_col = 'target',"
+        " tolerance = 1e-15, max_iterations = 20) AS SELECT source, target FROM default.given"
+    )
+    return measured(file, executors, statement, 20)
+
+
+def measured(file, executors, statement, iterations):
+    """Whole seconds, those of the fastest iteration, and each executor's largest memory in MB."""
+    with trained(file, executors, statement) as (cursor, total, memory):
+        return total, min(iteration_seconds(cursor, "bench.m", iterations)), memory
+
+
+def executors():
+    jobs = {
+        "als": ("ALS, 20M, 64 factors", als, lambda: interactions("20M")),
+        "pagerank": ("PageRank, R-MAT 22", pagerank, lambda: rmat(22)),
+    }
+    rows = []
+    for name in EXECUTORS:
+        title, job, file = jobs[name]
+        one = None
+        for cores in ([1], [1, 1], [2]):
+            total, iteration, memory = job(file(), cores)
+            one = one or (total, iteration)
+            text = f"{len(cores)} x {cores[0]}"
+            megabytes = ", ".join(f"{each:.0f}" for each in memory)
+            rows.append([title, text, iteration, one[1] / iteration, total, one[0] / total, megabytes])
+            print(rows[-1], file=sys.stderr, flush=True)
+    header = ["", "executors x cores", "s an iteration", "speedup", "s in all", "speedup", "MB of each"]
+    table(header, rows)
+
+
+def data():
+    rows, first = [], None
+    for size in DATA:
+        total, iteration, memory = als(interactions(size), [2])
+        users, items = SIZES[size]
+        count = rows_of(interactions(size))
+        each = iteration / count * 1e9
+        first = first or each
+        blocks = (16 * count + 8 * (users + items)) / 1e6
+        states = 4 * FACTORS * (users + items) / 1e6
+        share = (memory[0] - states) / blocks
+        rows.append([size, count, iteration, each, each / first, total, blocks, states, memory[0], share])
+        print(rows[-1], file=sys.stderr, flush=True)
+    header = ["", "interactions", "s an iteration", "ns each", "ratio", "s in all", "MB of blocks", "MB of states"]
+    table([*header, "executor's MB", "less states, of blocks"], rows)
+
+
+def empty():
+    """A superstep that has next to nothing to do: a ring of eight nodes, an executor for each half of it."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = TARGET / "bench-data" / "ring.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nodes = list(range(8))
+    ring = pyarrow.table({"source": nodes, "target": nodes[1:] + nodes[:1]})
+    pyarrow.parquet.write_table(ring, file)
+    statement = (
+        "CREATE MODEL bench.m OPTIONS (model_type = 'pagerank', source_col = 'source', target_col = 'target',"
+        " teleport_table = 'default.start', tolerance = 1e-15, max_iterations = 200)"
+        " AS SELECT source, target FROM default.given"
+    )
+    start = "CREATE TABLE default.start AS SELECT 0 AS node, 1.0 AS weight"
+    with trained(file, [1, 1], statement, start) as (cursor, *_):
+        cursor.execute("SELECT seconds FROM ml_training_info('bench.m') WHERE seconds IS NOT NULL")
+        times = [row[0] * 1e3 for row in cursor.fetchall()]
+    table(["ms", "median", "99 %"], [["an empty superstep", quantile(times, 0.5), quantile(times, 0.99)]])
+
+
+def rows_of(file):
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_metadata(file).num_rows
+
+
+empty()
+executors()
+data()
