@@ -36,7 +36,21 @@ fn models_are_the_same_on_any_cluster() {
         let mut command = nightshift(folder.path());
         succeed(command.arg("run").arg(movielens()).args(["--cluster", &cluster.address]));
         assert_same_models(embedded.path(), folder.path(), TABLES);
+        // Nor does the number of files depend on the cluster: two models have factors.
+        for (table, files) in [("user_factors", 16), ("item_factors", 16), ("ranks", 8)] {
+            assert_eq!(files_of(&folder.path().join("warehouse"), table), files, "{table}");
+        }
     }
+}
+
+/// How many data files the tables of that name have, of all models.
+fn files_of(folder: &Path, table: &str) -> usize {
+    let files = contents(folder);
+    let of_table = files.iter().filter(|(path, _)| {
+        path.extension().is_some_and(|extension| extension == "parquet")
+            && path.components().any(|part| part.as_os_str() == table)
+    });
+    of_table.count()
 }
 
 /// Long trainings on the main job's features, so that an executor can be lost in the middle.

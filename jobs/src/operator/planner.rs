@@ -54,7 +54,12 @@ impl ExtensionPlanner for Operators {
         if let Operator::Superstep(step) = operator {
             let cores = session.config().get_extension::<Cores>();
             let cores = cores.map(|cores| cores.0).filter(|cores| *cores > 0);
-            let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone(), cores)?;
+            // Rows of a table go into as many files as others do; what is measured is gone through as fast as can be.
+            let partitions = match step.kernel().makes_rows() {
+                true => Some(session.config().target_partitions()),
+                false => cores,
+            };
+            let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone(), partitions)?;
             return Ok(Some(Arc::new(plan)));
         }
         let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));

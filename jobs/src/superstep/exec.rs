@@ -30,6 +30,7 @@ use nightshift_udfs::csr::{Csr, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
@@ -80,6 +81,11 @@ pub trait Kernel: Send + Sync {
     /// What it returns.
     fn schema(&self) -> SchemaRef {
         Arc::clone(&MEASURES_SCHEMA)
+    }
+
+    /// Whether that is the rows of a table, and not measures.
+    fn makes_rows(&self) -> bool {
+        self.schema() != *MEASURES_SCHEMA
     }
 
     /// Works on one block.
@@ -192,17 +198,17 @@ struct Left {
 
 type Queue = Arc<OnceCell<Mutex<Left>>>;
 
-/// The blocks that all partitions of a task list. If these are all that there are, the kernel may work on them
+/// The blocks that some partitions of a task list. If these are all that there are, the kernel may work on them
 /// together.
 async fn listed(
     step: &Superstep,
     resident: &Resident,
     input: Arc<dyn ExecutionPlan>,
+    partitions: Range<usize>,
     context: Arc<TaskContext>,
 ) -> PlanResult<Mutex<Left>> {
     let mut blocks = Vec::new();
-    let partitions = input.output_partitioning().partition_count();
-    for partition in 0..partitions {
+    for partition in partitions.clone() {
         let mut batches = input.execute(partition, Arc::clone(&context))?;
         while let Some(batch) = batches.try_next().await? {
             blocks.extend_from_slice(batch.column(0).as_primitive::<UInt32Type>().values());
@@ -214,7 +220,8 @@ async fn listed(
     if left.blocks.iter().copied().eq(0..kernel.blocks()) {
         let (runtime, reuse) = (context.runtime_env(), Reuse::default());
         let task = Task { block: 0, runtime: &runtime, resident, reuse: &reuse };
-        left.of_all = kernel.run_all(task, partitions).await.map_err(DataFusionError::from)?;
+        left.of_all =
+            kernel.run_all(task, partitions.len()).await.map_err(DataFusionError::from)?;
     }
     if left.of_all.is_some() {
         left.blocks.clear();
@@ -227,7 +234,8 @@ async fn listed(
 /// Its input lists the blocks: a table in memory, whose partitions Ballista can tell apart when it gives a
 /// task some of them, which it can't with an operator that it doesn't know. Within a task the partitions
 /// take blocks from one queue, so that none waits while another has several left; or one of them works on all blocks
-/// with the threads of all partitions ([`Kernel::run_all`]).
+/// with the threads of all partitions ([`Kernel::run_all`]). Partitions whose rows become files of a table take the blocks
+/// that they list.
 #[derive(Debug)]
 pub struct SuperstepExec {
     step: Superstep,
@@ -238,16 +246,15 @@ pub struct SuperstepExec {
 }
 
 impl SuperstepExec {
-    /// A superstep over all blocks, in as many partitions as there are `cores`; in one for each block if
-    /// that isn't known.
+    /// A superstep over all blocks, in so many `partitions`; in one for each block if that isn't known.
     pub fn over_all_blocks(
         step: Superstep,
         resident: Resident,
-        cores: Option<usize>,
+        partitions: Option<usize>,
     ) -> PlanResult<Self> {
         let schema = Arc::new(Schema::new(vec![Field::new("block", DataType::UInt32, false)]));
         let blocks = step.kernel().blocks();
-        let count = cores.unwrap_or(usize::MAX).clamp(1, (blocks as usize).max(1));
+        let count = partitions.unwrap_or(usize::MAX).clamp(1, (blocks as usize).max(1));
         let partition = |first: usize| {
             let column: UInt32Array = (first as u32..blocks).step_by(count).collect();
             Ok(vec![RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)])?])
@@ -323,17 +330,24 @@ impl ExecutionPlan for SuperstepExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> PlanResult<SendableRecordBatchStream> {
-        if partition >= self.input.output_partitioning().partition_count() {
+        let partitions = 0..self.input.output_partitioning().partition_count();
+        if !partitions.contains(&partition) {
             return Err(DataFusionError::Internal(format!("there is no partition {partition}")));
         }
+        // Which rows are in a file of a table is not left to chance.
+        let (partitions, queue) = match self.step.kernel().makes_rows() {
+            true => (partition..partition + 1, Queue::default()),
+            false => (partitions, Arc::clone(&self.queue)),
+        };
         let (step, resident) = (self.step.clone(), self.resident.clone());
-        let (input, queue) = (Arc::clone(&self.input), Arc::clone(&self.queue));
+        let input = Arc::clone(&self.input);
         let run_next = move |()| {
             let (step, resident) = (step.clone(), resident.clone());
             let (input, queue, context) =
                 (Arc::clone(&input), Arc::clone(&queue), Arc::clone(&context));
+            let partitions = partitions.clone();
             async move {
-                let left = || listed(&step, &resident, input, Arc::clone(&context));
+                let left = || listed(&step, &resident, input, partitions, Arc::clone(&context));
                 let left = queue.get_or_try_init(left).await?;
                 let block = {
                     let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);

@@ -68,8 +68,9 @@ impl PageRankGraph {
     }
 
     /// Bytes of all blocks in memory.
-    fn block_bytes(&self) -> u64 {
-        self.edges * if self.weighted { 12 } else { 4 } + self.cut.count * 8
+    fn block_bytes(&self) -> usize {
+        let entry = size_of::<u32>() + if self.weighted { size_of::<f64>() } else { 0 };
+        self.edges as usize * entry + self.cut.count as usize * size_of::<u64>()
     }
 
     async fn out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
@@ -381,8 +382,8 @@ impl Kernel for PageRankStep {
         // Ranks and what they pass along are there twice, before a step and after it, besides what is kept.
         let vectors = self.graph.vectors();
         let state_bytes = self.graph.cut.count as usize * (2 + 5 * vectors) * size_of::<f64>();
-        let fits = task.resident.holds(state_bytes)
-            && task.resident.holds_blocks(self.graph.block_bytes());
+        let fits =
+            task.resident.holds(state_bytes) && task.resident.holds(self.graph.block_bytes());
         Ok(match (self.to.len() > 1 && fits, self.graph.weighted) {
             (false, _) => None,
             (true, true) => Some(self.pull_all::<f64>(task, threads).await?),

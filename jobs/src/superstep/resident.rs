@@ -89,14 +89,10 @@ impl Resident {
         }
     }
 
-    /// Whether a state of so many bytes is kept as a whole, beside the little that a step needs besides.
+    /// Whether a state of so many bytes is kept as a whole, beside the little that a step needs besides; or blocks of so
+    /// many, which have as much room of their own.
     pub fn holds(&self, bytes: usize) -> bool {
         bytes as u64 <= self.bytes / 2 / 8 * 7
-    }
-
-    /// Whether blocks of so many bytes are kept.
-    pub fn holds_blocks(&self, bytes: u64) -> bool {
-        bytes <= self.bytes / 2 / 8 * 7
     }
 
     /// Bytes of a state that a task reads at a time if it can't be kept as a whole.

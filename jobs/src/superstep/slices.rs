@@ -136,8 +136,8 @@ impl AlsSlices {
                 let (columns, weights) = block.row(row);
                 let mut place = 0;
                 let places = columns[part.clone()].iter().map(|column| {
-                    // Both ascend.
-                    place += wanted[place..].partition_point(|wanted| wanted < column);
+                    // Both ascend, and have the same numbers.
+                    place += usize::from(wanted[place] != *column);
                     place as u32
                 });
                 let places: Vec<u32> = places.collect();

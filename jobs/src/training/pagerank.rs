@@ -3,7 +3,7 @@
 use super::options::PageRank;
 use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
-use super::teleport::{Teleport, rank_state_name};
+use super::teleport::Teleport;
 use super::{Trained, Training, total};
 use crate::Result;
 use crate::superstep::{
@@ -213,4 +213,13 @@ impl Training<'_> {
             }
         }
     }
+
+    /// The folder of ranks after an iteration.
+    fn rank_state(&self, batch: &Range<u64>, iteration: usize) -> Folder {
+        self.folder(&rank_state_name(batch, iteration))
+    }
+}
+
+fn rank_state_name(batch: &Range<u64>, iteration: usize) -> String {
+    format!("state/{}/{iteration:05}", batch.start)
 }

@@ -146,6 +146,19 @@ impl Training<'_> {
         Ok(Arc::clone(ids.table.get_or_try_init(|| write).await?))
     }
 
+    /// A table that is forgotten with the training, and how many rows it has.
+    pub(super) async fn intermediate(
+        &self,
+        plan: LogicalPlan,
+        name: &str,
+    ) -> Result<(Arc<dyn TableProvider>, u64)> {
+        let folder = format!("{}/{name}", self.folder);
+        let staged = self.session.write_table(self.run, plan, &folder).await?;
+        let list = format!("{folder}/files.json");
+        let table = self.session.warehouse().stage(&staged.folder, &staged.contents, &list).await?;
+        Ok((Arc::new(table), staged.rows()))
+    }
+
     /// Writes the entries as blocks, in each of the ways that are given by name, axis, cut and content. The
     /// entries are forgotten then.
     pub(super) async fn blocks<const WAYS: usize>(
@@ -174,7 +187,7 @@ impl Training<'_> {
                 let [entries, sum, rows @ ..] = &measures[..] else {
                     return Err(JobError::Damaged {
                         what: format!("what a block of {} was measured to be", folder.0),
-                        reason: format!("{} numbers instead of 2", measures.len()),
+                        reason: format!("{} numbers instead of at least 2", measures.len()),
                     });
                 };
                 written.push(WrittenBlock { entries: *entries as u64, sum: *sum });

@@ -3,13 +3,12 @@
 use super::options::PageRank;
 use super::prepare::Ids;
 use super::{Training, quoted, total};
-use crate::superstep::{Content, Distributions, Folder, Partitioned, Superstep, VectorSums};
+use crate::superstep::{Content, Distributions, Partitioned, Superstep, VectorSums};
 use crate::{JobError, Result};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::logical_expr::LogicalPlan;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -210,27 +209,4 @@ impl Training<'_> {
         let sums = total(&self.superstep(Superstep::VectorSums(sums)).await?);
         Ok(Distributions { weights, sums })
     }
-
-    /// A table that is forgotten with the training, and how many rows it has.
-    pub(super) async fn intermediate(
-        &self,
-        plan: LogicalPlan,
-        name: &str,
-    ) -> Result<(Arc<dyn TableProvider>, u64)> {
-        let folder = format!("{}/{name}", self.folder);
-        let staged = self.session.write_table(self.run, plan, &folder).await?;
-        let list = format!("{folder}/files.json");
-        let table = self.session.warehouse().stage(&staged.folder, &staged.contents, &list).await?;
-        Ok((Arc::new(table), staged.rows()))
-    }
-
-    /// The folder of ranks after an iteration.
-    pub(super) fn rank_state(&self, batch: &Range<u64>, iteration: usize) -> Folder {
-        self.folder(&rank_state_name(batch, iteration))
-    }
-}
-
-/// The name of the folder of ranks after an iteration.
-pub(super) fn rank_state_name(batch: &Range<u64>, iteration: usize) -> String {
-    format!("state/{}/{iteration:05}", batch.start)
 }

@@ -85,51 +85,40 @@ impl<'a> Exact<'a> {
         self.target.fill(0.0);
         if row.sums.is_none() && row.columns.len() <= CHUNK {
             self.system.matrix.copy_from_slice(&self.base);
-            self.gather_chunk(simd, row.columns, row.weights, row.following);
+            self.gather_chunk(simd, row.weights, row.following);
             return;
         }
         let base = self.earlier.iter_mut().zip(&self.base);
         base.for_each(|(sum, base)| *sum = f64::from(*base));
         match row.sums {
             Some(sums) => self.add_sums(sums),
-            None => self.gather_chunks(simd, row.columns, row.weights, row.following),
+            None => self.gather_chunks(simd, row.weights, row.following),
         }
         let sums = self.system.matrix.iter_mut().zip(&self.earlier);
         sums.for_each(|(value, sum)| *value = *sum as f32);
     }
 
-    /// Adds observations to the sums in double precision.
+    /// Adds observations to the sums in double precision. `following` begins with their columns.
     #[inline(always)]
-    fn gather_chunks<S: Simd>(
-        &mut self,
-        simd: S,
-        columns: &[u32],
-        weights: &[f32],
-        mut following: &[u32],
-    ) {
-        for (columns, weights) in columns.chunks(CHUNK).zip(weights.chunks(CHUNK)) {
+    fn gather_chunks<S: Simd>(&mut self, simd: S, weights: &[f32], mut following: &[u32]) {
+        for weights in weights.chunks(CHUNK) {
             self.system.matrix.fill(0.0);
-            self.gather_chunk(simd, columns, weights, following);
-            following = &following[columns.len()..];
+            self.gather_chunk(simd, weights, following);
+            following = &following[weights.len()..];
             let sums = self.earlier.iter_mut().zip(&self.system.matrix);
             sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
         }
     }
 
-    /// Adds observations to the sums in single precision. `following` begins with them.
+    /// Adds observations to the sums in single precision. `following` begins with their columns.
     #[inline(always)]
-    fn gather_chunk<S: Simd>(
-        &mut self,
-        simd: S,
-        columns: &[u32],
-        weights: &[f32],
-        mut following: &[u32],
-    ) {
-        for (columns, weights) in columns.chunks(PANEL_ROWS).zip(weights.chunks(PANEL_ROWS)) {
+    fn gather_chunk<S: Simd>(&mut self, simd: S, weights: &[f32], mut following: &[u32]) {
+        for weights in weights.chunks(PANEL_ROWS) {
+            let (columns, next) = following.split_at(weights.len());
+            following = next;
             self.gather_panel(simd, columns, weights);
-            following = &following[columns.len()..];
-            let ahead = Ahead { rows: self.fixed.rows, next: following, width: self.width };
-            let panel = &self.panel[..columns.len() * self.order];
+            let ahead = Ahead { rows: self.fixed.rows, next, width: self.width };
+            let panel = &self.panel[..weights.len() * self.order];
             dense::add_products(simd, &mut self.system.matrix, panel, self.order, ahead);
         }
     }
@@ -158,7 +147,7 @@ impl<'a> Exact<'a> {
         self.target.fill(0.0);
         self.squares = 0.0;
         self.add_sums(sums);
-        self.gather_chunks(simd, columns, weights, columns);
+        self.gather_chunks(simd, weights, columns);
         let (width, order) = (self.width, self.order);
         sums.0.clear();
         for column in self.earlier.chunks_exact(order).take(width) {

@@ -299,3 +299,80 @@ impl Kernel for Gather {
         measures_batch(task, &measures, started)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::superstep::{Resident, Reuse};
+    use arrow::datatypes::ToByteSlice;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+    use url::Url;
+
+    /// The sums of rows, by way of segments of (row, weight), whose weights are only written where one isn't 1.
+    async fn row_sums(segments: &[&[(u32, f64)]], ones: bool) -> Vec<f64> {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name| Folder(Url::from_directory_path(dir.path().join(name)).unwrap());
+        let cut = Partitioned { count: 7, block_rows: 3 };
+        let content = Content::RowSums;
+        let to = Destination { folder: place("to"), by: Axis::Row, cut, content };
+        let runtime = RuntimeEnv::default();
+        let mut written = Vec::new();
+        for (number, of_segment) in segments.iter().enumerate() {
+            let mut rows: Vec<u32> = of_segment.iter().map(|entry| entry.0).collect();
+            let codes = |rows: &[u32], all: &[u32]| -> Vec<u32> {
+                all.iter().map(|row| rows.binary_search(row).unwrap() as u32).collect()
+            };
+            let all = rows.clone();
+            rows.sort_unstable();
+            rows.dedup();
+            let mut bytes = codes(&rows, &all).to_byte_slice().to_vec();
+            bytes.extend_from_slice(vec![0u32; all.len()].to_byte_slice());
+            if of_segment.iter().any(|entry| entry.1 != 1.0) {
+                let weights: Vec<f64> = of_segment.iter().map(|entry| entry.1).collect();
+                bytes.extend_from_slice(weights.to_byte_slice());
+            }
+            let segment = Segment { name: number.to_string(), entries: all.len() };
+            let (entries, name) = (bytes.into(), segment.entries());
+            let count = segment.entries;
+            let numbered = Numbered { entries, count, name, rows, columns: vec![0] };
+            let object = numbers_to_bytes(numbered.scatter(&to, ones).unwrap());
+            to.folder.open(&runtime).unwrap().put(&segment.entries(), object).await.unwrap();
+            written.push(segment);
+        }
+        let write = BlockWrite { folder: place("blocks"), cut, content };
+        let gather = Gather { folder: to.folder, segments: written, write };
+        let (resident, reuse) = (Resident::default(), Reuse::default());
+        let mut sums = Vec::new();
+        for block in 0..cut.blocks() {
+            let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };
+            gather.run(task).await.unwrap();
+            let (folder, name) = (&gather.write.folder, Folder::part(block));
+            let found = folder.numbers::<f64>(&runtime, &name, cut.rows(block)).await;
+            sums.extend(found.unwrap());
+        }
+        sums
+    }
+
+    #[tokio::test]
+    async fn edges_without_weights_are_counted() {
+        let segments: [&[(u32, f64)]; 3] =
+            [&[(5, 1.0), (0, 1.0), (5, 1.0), (2, 1.0)], &[(6, 1.0)], &[(2, 1.0), (5, 1.0)]];
+        for ones in [true, false] {
+            let sums = row_sums(&segments, ones).await;
+            assert_eq!(sums, [1.0, 0.0, 2.0, 0.0, 0.0, 3.0, 1.0]);
+        }
+    }
+
+    /// A segment whose weights happen to be 1 is added up weight by weight, as if they were elsewhere.
+    #[tokio::test]
+    async fn how_weights_are_spread_does_not_show_in_their_sums() {
+        // Each 1 that is added is lost, for it is half of the distance to the next number; three at once are not.
+        let large = -(2f64.powi(54));
+        assert!(large + 1.0 == large && large + 3.0 != large);
+        let ones = [(4, 1.0), (4, 1.0), (4, 1.0)];
+        let together = [(4, 1.0), (4, large), (4, 1.0), (4, 1.0)];
+        for segments in [&[&[(4, large)][..], &ones][..], &[&together]] {
+            assert_eq!(row_sums(segments, false).await[4], large);
+        }
+    }
+}
