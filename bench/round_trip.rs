@@ -11,6 +11,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
 use nightshift_catalog::storage::Stores;
 use nightshift_executor::ExecutorOptions;
+use nightshift_executor::memory::Memory;
 use nightshift_scheduler::{Scheduler, SchedulerOptions, connect};
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
@@ -35,8 +36,7 @@ fn start_executor(scheduler: SocketAddr, work_dir: &tempfile::TempDir) -> Result
         scheduler_port: scheduler.port(),
         cores: 1,
         work_dir: work_dir.path().to_path_buf(),
-        memory: None,
-        resident: 1 << 20,
+        memory: Memory { tasks: 1 << 30, resident: 1 << 20 },
         connect_seconds: 10,
         stores: Stores::default(),
     };

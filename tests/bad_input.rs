@@ -153,6 +153,11 @@ fn places_that_can_not_be_used() {
     fails(&["run", "nowhere"], "there is no such folder");
     fails(&["scheduler", "--host", "0.0.0.0"], "--insecure");
     fails(&["scheduler", "--host", "0.0.0.0", "--insecure"], "--advertise");
+    let all_is_kept = ["executor", "--memory", "400", "--resident-memory", "390"];
+    fails(
+        &all_is_kept,
+        "400 MB of memory are not enough: 390 MB of them are for blocks and states",
+    );
     // Somebody listens and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("grpc://{}", silent.local_addr().unwrap());

@@ -193,12 +193,13 @@ pub struct ExecutorArguments {
     /// from there and not over the network [default: a temporary one]
     #[arg(long)]
     pub work_dir: Option<PathBuf>,
-    /// Megabytes that queries may use [default: 70 % of the machine's memory]
+    /// Megabytes that it may use [default: 70 % of the machine's memory]
     #[arg(long, value_name = "MB")]
     pub memory: Option<u64>,
-    /// Megabytes of training data and of states that are kept between supersteps; what doesn't fit is read again
-    #[arg(long, value_name = "MB", default_value_t = 2048)]
-    pub resident_memory: u64,
+    /// Megabytes of these for training data and states that are kept between supersteps; what doesn't fit is
+    /// read again [default: a quarter, and not more than 2048]
+    #[arg(long, value_name = "MB")]
+    pub resident_memory: Option<u64>,
     /// Listen beyond this machine although connections are neither encrypted nor authenticated
     #[arg(long)]
     pub insecure: bool,

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use nightshift_catalog::storage::Stores;
 use nightshift_catalog::warehouse::Warehouse;
+use nightshift_executor::memory::{Memory, share_of_the_machine};
 use nightshift_executor::{ExecutorOptions, told_to_stop};
 use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::session::Session;
@@ -25,9 +26,6 @@ use url::Url;
 
 /// How long child processes may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Megabytes of training data that an embedded executor keeps.
-const RESIDENT: u64 = 2048;
 
 /// A cluster in this process, which ends with it.
 pub struct Embedded {
@@ -112,8 +110,7 @@ fn within(
         scheduler_port: scheduler.port(),
         cores: 0,
         work_dir: work_dir.to_path_buf(),
-        memory: None,
-        resident: RESIDENT << 20,
+        memory: Memory::divide(None, None)?,
         connect_seconds: 10,
         stores: stores.clone(),
     });
@@ -250,6 +247,8 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
     let scheduler_host = url.host_str().ok_or_else(wrong)?.to_string();
     let port = |port: u16| if port == 0 { free_port(host) } else { Ok(port) };
     let (results, tasks) = (port(arguments.port)?, port(arguments.task_port)?);
+    let bytes = |megabytes: Option<u64>| megabytes.map(|megabytes| megabytes << 20);
+    let memory = Memory::divide(bytes(arguments.memory), bytes(arguments.resident_memory))?;
     let temporary = match arguments.work_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("nightshift-").tempdir()?),
@@ -265,8 +264,7 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         scheduler_port: url.port().unwrap_or(50050),
         cores: arguments.cores,
         work_dir: work_dir.unwrap_or_default(),
-        memory: arguments.memory.map(|megabytes| megabytes << 20),
-        resident: arguments.resident_memory << 20,
+        memory,
         connect_seconds: 30,
         stores,
     });
@@ -345,10 +343,15 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let executors = usize::from(arguments.executors);
     let cores = arguments.cores.unwrap_or((machine / executors).max(1)).to_string();
     let shared = work_dir.path().to_string_lossy();
+    let memory = share_of_the_machine() / executors as u64;
+    Memory::divide(Some(memory), None)
+        .map_err(|error| format!("--executors {executors}: {error}"))?;
+    let memory = (memory >> 20).to_string();
     for number in 1..=executors {
-        let arguments =
-            ["executor", "--scheduler", &address, "--cores", &cores, "--work-dir", &shared];
-        start(format!("executor {number}"), arguments.map(String::from).to_vec())?;
+        let cores = ["--cores", &cores, "--memory", &memory];
+        let arguments = ["executor", "--scheduler", &address, "--work-dir", &shared];
+        let arguments = arguments.into_iter().chain(cores).map(String::from);
+        start(format!("executor {number}"), arguments.collect())?;
     }
     println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");
     println!("flight grpc://127.0.0.1:{flight_port}");

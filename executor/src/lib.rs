@@ -1,6 +1,7 @@
 //! The data plane process: a Ballista executor that knows Nightshift's operators and keeps blocks
 //! and states of trainings in memory.
 
+pub mod memory;
 mod results;
 mod work_dir;
 
@@ -16,6 +17,7 @@ use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use futures::future::BoxFuture;
+use memory::Memory;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{LogicalCodec, PhysicalCodec};
 use nightshift_jobs::superstep::Resident;
@@ -77,10 +79,8 @@ pub struct ExecutorOptions {
     /// Folder for intermediate results: those of shuffles, and rows that don't fit into memory. Executors of
     /// one machine can share it.
     pub work_dir: PathBuf,
-    /// Bytes that queries may use; a share of the machine's memory if it is not given.
-    pub memory: Option<u64>,
-    /// Bytes of blocks and states that are kept between supersteps.
-    pub resident: u64,
+    /// What it may use of the machine's memory.
+    pub memory: Memory,
     /// Seconds to wait for the scheduler to answer at the start.
     pub connect_seconds: u16,
     /// How object stores are reached.
@@ -96,7 +96,7 @@ pub fn run(options: ExecutorOptions) -> BoxFuture<'static, Result<(), ExecutorEr
 }
 
 async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
-    let resident = Resident::new(options.resident);
+    let resident = Resident::new(options.memory.resident);
     let failed = |source| ExecutorError {
         address: format!("{}:{}", options.host, options.port),
         task_port: options.task_port,
@@ -134,7 +134,7 @@ async fn run_process(options: ExecutorOptions) -> Result<(), ExecutorError> {
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
         work_dir: Some(work_dir.shuffles().to_string_lossy().into_owned()),
         executor_heartbeat_interval_seconds: HEARTBEAT_SECONDS,
-        memory_pool_size: options.memory,
+        memory_pool_size: Some(options.memory.tasks),
         // Ballista would delete what other executors in the same folder need.
         job_data_clean_up_interval_seconds: 0,
         override_function_registry: Some(Arc::new(functions())),
