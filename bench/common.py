@@ -110,7 +110,8 @@ class Memory:
         self.thread = threading.Thread(target=self.watch)
 
     def now(self):
-        with open(self.path) as status:
+        # A process that was killed has none.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(self.path) as status:
             for line in status:
                 if line.startswith("VmRSS:"):
                     return int(line.split()[1]) / 1024
@@ -135,10 +136,11 @@ class Memory:
 
 
 @contextlib.contextmanager
-def trained(file, executors, statement, *before):
+def trained(file, executors, statement, *before, options=()):
     """A cursor on a cluster that has executed CREATE MODEL over the table `given`, after the statements `before`, the
-    seconds that it took, and each executor's largest memory in megabytes."""
-    with cluster(executors, locations=[file.parent]) as running, running.connect() as connection:
+    seconds that it took, and each executor's largest memory in megabytes. `options` are those of executors."""
+    locations = [file.parent]
+    with cluster(executors, locations, options) as running, running.connect() as connection:
         cursor = connection.cursor()
         cursor.execute(f"CREATE EXTERNAL TABLE default.given STORED AS PARQUET LOCATION '{file}'")
         for other in before:

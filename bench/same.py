@@ -1,14 +1,17 @@
-"""Whether models are the same to the last bit on one executor with two cores, on two executors, on three of which one is
-killed in the middle, and with little memory: factors and ranks of "2M" interactions and of an R-MAT graph, as digests."""
+"""Whether models are the same to the last bit on one executor with two cores, on two executors, on three of which two are
+killed in the middle, and with little memory: factors and ranks of "2M" interactions and of an R-MAT graph, as digests.
+And how much memory the executors took, and how often they read a block again."""
 
+import contextlib
 import hashlib
+import json
 import sys
 import threading
 
-from common import cluster, interactions, rmat, seconds, table
+from common import SIZES, Memory, cluster, interactions, rmat, seconds, table
 
 SIZE = sys.argv[2] if len(sys.argv) > 2 else "2M"
-SCALE = int(sys.argv[3]) if len(sys.argv) > 3 else 18
+SCALE = int(sys.argv[3]) if len(sys.argv) > 3 else 20
 ALS = (
     "CREATE OR REPLACE MODEL bench.als OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
     " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', early_stop = false, num_factors = 64,"
@@ -18,6 +21,10 @@ PAGERANK = (
     "CREATE OR REPLACE MODEL bench.rank OPTIONS (model_type = 'pagerank', source_col = 'source',"
     " target_col = 'target', tolerance = 1e-15, max_iterations = 100) AS SELECT source, target FROM default.edges"
 )
+# A quarter of what the users' factors take, for states and blocks; and little for everything else.
+QUARTER = max(1, SIZES[SIZE][0] * 64 * 4 // 4 >> 20)
+SMALL = 512
+SMALL_OPTIONS = ["--memory", str(SMALL), "--resident-memory", str(QUARTER)]
 RESULTS = [
     "SELECT user_id, factors FROM bench.als.user_factors ORDER BY user_id",
     "SELECT item_id, factors FROM bench.als.item_factors ORDER BY item_id",
@@ -43,21 +50,26 @@ def models(executors, options=(), kill=False):
         for name, file in files.items():
             cursor.execute(f"CREATE EXTERNAL TABLE default.{name} STORED AS PARQUET LOCATION '{file}'")
         taken, killed = [], []
-        for statement in (ALS, PAGERANK):
-            # One of them in the middle of each training, as long as there are two.
-            after = 1.5 if kill and len(running.executors) > 1 else None
-            dies = threading.Timer(after or 0, lambda: killed.append(running.executors.pop().kill()))
-            if after:
-                dies.start()
-            taken.append(seconds(lambda: cursor.execute(statement))[0])
-            if after:
-                assert not dies.is_alive(), "the training was over before an executor was killed"
+        with contextlib.ExitStack() as watched:
+            memories = [watched.enter_context(Memory(process)) for process in running.executors]
+            for statement in (ALS, PAGERANK):
+                # One of them in the middle of each training, as long as there are two.
+                after = 1.5 if kill and len(running.executors) > 1 else None
+                dies = threading.Timer(after or 0, lambda: killed.append(running.executors.pop().kill()))
+                if after:
+                    dies.start()
+                taken.append(seconds(lambda: cursor.execute(statement))[0])
+                if after:
+                    assert not dies.is_alive(), "the training was over before an executor was killed"
         assert not kill or len(killed) == 2
         digests = []
         for query in RESULTS:
             cursor.execute(query)
             digests.append(digest(cursor.fetch_arrow_table()))
-        return [*taken, *digests]
+        cursor.execute("SELECT metrics FROM system.model_versions")
+        metrics = [json.loads(row[0]) for row in cursor.fetchall()]
+        kept, read = (sum(each[name] for each in metrics) for name in ("blocks_kept", "blocks_read"))
+        return [*taken, max(memory.most for memory in memories), f"{kept:.0f} of {kept + read:.0f}", *digests]
 
 
 def main():
@@ -65,11 +77,11 @@ def main():
         "one executor with two cores": lambda: models([2]),
         "two with one": lambda: models([1, 1]),
         "three with one, two of them killed": lambda: models([1, 1, 1], kill=True),
-        "one with two, --resident-memory 4": lambda: models([2], options=["--resident-memory", "4"]),
+        f"one with two, {SMALL} MB": lambda: models([2], SMALL_OPTIONS),
     }
     rows = [[name, *run()] for name, run in runs.items()]
-    table(["", "s, ALS", "s, PageRank", "user factors", "item factors", "ranks"], rows)
-    assert len({tuple(row[3:]) for row in rows}) == 1, "they differ"
+    table(["", "s, ALS", "s, PageRank", "MB at most", "blocks in memory", "user factors", "item factors", "ranks"], rows)
+    assert len({tuple(row[5:]) for row in rows}) == 1, "they differ"
 
 
 main()

@@ -1,8 +1,9 @@
 """How training grows: with executors (one of one core, two of one core) and with data ("2M", "20M" and "200M"
 interactions on one executor with two cores). Seconds of the fastest iteration, of the whole from query to published
 tables, and the executors' largest memory beside the bytes of blocks and states. And what a superstep costs that has
-nothing to do."""
+nothing to do, and what one more executor adds to it."""
 
+import statistics
 import sys
 
 from common import SIZES, TARGET, interactions, iteration_seconds, quantile, rmat, table, trained
@@ -10,16 +11,18 @@ from common import SIZES, TARGET, interactions, iteration_seconds, quantile, rma
 EXECUTORS = sys.argv[2].split(",") if len(sys.argv) > 2 else ["als", "pagerank"]
 DATA = sys.argv[3].split(",") if len(sys.argv) > 3 else ["2M", "20M", "200M"]
 FACTORS, ITERATIONS = 64, 3
+# The blocks of "200M" are more than executors keep if they aren't told.
+ENOUGH = ["--memory", "16384", "--resident-memory", "8192"]
 
 
-def als(file, executors):
+def als(file, executors, options=()):
     statement = (
         "CREATE MODEL bench.m OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
         " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', solver = 'exact', early_stop = false,"
         f" num_factors = {FACTORS}, wals_alpha = 10, l2_reg = 1, max_iterations = {ITERATIONS})"
         " AS SELECT user_id, item_id, weight FROM default.given"
     )
-    return measured(file, executors, statement, ITERATIONS)
+    return measured(file, executors, statement, ITERATIONS, options)
 
 
 def pagerank(file, executors):
@@ -30,9 +33,9 @@ def pagerank(file, executors):
     return measured(file, executors, statement, 20)
 
 
-def measured(file, executors, statement, iterations):
+def measured(file, executors, statement, iterations, options=()):
     """Whole seconds, those of the fastest iteration, and each executor's largest memory in MB."""
-    with trained(file, executors, statement) as (cursor, total, memory):
+    with trained(file, executors, statement, options=options) as (cursor, total, memory):
         return total, min(iteration_seconds(cursor, "bench.m", iterations)), memory
 
 
@@ -59,7 +62,7 @@ def executors():
 def data():
     rows, first = [], None
     for size in DATA:
-        total, iteration, memory = als(interactions(size), [2])
+        total, iteration, memory = als(interactions(size), [2], ENOUGH)
         users, items = SIZES[size]
         count = rows_of(interactions(size))
         each = iteration / count * 1e9
@@ -95,6 +98,24 @@ def empty():
     table(["ms", "median", "99 %"], [["an empty superstep", quantile(times, 0.5), quantile(times, 0.99)]])
 
 
+def launches():
+    """An iteration with next to no arithmetic (two factors), on more and more executors of two cores in all."""
+    statement = (
+        "CREATE MODEL bench.m OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
+        " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', solver = 'conjugate_gradient',"
+        " early_stop = false, num_factors = 2, wals_alpha = 10, l2_reg = 1, max_iterations = 20)"
+        " AS SELECT user_id, item_id, weight FROM default.given"
+    )
+    counts, rows = [2, 4, 8, 16], []
+    for count in counts:
+        with trained(interactions("20M"), [1] * count, statement) as (cursor, *_):
+            rows.append([count, quantile(iteration_seconds(cursor, "bench.m", 20), 0.5) * 1e3])
+        print(rows[-1], file=sys.stderr, flush=True)
+    table(["executors of one core", "ms an iteration"], rows)
+    slope = statistics.linear_regression(counts, [row[1] for row in rows]).slope
+    print(f"\n{slope / 2:.2f} ms for one more executor in each of its two supersteps\n")
+
+
 def rows_of(file):
     import pyarrow.parquet
 
@@ -102,5 +123,6 @@ def rows_of(file):
 
 
 empty()
+launches()
 executors()
 data()
