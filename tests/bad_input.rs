@@ -110,7 +110,7 @@ fn files_that_can_not_be_put_in_order() {
             ("a.sql", "CREATE TABLE x.a AS SELECT * FROM x.b"),
             ("b.sql", "CREATE TABLE x.b AS SELECT * FROM x.a"),
         ],
-        &["pipeline p", "a.sql reads x.b of b.sql, b.sql reads x.a of a.sql"],
+        &["p/a.sql:1: ", "a.sql reads x.b of b.sql, b.sql reads x.a of a.sql"],
     );
     assert_says(
         &[

@@ -36,6 +36,8 @@ pub enum FileList {
     Version(u64),
     /// In an object of its own: files that a run has written and not yet published.
     Staged(Url),
+    /// Nowhere: the table is planned, and has no files yet.
+    Planned,
 }
 
 /// What a plan says about a table: enough for another process to scan it.
@@ -73,6 +75,7 @@ impl TableScanSpec {
                 let bytes = folder.get(&name).await?;
                 serde_json::from_slice(&bytes).map_err(|error| damaged(url, error.to_string()))
             }
+            FileList::Planned => Ok(Vec::new()),
         }
     }
 }

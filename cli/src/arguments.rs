@@ -23,6 +23,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run a pipeline: a folder of .sql files
     Run(RunArguments),
+    /// Say everything that is wrong in a pipeline, without running it; if nothing is, in which order its statements run
+    Check(RunArguments),
     /// Execute SQL and print what it returns; on a terminal, a shell
     Sql(SqlArguments),
     /// Start a cluster on this machine: a scheduler and executors, each a process
@@ -66,7 +68,7 @@ pub enum Format {
     Arrow,
 }
 
-/// Arguments of `run`.
+/// Arguments of `run` and `check`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// The pipeline's folder

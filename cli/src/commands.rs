@@ -4,7 +4,7 @@ use crate::arguments::{Arguments, Command, Place, RunArguments};
 use crate::cluster::{self, Embedded, Executing};
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::{Failure, progress, shell};
+use crate::{Failure, check, progress, shell};
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::told_to_stop;
@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub async fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Run(arguments) => run(arguments).await,
+        Command::Check(arguments) => check::check(arguments).await,
         Command::Sql(arguments) => shell::sql(arguments).await,
         Command::Up(arguments) => cluster::up(arguments).await,
         Command::Scheduler(arguments) => cluster::scheduler(arguments).await,

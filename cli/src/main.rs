@@ -1,6 +1,7 @@
 //! The `nightshift` binary: one entry for every role.
 
 mod arguments;
+mod check;
 mod cluster;
 mod commands;
 mod interrupts;

@@ -150,13 +150,44 @@ impl From<JobError> for DataFusionError {
 }
 
 /// The line, and the column where the engine knows it.
+fn exact_place(line: u64, source: &JobError) -> (u64, Option<u64>) {
+    let span = match source {
+        JobError::Engine(error) => error.diagnostic().and_then(|about| about.span),
+        _ => None,
+    };
+    match span {
+        Some(span) => (span.start.line, Some(span.start.column)),
+        None => (line, None),
+    }
+}
+
 fn position(line: u64, source: &JobError) -> String {
-    match source {
-        JobError::Engine(error) => match error.diagnostic().and_then(|about| about.span) {
-            Some(span) => format!("{}:{}", span.start.line, span.start.column),
-            None => line.to_string(),
-        },
-        _ => line.to_string(),
+    match exact_place(line, source) {
+        (line, Some(column)) => format!("{line}:{column}"),
+        (line, None) => line.to_string(),
+    }
+}
+
+impl JobError {
+    /// The file that it is about, the line in it, and the column where that is known.
+    pub fn place(&self) -> Option<(&str, u64, Option<u64>)> {
+        match self {
+            Self::Syntax { file, line, column, .. } => Some((file, *line, Some(*column))),
+            Self::At { file, line, source } => {
+                let (line, column) = exact_place(*line, source);
+                Some((file, line, column))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is wrong, without the place.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Syntax { reason, .. } => reason.clone(),
+            Self::At { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -191,6 +222,7 @@ fn engine_message(error: &DataFusionError) -> String {
     }
     let mut text = text.as_str();
     for wrapping in [
+        "type_coercion\ncaused by\n",
         "DataFusion error: ",
         "Execution error: ",
         "External error: ",

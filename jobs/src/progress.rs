@@ -11,3 +11,14 @@ pub trait Progress: Send + Sync {
     /// Something that the user should know and that is no error.
     fn note(&self, text: &str);
 }
+
+/// Nobody is told.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn step(&self, _: usize, _: usize, _: &str) {}
+
+    fn iteration(&self, _: &str, _: usize, _: usize, _: &str, _: f64) {}
+
+    fn note(&self, _: &str) {}
+}

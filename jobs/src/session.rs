@@ -291,6 +291,12 @@ impl Session {
         Ok(plan)
     }
 
+    /// A plan as it is before it is optimized: with the types of its expressions matched, or refused.
+    pub fn analyze(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let (analyzer, options) = (self.state.analyzer(), self.state.config_options());
+        Ok(analyzer.execute_and_check(plan, options, |_, _| {})?)
+    }
+
     /// The columns that a statement declares, as the engine understands them.
     pub async fn declared_columns(&self, columns: &[ColumnDef]) -> Result<Schema> {
         let (plain, comments) = crate::change::declared(columns)?;

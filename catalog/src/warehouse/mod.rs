@@ -252,6 +252,11 @@ impl Warehouse {
         delta::history(&self.storage.folder(&Self::table_folder(name))).await
     }
 
+    /// A table that nothing has been written of: plans can read it, and find no rows.
+    pub fn planned(&self, folder: &str, contents: &Contents) -> WarehouseTable {
+        WarehouseTable::of(self.storage.folder(folder).url().clone(), FileList::Planned, contents)
+    }
+
     /// Makes a staged table readable by plans: writes its list of files to `list`, a name within the
     /// warehouse.
     pub async fn stage(

@@ -215,7 +215,7 @@ impl Output {
     }
 
     /// Writes rows that are there already.
-    fn all(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+    pub fn all(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
         self.check()?;
         self.destination.begin()?;
         let mut write = || {

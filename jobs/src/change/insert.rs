@@ -15,6 +15,10 @@ pub async fn insert(change: &Change<'_>, statement: &Insert) -> Result<Changed> 
     let query = EngineStatement::Statement(Box::new(query));
     let plan = change.view.plan(change.session, query).await?;
     let plan = assigned(plan, &statement.columns, &old.schema)?;
+    if change.rehearsed {
+        change.session.analyze(plan)?;
+        return Ok(Changed::computed(old.clone(), 1));
+    }
     let (folder, partitions) = (&change.table.folder, &old.partition_columns);
     let written =
         change.session.write_files(change.run, plan, folder, &old.schema, partitions).await?;

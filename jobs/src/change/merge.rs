@@ -17,8 +17,13 @@ const IN_TARGET: &str = "\"_in_target\"";
 pub async fn merge(change: &Change<'_>, statement: &Merge) -> Result<Changed> {
     let old = &change.table.contents;
     let plan = Clauses::new(change, statement)?;
-    let view = change.reading(old).await?;
     let pairs = format!("SELECT count(*) FROM {}", plan.matched());
+    if change.rehearsed {
+        let counted = [pairs, plan.count_changed()].into_iter().chain(plan.count_added());
+        let rest = (!plan.on_target.is_empty()).then(|| plan.rest()).into_iter();
+        return change.rehearse(counted, rest.chain(plan.added())).await;
+    }
+    let view = change.reading(old).await?;
     let pairs = change.count(&view, &pairs).await?;
     let rows = format!(
         "SELECT count(*) FROM {TARGET} AS {} WHERE EXISTS (SELECT 1 FROM {} WHERE {})",

@@ -40,6 +40,8 @@ pub struct Change<'a> {
     pub name: &'a Name,
     /// What it is now.
     pub table: &'a StagedTable,
+    /// Whether its queries are only planned.
+    pub rehearsed: bool,
 }
 
 /// The contents that a change leads to.
@@ -73,13 +75,34 @@ impl Change<'_> {
 
     /// The same, in a number of partitions.
     async fn reading_in(&self, contents: &Contents, groups: Option<usize>) -> Result<View> {
-        let list = format!("{}/staged/target-{}.json", self.folder, uuid::Uuid::now_v7());
         let warehouse = self.session.warehouse();
-        let mut provider = warehouse.stage(&self.table.folder, contents, &list).await?;
+        let list = format!("{}/staged/target-{}.json", self.folder, uuid::Uuid::now_v7());
+        let mut provider = match self.rehearsed {
+            true => warehouse.planned(&self.table.folder, contents),
+            false => warehouse.stage(&self.table.folder, contents, &list).await?,
+        };
         provider.spec.groups = groups;
         let mut view = self.view.clone();
         view.stage(TARGET_KEY.to_string(), provider);
         Ok(view)
+    }
+
+    /// Plans queries that would be counted, and those whose rows would be the table's.
+    async fn rehearse(
+        &self,
+        counted: impl Iterator<Item = String>,
+        written: impl Iterator<Item = String>,
+    ) -> Result<Changed> {
+        let old = &self.table.contents;
+        let view = self.reading(old).await?;
+        for query in counted {
+            self.session.analyze(view.plan_text(self.session, &query).await?)?;
+        }
+        for query in written {
+            let rows = view.plan_text(self.session, &query).await?;
+            self.session.analyze(assigned(rows, &[], &old.schema)?)?;
+        }
+        Ok(Changed::computed(old.clone(), 0))
     }
 
     /// The number that a query returns.

@@ -52,10 +52,14 @@ async fn rewrite(
     condition: &str,
     query: &str,
 ) -> Result<Changed> {
+    let count = format!("SELECT count(*) FROM {TARGET} AS {alias} WHERE ({condition})");
+    if change.rehearsed {
+        let written = std::iter::once(query.to_string());
+        return change.rehearse(std::iter::once(count), written).await;
+    }
     let old = &change.table.contents;
     let matching = matching(change, alias, condition).await?;
     let view = change.reading(&Contents { files: matching.clone(), ..old.clone() }).await?;
-    let count = format!("SELECT count(*) FROM {TARGET} AS {alias} WHERE ({condition})");
     let rows = change.count(&view, &count).await?;
     if rows == 0 {
         return Ok(Changed::computed(old.clone(), 0));

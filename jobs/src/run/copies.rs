@@ -44,6 +44,10 @@ impl Run {
             .filter(|at| !columns.contains(schema.field(*at).name()))
             .collect();
         encoding.check(&schema.project(&rest)?)?;
+        if self.rehearsed {
+            self.session.analyze(plan)?;
+            return Ok(None);
+        }
         if self.exports.iter().any(|other| other.location() == &location) {
             return Err(JobError::Statement(format!(
                 "{} is written twice in this run",

@@ -18,6 +18,7 @@ use nightshift_catalog::CatalogError;
 use nightshift_catalog::delta::Contents;
 use nightshift_catalog::export::ExportTarget;
 use nightshift_catalog::registry::{Entry, Kind};
+use nightshift_catalog::scan::WarehouseTable;
 use nightshift_catalog::warehouse::{Name, Staged, Warehouse, run_folder};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -27,7 +28,10 @@ use uuid::Uuid;
 
 mod copies;
 mod names;
+mod rehearsal;
 mod tables;
+
+pub use rehearsal::Rehearsal;
 
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
@@ -118,6 +122,8 @@ pub struct Run {
     exports: Vec<ExportTarget>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
+    /// Whether statements are only planned.
+    rehearsed: bool,
 }
 
 impl Run {
@@ -129,10 +135,21 @@ impl Run {
         externals: Externals,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
+        let run = Self::prepare(session, operation, externals, progress, false).await?;
+        run.session.warehouse().open_run(&run.id).await?;
+        tracing::info!(run = %run.id, operation = run.operation, "run started");
+        Ok(run)
+    }
+
+    async fn prepare(
+        session: Session,
+        operation: String,
+        externals: Externals,
+        progress: Arc<dyn Progress>,
+        rehearsed: bool,
+    ) -> Result<Self> {
         let view = View::now(&session, externals).await?;
         let id = Uuid::now_v7().to_string();
-        session.warehouse().open_run(&id).await?;
-        tracing::info!(run = %id, operation, "run started");
         Ok(Self {
             id,
             operation,
@@ -143,6 +160,7 @@ impl Run {
             exports: Vec::new(),
             steps: Vec::new(),
             progress,
+            rehearsed,
         })
     }
 
@@ -167,12 +185,14 @@ impl Run {
         let started = Instant::now();
         let made = match self.perform(&located.statement, folder).await {
             Ok(made) => made,
+            // To explain it can take reading all files.
+            Err(error) if self.rehearsed => return Err(located.locate(error)),
             Err(error) => {
                 return Err(located
                     .locate(explain(&self.session, self.view.externals(), located, error).await));
             }
         };
-        if let Some(made) = made {
+        if let Some(made) = made.filter(|_| !self.rehearsed) {
             let Made { name, rows, files, bytes } = made;
             let seconds = started.elapsed().as_secs_f64();
             tracing::info!(run = %self.id, step = name, rows, seconds, "step done");
@@ -233,10 +253,16 @@ impl Run {
 
     /// Runs a check: a query that returns the rows that are wrong.
     pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
-        let collected =
-            async { self.session.collect(plan(&self.session, &self.view, located).await?).await };
+        let collected = async {
+            let plan = plan(&self.session, &self.view, located).await?;
+            match self.rehearsed {
+                true => self.session.analyze(plan).map(|_| Vec::new()),
+                false => self.session.collect(plan).await,
+            }
+        };
         let batches = match collected.await {
             Ok(batches) => batches,
+            Err(error) if self.rehearsed => return Err(located.locate(error)),
             Err(error) => {
                 return Err(located
                     .locate(explain(&self.session, self.view.externals(), located, error).await));
@@ -255,6 +281,16 @@ impl Run {
         }
         let sample = pretty_format_batches(&sample)?.to_string();
         Err(JobError::Check { check: name.to_string(), rows, sample })
+    }
+
+    /// A table of this run that its other statements can read.
+    async fn stage(&self, name: &str, folder: &str, contents: &Contents) -> Result<WarehouseTable> {
+        let warehouse = self.session.warehouse();
+        if self.rehearsed {
+            return Ok(warehouse.planned(folder, contents));
+        }
+        let list = format!("{}/staged/{name}.json", self.folder());
+        Ok(warehouse.stage(folder, contents, &list).await?)
     }
 
     async fn create_external(
@@ -277,8 +313,11 @@ impl Run {
         }
         let folder = format!("{}/training/{}", self.folder(), model.name);
         let progress = self.progress.as_ref();
-        let staged =
-            training::train(&self.session, &self.view, model, &self.id, folder, progress).await?;
+        let (session, view) = (&self.session, &self.view);
+        let staged = match self.rehearsed {
+            true => training::rehearse(session, view, model, progress).await?,
+            false => training::train(session, view, model, &self.id, folder, progress).await?,
+        };
         let mut made = Made { name: model.name.to_string(), rows: 0, files: 0, bytes: 0 };
         for (name, table) in &staged.tables {
             let all = Made::all(&model.name, &table.contents);
@@ -286,9 +325,7 @@ impl Run {
             made.files += all.files;
             made.bytes += all.bytes;
             let name = format!("{}.{name}", model.name);
-            let list = format!("{}/staged/{name}.json", self.folder());
-            let warehouse = self.session.warehouse();
-            let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
+            let provider = self.stage(&name, &table.folder, &table.contents).await?;
             self.view.stage(name, provider);
         }
         self.view.stage_model(model.name.to_string(), staged.details.clone());

@@ -38,8 +38,13 @@ impl Run {
                 let schema = Arc::new(stored(plan.schema().as_arrow())?);
                 partition::check(&schema, &partitions)?;
                 self.touched.insert(folder.clone());
-                let written =
-                    self.session.write_files(&self.id, plan, &folder, &schema, &partitions).await?;
+                let session = &self.session;
+                let written = match self.rehearsed {
+                    true => session.analyze(plan).map(|_| Vec::new())?,
+                    false => {
+                        session.write_files(&self.id, plan, &folder, &schema, &partitions).await?
+                    }
+                };
                 (schema, written)
             }
         };
@@ -84,9 +89,8 @@ impl Run {
     /// Makes a table readable by the run's statements as it is to be.
     pub(super) async fn put(&mut self, name: &Name, mut table: StagedTable) -> Result<()> {
         table.contents.files.sort_by(|a, b| a.path.cmp(&b.path));
-        let list = format!("{}/staged/{name}-{}.json", self.folder(), Uuid::now_v7());
-        let warehouse = self.session.warehouse();
-        let provider = warehouse.stage(&table.folder, &table.contents, &list).await?;
+        let list = format!("{name}-{}", Uuid::now_v7());
+        let provider = self.stage(&list, &table.folder, &table.contents).await?;
         self.view.stage(name.to_string(), provider);
         self.staged.tables.insert(name.clone(), table);
         Ok(())
@@ -108,13 +112,16 @@ impl Run {
             folder: &run_folder,
             name,
             table: &table,
+            rehearsed: self.rehearsed,
         })
         .await?;
         let old: BTreeSet<&str> = table.contents.files.iter().map(|f| f.path.as_str()).collect();
         let new = changed.contents.files.iter().filter(|file| !old.contains(file.path.as_str()));
         let (files, bytes) = new.fold((0, 0), |(n, bytes), file| (n + 1, bytes + file.bytes));
         let made = Made { name: name.to_string(), rows: changed.rows, files, bytes };
-        let same = files == 0 && changed.contents.files.len() == table.contents.files.len();
+        // A rehearsal adds rows that nobody has written.
+        let added = self.rehearsed && changed.rows > 0;
+        let same = !added && files == 0 && changed.contents.files.len() == old.len();
         if !same {
             // What is added to a table that this run has changed before is more than an addition.
             let untouched = !self.staged.tables.contains_key(name);
@@ -205,6 +212,9 @@ impl Run {
         let mut made = Made { name: "all tables".to_string(), rows: 0, files: 0, bytes: 0 };
         if let Some(name) = name {
             made.name = name.to_string();
+        }
+        if self.rehearsed {
+            return Ok(Some(made));
         }
         for cleaning in warehouse.unneeded(registry, name, hours).await? {
             made.files += cleaning.files.len() as u64;

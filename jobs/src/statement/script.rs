@@ -72,6 +72,32 @@ impl Unparsed {
         self.tokens.iter().filter_map(|token| parameter(&token.token)).collect()
     }
 
+    /// The table, view or model that it begins to create, as `schema.name`, even if the rest can't be parsed.
+    pub fn creates(&self) -> Option<String> {
+        let mut words = self.tokens.iter().map(|token| &token.token).peekable();
+        let mut take = |word: &str| {
+            let is_word = |token: &&Token| matches!(token, Token::Word(found) if found.value.eq_ignore_ascii_case(word));
+            words.next_if(is_word).is_some()
+        };
+        if !take("create") {
+            return None;
+        }
+        let _ = take("or") && take("replace");
+        let _ = take("external");
+        if !["table", "view", "model"].into_iter().any(&mut take) {
+            return None;
+        }
+        let _ = take("if") && take("not") && take("exists");
+        let name = |token: Option<&Token>| match token {
+            Some(Token::Word(Word { value, quote_style: None, .. })) => Some(value.to_lowercase()),
+            Some(Token::Word(Word { value, .. })) => Some(value.clone()),
+            _ => None,
+        };
+        let schema = name(words.next())?;
+        words.next_if(|token| **token == Token::Period)?;
+        Some(format!("{schema}.{}", name(words.next())?))
+    }
+
     /// Parses it with its parameters left open.
     pub fn parse(&self) -> Result<Located> {
         self.parse_tokens(self.tokens.clone())

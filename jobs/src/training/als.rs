@@ -14,6 +14,9 @@ use nightshift_udfs::csr::Duplicates;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+/// What is measured in each iteration.
+pub(super) const MEASURES: [&str; 1] = ["loss"];
+
 /// One side of the matrix, as far as training needs it.
 struct Side {
     name: &'static str,
@@ -107,34 +110,24 @@ impl Training<'_> {
             Feedback::Explicit { bias: true, mean } => Some(mean),
             _ => None,
         };
-        let export = |ids: &Ids, cut, state: &State, offset, seen| {
-            Superstep::FactorsExport(FactorsExport {
-                ids: ids.numbered.clone(),
-                cut,
-                state: state.folder.clone(),
-                factors: spec.factors,
-                width,
-                offset,
-                seen,
-            })
-        };
-        let select = |id: &str, index: &str, more: &str| {
-            format!(
-                "SELECT id AS {}, index AS {index}, factors, bias{more} FROM export",
-                quoted(id)
-            )
+        let export = |ids: &Ids, cut, state: &State, offset, seen| FactorsExport {
+            ids: ids.numbered.clone(),
+            cut,
+            state: state.folder.clone(),
+            factors: spec.factors,
+            width,
+            offset,
+            seen,
         };
         let user_export = export(&users, user_cut, &user_state, offset, Some(user_blocks.folder));
-        let sql = select(&spec.user, "user_index", ", seen_items");
-        let plan = self.plan_export(user_export, &sql, &[]).await?;
+        let plan = self.plan_factors(&spec.user, user_export).await?;
         let mut made = BTreeMap::new();
         made.insert("user_factors".to_string(), self.write("user_factors", plan).await?);
         let item_export = export(&items, item_cut, &item_state, None, None);
-        let sql = select(&spec.item, "item_index", "");
-        let plan = self.plan_export(item_export, &sql, &[]).await?;
+        let plan = self.plan_factors(&spec.item, item_export).await?;
         made.insert("item_factors".to_string(), self.write("item_factors", plan).await?);
         let rows: Vec<_> = losses.iter().map(|loss| vec![*loss]).collect();
-        made.insert("training_info".to_string(), self.write_training_info(&["loss"], &rows).await?);
+        made.insert("training_info".to_string(), self.write_training_info(&MEASURES, &rows).await?);
         let mut metrics = BTreeMap::from([
             ("rows".to_string(), data.rows as f64),
             ("users".to_string(), users.count as f64),
@@ -145,6 +138,21 @@ impl Training<'_> {
         // Predictions for users who are folded in start from it.
         metrics.extend(offset.map(|mean| ("mean".to_string(), mean)));
         Ok(Trained { tables: made, metrics, iteration_seconds: seconds })
+    }
+
+    /// Plans the rows of a side's table, whose ids are called `id`. Users come with what they have seen.
+    pub(super) async fn plan_factors(
+        &self,
+        id: &str,
+        export: FactorsExport,
+    ) -> Result<LogicalPlan> {
+        let (index, more) = match export.seen {
+            Some(_) => ("user_index", ", seen_items"),
+            None => ("item_index", ""),
+        };
+        let id = quoted(id);
+        let sql = format!("SELECT id AS {id}, index AS {index}, factors, bias{more} FROM export");
+        self.plan_export(Superstep::FactorsExport(export), &sql, &[]).await
     }
 
     /// Solves users and items in turn until the loss hardly falls any more. The items start from

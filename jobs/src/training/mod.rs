@@ -8,12 +8,14 @@ mod explain;
 mod options;
 mod pagerank;
 mod prepare;
+mod rehearse;
 mod select;
 mod teleport;
 mod warm_start;
 
 pub use explain::explain;
 pub use options::{MatrixFactorization, ModelSpec, PageRank, model_spec, recorded_spec, reference};
+pub use rehearse::rehearse;
 
 use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
@@ -76,10 +78,6 @@ pub async fn train(
 ) -> Result<StagedModel> {
     let spec = model_spec(statement)?;
     let started = Instant::now();
-    let mut references = reads(&Statement::CreateModel(statement.clone()))?;
-    if spec.warm_start() {
-        references.models.insert(statement.name.to_string());
-    }
     let plan = view.plan_query(session, &statement.query).await?;
     let (name, reuse) = (&statement.name, Reuse::default());
     let training = Training { session, view, name, run, folder, progress, reuse };
@@ -92,21 +90,31 @@ pub async fn train(
     let (kept, read) = (training.reuse.kept.into_inner(), training.reuse.read.into_inner());
     metrics.insert("blocks_read".to_string(), f64::from(read));
     metrics.insert("blocks_kept".to_string(), f64::from(kept));
+    let mut details = details(statement, &spec, view)?;
+    (details.metrics, details.iteration_seconds) = (metrics, trained.iteration_seconds);
+    Ok(StagedModel { tables: trained.tables, details })
+}
+
+/// What is known of a model before it is trained.
+fn details(statement: &CreateModel, spec: &ModelSpec, view: &View) -> Result<ModelDetails> {
+    let mut references = reads(&Statement::CreateModel(statement.clone()))?;
+    if spec.warm_start() {
+        references.models.insert(statement.name.to_string());
+    }
     let options: BTreeMap<_, _> = statement
         .options
         .iter()
         .map(|option| (option.name.clone(), option.value.to_json()))
         .collect();
     let model_type = options.get("model_type").and_then(|kind| kind.as_str()).unwrap_or_default();
-    let details = ModelDetails {
+    Ok(ModelDetails {
         model_type: model_type.to_string(),
-        metrics,
+        metrics: BTreeMap::new(),
         query: statement.query.to_string(),
         inputs: view.versions(&references),
         options,
-        iteration_seconds: trained.iteration_seconds,
-    };
-    Ok(StagedModel { tables: trained.tables, details })
+        iteration_seconds: Vec::new(),
+    })
 }
 
 impl Training<'_> {
@@ -178,6 +186,10 @@ impl Training<'_> {
         columns: &[&str],
         rows: &[Vec<f64>],
     ) -> Result<StagedTable> {
+        self.write("training_info", self.plan_training_info(columns, rows).await?).await
+    }
+
+    async fn plan_training_info(&self, columns: &[&str], rows: &[Vec<f64>]) -> Result<LogicalPlan> {
         let rows = rows.iter().enumerate().map(|(index, values)| {
             let values: Vec<_> =
                 values.iter().map(|value| format!("CAST({value:e} AS DOUBLE)")).collect();
@@ -186,8 +198,7 @@ impl Training<'_> {
         let rows = rows.collect::<Vec<_>>().join(", ");
         let sql =
             format!("SELECT * FROM (VALUES {rows}) AS info(iteration, {})", columns.join(", "));
-        let plan = self.session.plan_over(&sql, &[]).await?;
-        self.write("training_info", plan).await
+        self.session.plan_over(&sql, &[]).await
     }
 }
 

@@ -10,6 +10,8 @@ use crate::superstep::{
     Axis, Content, Distributions, Folder, PageRankGraph, PageRankInitialize, PageRankStep,
     Partitioned, RankVectors, RanksExport, Superstep,
 };
+use arrow::datatypes::DataType;
+use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::csr::Duplicates;
 use nightshift_udfs::pagerank::error_bound;
@@ -17,6 +19,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// What is measured in each iteration.
+pub(super) const MEASURES: [&str; 2] = ["change", "error_bound"];
 
 /// How long the steps of one job take, about: they are a state that is written, and progress that is shown.
 const JOB_SECONDS: f64 = 1.0;
@@ -35,14 +40,7 @@ struct Iterated {
 impl Training<'_> {
     pub(super) async fn pagerank(&self, spec: &PageRank, plan: LogicalPlan) -> Result<Trained> {
         let data = self.training_data(plan, &spec.columns()).await?;
-        let [source, target] = &data.types;
-        if source != target {
-            let reason = format!(
-                "columns {} and {} are a {source} and a {target}: cast one to the type of the other",
-                spec.source, spec.target
-            );
-            return Err(data_error(self.name, reason));
-        }
+        self.check_node_types(spec, &data.types)?;
         let ids = self.number(&data, &[Axis::Row, Axis::Column], "nodes").await?;
         let mut graph = self.graph(spec, &data, &ids).await?;
         let teleport = self.teleport(spec, &ids).await?;
@@ -73,19 +71,11 @@ impl Training<'_> {
         }
 
         let export = RanksExport { cut: graph.cut, ids: ids.numbered.clone(), vectors };
-        let (mut sql, mut tables) = ("SELECT id AS node, rank FROM export".to_string(), Vec::new());
-        if let Some(topics) = topics {
-            let by = &topics.by;
-            sql = format!(
-                "SELECT e.id AS node, topics.topic AS {by}, e.rank \
-                 FROM export AS e JOIN topics ON e.vector = topics.number"
-            );
-            tables.push(("topics", Arc::clone(&topics.table)));
-        }
-        let plan = self.plan_export(Superstep::RanksExport(export), &sql, &tables).await?;
+        let topics_table = topics.map(|topics| (topics.by.as_str(), Arc::clone(&topics.table)));
+        let plan = self.plan_ranks(export, topics_table).await?;
         let mut made = BTreeMap::new();
         made.insert("ranks".to_string(), self.write("ranks", plan).await?);
-        let info = self.write_training_info(&["change", "error_bound"], &history).await?;
+        let info = self.write_training_info(&MEASURES, &history).await?;
         made.insert("training_info".to_string(), info);
         let bound = history.last().and_then(|row| row.get(1)).copied().unwrap_or(f64::NAN);
         let mut metrics = BTreeMap::from([
@@ -97,6 +87,37 @@ impl Training<'_> {
         ]);
         metrics.extend(topics.map(|topics| ("topics".to_string(), topics.count as f64)));
         Ok(Trained { tables: made, metrics, iteration_seconds: seconds })
+    }
+
+    /// Sources and targets are nodes of the same kind.
+    pub(super) fn check_node_types(&self, spec: &PageRank, types: &[DataType; 2]) -> Result<()> {
+        let [source, target] = types;
+        if source == target {
+            return Ok(());
+        }
+        let reason = format!(
+            "columns {} and {} are a {source} and a {target}: cast one to the type of the other",
+            spec.source, spec.target
+        );
+        Err(data_error(self.name, reason))
+    }
+
+    /// Plans the rows of `ranks`. `topics` are the column that says which topic a rank is for, in quotes, and the table
+    /// of their numbers.
+    pub(super) async fn plan_ranks(
+        &self,
+        export: RanksExport,
+        topics: Option<(&str, Arc<dyn TableProvider>)>,
+    ) -> Result<LogicalPlan> {
+        let (mut sql, mut tables) = ("SELECT id AS node, rank FROM export".to_string(), Vec::new());
+        if let Some((by, table)) = topics {
+            sql = format!(
+                "SELECT e.id AS node, topics.topic AS {by}, e.rank \
+                 FROM export AS e JOIN topics ON e.vector = topics.number"
+            );
+            tables.push(("topics", table));
+        }
+        self.plan_export(Superstep::RanksExport(export), &sql, &tables).await
     }
 
     async fn graph(

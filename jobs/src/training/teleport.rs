@@ -19,7 +19,7 @@ const VECTORS: u64 = 16;
 /// The table of teleport weights, checked, with its columns in quotes.
 pub(super) struct Teleport {
     name: String,
-    table: Arc<dyn TableProvider>,
+    pub(super) table: Arc<dyn TableProvider>,
     node: String,
     weight: String,
     /// The topics that have a weight in the graph.
@@ -56,8 +56,19 @@ impl Training<'_> {
         JobError::Option { model, option, reason }
     }
 
-    /// Finds and checks the table of teleport weights.
+    /// Finds the table of teleport weights, and checks the weights.
     pub(super) async fn teleport(&self, spec: &PageRank, ids: &Ids) -> Result<Option<Teleport>> {
+        let Some(mut teleport) = self.teleport_columns(spec).await? else { return Ok(None) };
+        let by = spec.teleport_by.as_deref();
+        self.check_teleport(&teleport, by).await?;
+        if let Some(by) = by {
+            teleport.topics = Some(self.topics(&teleport, by, ids).await?);
+        }
+        Ok(Some(teleport))
+    }
+
+    /// Finds the table of teleport weights, and checks its columns.
+    pub(super) async fn teleport_columns(&self, spec: &PageRank) -> Result<Option<Teleport>> {
         let Some(name) = &spec.teleport_table else { return Ok(None) };
         let option = |reason: String| self.teleport_error("teleport_table", reason);
         let found = self.view.table(self.session, &TableReference::parse_str(name)).await?;
@@ -81,12 +92,7 @@ impl Training<'_> {
             return Err(option(reason));
         }
         let (node, weight) = (quoted(node.name()), quoted(weight.name()));
-        let mut teleport = Teleport { name: name.clone(), table, node, weight, topics: None };
-        self.check_teleport(&teleport, by).await?;
-        if let Some(by) = by {
-            teleport.topics = Some(self.topics(&teleport, by, ids).await?);
-        }
-        Ok(Some(teleport))
+        Ok(Some(Teleport { name: name.clone(), table, node, weight, topics: None }))
     }
 
     /// Refuses weights that have no meaning, and rows that belong to no topic.

@@ -7,6 +7,7 @@ use super::{Training, quoted};
 use crate::superstep::{Content, Distributions, ItemFiles, Partitioned, PublishedItems};
 use crate::table_functions::Model;
 use crate::{JobError, Result};
+use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use nightshift_catalog::scan::WarehouseTable;
 use nightshift_udfs::csr::Duplicates;
@@ -29,15 +30,15 @@ impl Training<'_> {
         Ok(Some((model, spec)))
     }
 
-    /// One of the published version's tables, whose first column is compared with `ids`.
-    fn published_table(&self, model: &Model, name: &str, ids: &Ids) -> Result<WarehouseTable> {
+    /// One of the published version's tables, whose ids must be of a type.
+    fn published_table(&self, model: &Model, name: &str, new: &DataType) -> Result<WarehouseTable> {
         let table = model.tables.get(name).cloned();
         let table = table.ok_or_else(|| {
             self.warm_start_error(format!("the published version has no table {name}"))
         })?;
-        let (old, new) = (table.schema(), ids.numbered.id_type.data_type()?);
+        let old = table.schema();
         let old = old.field(0);
-        if *old.data_type() != new {
+        if old.data_type() != new {
             return Err(self.warm_start_error(format!(
                 "column {} is a {} in the published version, and a {new} in the training query: cast it",
                 old.name(),
@@ -47,13 +48,12 @@ impl Training<'_> {
         Ok(table)
     }
 
-    /// The published version's factors for the items that are trained.
-    pub(super) async fn published_items(
+    /// The published version's factors of items, if a version with such options can start from them.
+    pub(super) async fn published_factors(
         &self,
         spec: &MatrixFactorization,
-        items: &Ids,
-        cut: Partitioned,
-    ) -> Result<Option<PublishedItems>> {
+        item_type: &DataType,
+    ) -> Result<Option<WarehouseTable>> {
         let Some((model, before)) = self.published().await? else { return Ok(None) };
         match before {
             ModelSpec::MatrixFactorization(before) if before.factors == spec.factors => {}
@@ -68,7 +68,20 @@ impl Training<'_> {
                 return Err(self.warm_start_error(reason));
             }
         }
-        let table = self.published_table(&model, "item_factors", items)?;
+        self.published_table(&model, "item_factors", item_type).map(Some)
+    }
+
+    /// The published version's factors for the items that are trained.
+    pub(super) async fn published_items(
+        &self,
+        spec: &MatrixFactorization,
+        items: &Ids,
+        cut: Partitioned,
+    ) -> Result<Option<PublishedItems>> {
+        let item_type = items.numbered.id_type.data_type()?;
+        let Some(table) = self.published_factors(spec, &item_type).await? else {
+            return Ok(None);
+        };
         let sql = format!(
             r#"SELECT ids.index AS "row", old.item_index AS "column", CAST(1 AS DOUBLE) AS weight
                FROM ids JOIN old ON ids.id = old.{}"#,
@@ -84,15 +97,12 @@ impl Training<'_> {
         Ok(Some(PublishedItems { rows: rows.folder, factors }))
     }
 
-    /// The published version's ranks of the nodes, for each topic of a batch; nothing if it has none of them.
-    pub(super) async fn published_ranks(
+    /// The published version's ranks, if a version with such options can start from them.
+    pub(super) async fn published_ranks_table(
         &self,
         spec: &PageRank,
-        ids: &Ids,
-        topics: Option<&Topics>,
-        cut: Partitioned,
-        batch: &Range<u64>,
-    ) -> Result<Option<Distributions>> {
+        node_type: &DataType,
+    ) -> Result<Option<WarehouseTable>> {
         let Some((model, before)) = self.published().await? else { return Ok(None) };
         let by = |spec: &PageRank| spec.teleport_by.clone().unwrap_or_else(|| "missing".into());
         match before {
@@ -109,7 +119,23 @@ impl Training<'_> {
                 return Err(self.warm_start_error(reason));
             }
         }
-        let table: Arc<dyn TableProvider> = Arc::new(self.published_table(&model, "ranks", ids)?);
+        self.published_table(&model, "ranks", node_type).map(Some)
+    }
+
+    /// The published version's ranks of the nodes, for each topic of a batch; nothing if it has none of them.
+    pub(super) async fn published_ranks(
+        &self,
+        spec: &PageRank,
+        ids: &Ids,
+        topics: Option<&Topics>,
+        cut: Partitioned,
+        batch: &Range<u64>,
+    ) -> Result<Option<Distributions>> {
+        let node_type = ids.numbered.id_type.data_type()?;
+        let Some(table) = self.published_ranks_table(spec, &node_type).await? else {
+            return Ok(None);
+        };
+        let table: Arc<dyn TableProvider> = Arc::new(table);
         let tables = vec![("ids", self.ids_table(ids).await?), ("old", table)];
         let what = ("t.rank", "ids JOIN old AS t ON ids.id = t.node");
         let folder = format!("published-{}", batch.start);

@@ -1,31 +1,25 @@
 //! A pipeline: a folder of SQL files whose order follows from what they read and create.
 
+mod check;
+mod draft;
+mod order;
+mod settings;
+
+pub use check::{Checked, Part};
+pub use draft::Draft;
+pub use settings::Settings;
+
 use crate::audit;
 use crate::external::Externals;
 use crate::progress::Progress;
 use crate::queries::{Caller, Via};
 use crate::run::{Run, Step};
 use crate::session::Session;
-use crate::statement::{Located, Statement, parse};
+use crate::statement::Located;
 use crate::{JobError, Result};
 use nightshift_catalog::registry::Entry;
-use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// `pipeline.toml`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The pipeline's name; that of its folder if it is missing.
-    pub name: Option<String>,
-    /// Files that must be there before it runs, relative to the folder.
-    #[serde(default)]
-    pub inputs: Vec<PathBuf>,
-    /// A program in the folder that provides the inputs, run when one of them is missing.
-    pub fetch: Option<PathBuf>,
-}
 
 /// A file of a pipeline.
 #[derive(Debug, Clone)]
@@ -48,41 +42,24 @@ pub struct Pipeline {
 impl Pipeline {
     /// Reads a folder. Nothing is run: all files are parsed, and what they create and read is put in
     /// order.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; [`Draft`] knows all.
     pub fn read(folder: &Path) -> Result<Self> {
-        let error =
-            |reason: String| JobError::Pipeline { folder: folder.display().to_string(), reason };
-        if !folder.is_dir() {
-            return Err(error("there is no such folder".to_string()));
+        let Draft { pipeline, mistakes, .. } = Draft::read(folder)?;
+        match mistakes.into_iter().next() {
+            None => Ok(pipeline),
+            Some(mistake) => Err(mistake),
         }
-        let settings = folder.join("pipeline.toml");
-        let settings = match std::fs::read_to_string(&settings) {
-            Ok(text) => {
-                toml::from_str(&text).map_err(|wrong| error(format!("pipeline.toml: {wrong}")))?
-            }
-            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Settings::default(),
-            Err(wrong) => return Err(error(format!("pipeline.toml: {wrong}"))),
-        };
-        let files = read_files(folder, "").map_err(error)?;
-        let checks = read_files(folder, "checks").map_err(error)?;
-        if files.is_empty() {
-            return Err(error("it has no .sql file".to_string()));
-        }
-        let parsed = |files: Vec<(String, String)>| {
-            let parse = |(name, text): (String, String)| {
-                let shown = folder.join(&name).display().to_string();
-                Ok(File { statements: parse(&shown, &text)?, name })
-            };
-            files.into_iter().map(parse).collect::<Result<Vec<_>>>()
-        };
-        let (files, checks) = (parsed(files)?, parsed(checks)?);
-        for check in checks.iter().flat_map(|file| &file.statements) {
-            if !matches!(check.statement, Statement::Query(_)) {
-                let reason = "a check is a query that returns the rows that are wrong".to_string();
-                return Err(check.locate(JobError::Statement(reason)));
-            }
-        }
-        let files = in_order(files)?.map_err(error)?;
-        Ok(Self { folder: folder.to_path_buf(), settings, files, checks })
+    }
+
+    /// All statements in the order in which they run; those of checks with the check's name.
+    fn statements(&self) -> impl Iterator<Item = (&Located, Option<&str>)> {
+        let of_files = self.files.iter().flat_map(|file| &file.statements);
+        let of_checks = self.checks.iter().flat_map(|check| {
+            check.statements.iter().map(|statement| (statement, Some(check.name.as_str())))
+        });
+        of_files.map(|statement| (statement, None)).chain(of_checks)
     }
 
     /// The pipeline's name.
@@ -162,110 +139,6 @@ impl Pipeline {
         }
         Ok(())
     }
-}
-
-/// The `.sql` files of a folder by name, with their text.
-fn read_files(folder: &Path, within: &str) -> Result<Vec<(String, String)>, String> {
-    let path = folder.join(within);
-    if !path.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut files = Vec::new();
-    let entries =
-        std::fs::read_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    for entry in entries {
-        let path = entry.map_err(|error| error.to_string())?.path();
-        if path.extension().is_some_and(|extension| extension == "sql") {
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let name = name.unwrap_or_default();
-            files.push((if within.is_empty() { name } else { format!("{within}/{name}") }, text));
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Puts files in an order in which each comes after those that create or change what it reads, and
-/// after those that create what it changes. Among files that could come next, the first by name does.
-fn in_order(files: Vec<File>) -> Result<Result<Vec<File>, String>> {
-    let mut creators: BTreeMap<String, usize> = BTreeMap::new();
-    for (index, file) in files.iter().enumerate() {
-        for statement in &file.statements {
-            let Some(name) = statement.creates()? else { continue };
-            if let Some(other) = creators.insert(name.clone(), index)
-                && other != index
-            {
-                let other = &files[other].name;
-                return Ok(Err(format!("both {other} and {} create {name}", file.name)));
-            }
-        }
-    }
-    let mut changers: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (index, file) in files.iter().enumerate() {
-        for name in file.statements.iter().filter_map(Located::changes) {
-            changers.entry(name).or_default().push(index);
-        }
-    }
-    let mut needs: Vec<BTreeMap<usize, String>> = Vec::new();
-    for (index, file) in files.iter().enumerate() {
-        let mut of_file = BTreeMap::new();
-        for statement in &file.statements {
-            for name in statement.reads()?.created_names() {
-                let makers = creators
-                    .get(&name)
-                    .into_iter()
-                    .chain(changers.get(&name).into_iter().flatten());
-                for maker in makers.filter(|maker| **maker != index) {
-                    of_file.insert(*maker, name.clone());
-                }
-            }
-            if let Some(name) = statement.changes()
-                && let Some(creator) = creators.get(&name)
-                && *creator != index
-            {
-                of_file.insert(*creator, name);
-            }
-        }
-        needs.push(of_file);
-    }
-    let mut order = Vec::new();
-    let mut done = BTreeSet::new();
-    while order.len() < files.len() {
-        let ready = (0..files.len()).find(|index| {
-            !done.contains(index) && needs[*index].keys().all(|needed| done.contains(needed))
-        });
-        match ready {
-            Some(index) => {
-                done.insert(index);
-                order.push(index);
-            }
-            None => return Ok(Err(cycle(&files, &needs, &done))),
-        }
-    }
-    let mut files: Vec<Option<File>> = files.into_iter().map(Some).collect();
-    Ok(Ok(order.into_iter().filter_map(|index| files[index].take()).collect()))
-}
-
-/// Follows what files need, among those that can't run, until one comes again.
-fn cycle(files: &[File], needs: &[BTreeMap<usize, String>], done: &BTreeSet<usize>) -> String {
-    let mut path: Vec<usize> = Vec::new();
-    let mut at = (0..files.len()).find(|index| !done.contains(index)).unwrap_or(0);
-    while !path.contains(&at) {
-        path.push(at);
-        at = needs[at].keys().copied().find(|needed| !done.contains(needed)).unwrap_or(at);
-    }
-    let start = path.iter().position(|index| *index == at).unwrap_or(0);
-    let mut steps: Vec<String> = Vec::new();
-    for (position, index) in path[start..].iter().enumerate() {
-        let next = path[start..].get(position + 1).unwrap_or(&at);
-        steps.push(format!(
-            "{} reads {} of {}",
-            files[*index].name, needs[*index][next], files[*next].name
-        ));
-    }
-    format!("its files wait for each other: {}", steps.join(", "))
 }
 
 #[cfg(test)]

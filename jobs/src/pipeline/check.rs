@@ -1,0 +1,117 @@
+//! What is wrong in a pipeline, found out without running it.
+
+use super::{Draft, Pipeline};
+use crate::progress::Silent;
+use crate::run::Rehearsal;
+use crate::session::Session;
+use crate::statement::{Located, Statement};
+use crate::{JobError, Result};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A statement of a pipeline, and what it has to do with the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its file.
+    pub file: String,
+    /// The line it begins on.
+    pub line: u64,
+    /// The words it begins with, such as CREATE MODEL.
+    pub action: &'static str,
+    /// What it creates or changes.
+    pub makes: Option<String>,
+    /// The tables, views and models that it reads.
+    pub reads: Vec<String>,
+}
+
+/// What a check has found.
+#[derive(Debug)]
+pub struct Checked {
+    /// The pipeline's name.
+    pub name: String,
+    /// Its statements in the order in which they run, checks last.
+    pub parts: Vec<Part>,
+    /// Everything that is wrong, in the order of files and lines.
+    pub mistakes: Vec<JobError>,
+}
+
+impl Draft {
+    /// Checks the pipeline as a whole: the plan of each statement, over the tables that there are and those that
+    /// statements before it would make, besides what reading has found. Nothing is run.
+    ///
+    /// # Errors
+    /// If the warehouse can't be read.
+    pub async fn check(self, session: Session) -> Result<Checked> {
+        let Self { pipeline, mut mistakes, mut unknown, refused } = self;
+        let inputs = pipeline.missing_inputs();
+        let fetched = matches!(inputs, Ok(Some(_)));
+        match inputs {
+            Ok(None) => {}
+            Ok(Some(fetch)) => mistakes.push(JobError::Pipeline {
+                folder: pipeline.folder().display().to_string(),
+                reason: format!(
+                    "inputs are missing, so what reads them is not checked; {} provides them, and a run runs it",
+                    fetch.display()
+                ),
+            }),
+            Err(error) => mistakes.push(error),
+        }
+        let mut rehearsal = Rehearsal::start(session, Arc::new(Silent)).await?;
+        let mut parts = Vec::new();
+        for (statement, check) in pipeline.statements() {
+            // What could not be planned is not missed once more by each statement that reads it.
+            let created = statement.creates().ok().flatten();
+            let reads: Vec<String> = match statement.reads() {
+                Ok(reads) => reads.created_names().into_iter().collect(),
+                Err(error) => {
+                    // Those of files were read before, to put them in order.
+                    mistakes.extend(check.map(|_| error));
+                    unknown.extend(created);
+                    continue;
+                }
+            };
+            let makes = statement.object();
+            parts.push(part(&pipeline, statement, makes.clone(), &reads));
+            if refused.contains(&(statement.file.clone(), statement.line)) {
+                continue;
+            }
+            let in_place = matches!(statement.statement, Statement::CreateExternalTable(_));
+            if waits(&reads, makes.as_deref(), &unknown) || fetched && in_place {
+                unknown.extend(created);
+                continue;
+            }
+            let planned = match check {
+                Some(name) => rehearsal.check(name, statement).await,
+                None => rehearsal.execute(statement, Some(pipeline.folder.clone())).await,
+            };
+            if let Err(error) = planned {
+                mistakes.push(statement.locate(error));
+                let columns = matches!(statement.statement, Statement::AddColumns { .. });
+                unknown.extend(created.or(makes.filter(|_| columns)));
+            }
+        }
+        mistakes.sort_by_key(|mistake| {
+            let place = mistake.place();
+            place.map(|(file, line, column)| (file.to_string(), line, column))
+        });
+        Ok(Checked { name: pipeline.name(), parts, mistakes })
+    }
+}
+
+/// Whether a statement is about something that is not known.
+fn waits(reads: &[String], makes: Option<&str>, unknown: &BTreeSet<String>) -> bool {
+    let is_unknown = |name: &str| {
+        // `recs.als.user_factors` is of the model `recs.als`.
+        unknown.contains(name)
+            || name.rsplit_once('.').is_some_and(|(model, _)| unknown.contains(model))
+    };
+    reads.iter().any(|name| is_unknown(name)) || makes.is_some_and(|name| unknown.contains(name))
+}
+
+fn part(pipeline: &Pipeline, statement: &Located, makes: Option<String>, reads: &[String]) -> Part {
+    let within = Path::new(&statement.file).strip_prefix(pipeline.folder());
+    let file = within.map_or(statement.file.clone(), |file| file.display().to_string());
+    let (line, action, reads) = (statement.line, statement.statement.word(), reads.to_vec());
+    Part { file, line, action, makes, reads }
+}
