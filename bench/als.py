@@ -12,7 +12,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import implicit.cpu.als
 import numpy
 import scipy.sparse
-from common import interactions, iteration_seconds, seconds, spark_session, table, training
+from common import exact_flops, interactions, iteration_seconds, seconds, spark_session, table, training
 from irspack import IALSRecommender
 from threadpoolctl import ThreadpoolController
 
@@ -137,12 +137,6 @@ def of_spark(file, factors):
     return taken / (more - less)
 
 
-def arithmetic(weights, factors):
-    """Floating-point operations of the exact solves of one iteration: the products, Cholesky, the solves."""
-    rows = sum(weights.shape)
-    return 2 * weights.nnz * factors * (factors + 1) + rows * (factors**3 / 3 + 2 * factors**2)
-
-
 def sgemm():
     """Operations a second of the machine's own matrix product, with both cores."""
     a = numpy.random.default_rng(1).random((4096, 4096), dtype=numpy.float32)
@@ -158,7 +152,7 @@ def main():
     print(f"{weights.shape[0]} x {weights.shape[1]}, {weights.nnz} interactions; sgemm {limit / 1e9:.0f} GFLOP/s")
     for factors in FACTORS:
         taken, found, memory, reached = ours(file, weights, factors, "exact")
-        speed = arithmetic(weights, factors) / taken
+        speed = exact_flops(weights.nnz, sum(weights.shape), factors) / taken
         rows = [["nightshift, exact", taken, 1.0, found, f"{speed / limit:.0%}", reached]]
         for solver in ["subspace", "conjugate_gradient"]:
             other, other_found, _, to_goal = ours(file, weights, factors, solver, found)

@@ -86,6 +86,12 @@ def quantile(values, share):
     return ordered[round((len(ordered) - 1) * share)]
 
 
+def exact_flops(interactions, rows, factors):
+    """Floating-point operations of the exact solves of one iteration: the products of both sides, and the Cholesky
+    decomposition and the solves of each row."""
+    return 2 * interactions * factors * (factors + 1) + rows * (factors**3 / 3 + 2 * factors**2)
+
+
 def table(header, rows):
     """Prints rows as Markdown, numbers with three digits that count."""
 

@@ -4,7 +4,7 @@ for machines that nobody here has."""
 
 import math
 
-from common import table
+from common import exact_flops, table
 
 BLOCK_ENTRIES = 1 << 20
 
@@ -35,8 +35,7 @@ def seconds(of, executors, core_seconds, state, parts, supersteps):
 
 
 def als(of, executors, interactions, users, items, factors):
-    flops = 2 * interactions * factors * (factors + 1)
-    flops += (users + items) * (factors**3 / 3 + 2 * factors**2)
+    flops = exact_flops(interactions, users + items, factors)
     state = 4 * factors * (users + items)
     parts = 2 * math.ceil(interactions / BLOCK_ENTRIES)
     return seconds(of, executors, flops / of["flops of a core"], state, parts, 2)

@@ -7,6 +7,7 @@ mod support;
 use serde_json::Value;
 use std::path::Path;
 use support::*;
+use tempfile::TempDir;
 
 const PEOPLE: &str = "CREATE EXTERNAL TABLE raw.people (id BIGINT, name VARCHAR, born DATE) STORED AS CSV \
                       LOCATION 'people.csv' OPTIONS ('format.has_header' 'true')";
@@ -21,6 +22,13 @@ fn check(folder: &Path) -> (Option<i32>, Vec<Value>, String) {
     assert!(!said.contains("panicked"), "{said}");
     let rows = serde_json::from_slice(&output.stdout).unwrap_or_default();
     (output.status.code(), rows, said)
+}
+
+/// A folder with a warehouse that has something in it.
+fn warehouse(create: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(nightshift(folder.path()).args(["sql", "-c", create]));
+    folder
 }
 
 #[test]
@@ -40,9 +48,7 @@ fn the_main_job_has_no_mistake() {
 /// What later statements read has the columns that it will have, whatever makes it.
 #[test]
 fn what_is_planned_has_the_columns_that_it_gets() {
-    let folder = tempfile::tempdir().unwrap();
-    let create = "CREATE TABLE x.old AS SELECT 1 AS id, 'a' AS text";
-    succeed(nightshift(folder.path()).args(["sql", "-c", create]));
+    let folder = warehouse("CREATE TABLE x.old AS SELECT 1 AS id, 'a' AS text");
     let files = [
         ("people.csv", DATA),
         ("raw.sql", PEOPLE),
@@ -102,9 +108,7 @@ fn what_is_planned_has_the_columns_that_it_gets() {
 
 #[test]
 fn every_mistake_is_found_in_one_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let create = "CREATE TABLE x.kept AS SELECT 1 AS y";
-    succeed(nightshift(folder.path()).args(["sql", "-c", create]));
+    let folder = warehouse("CREATE TABLE x.kept AS SELECT 1 AS y");
     let files = [
         ("pipeline.toml", "name = 'many'\nfetsch = 'x'\n"),
         ("people.csv", DATA),
@@ -211,4 +215,28 @@ fn inputs_that_are_not_there_are_said_once() {
     assert!(said.contains("3 mistakes"), "{mistakes:?}");
     let text = mistakes[0]["mistake"].as_str().unwrap();
     assert!(text.contains("the input people.csv is missing"), "{text}");
+}
+
+/// A model that goes on from a published version is compared with it before anything is trained.
+#[test]
+fn warm_starts_that_can_not_be_are_found() {
+    let model = |factors: usize, item: &str, more: &str| {
+        format!(
+            "CREATE OR REPLACE MODEL x.m OPTIONS (model_type = 'matrix_factorization', num_factors = {factors}, \
+             max_iterations = 1{more}) AS SELECT 1 AS user_id, {item} AS item_id, 1.0 AS rating"
+        )
+    };
+    let folder = warehouse(&model(2, "7", ""));
+    for (factors, item, expected) in [
+        (2, "7", None),
+        (3, "7", Some("num_factors is 3, and 2 in the published version")),
+        (2, "'seven'", Some("column item_id is a Int64 in the published version, and a Utf8")),
+    ] {
+        let statement = model(factors, item, ", warm_start = true");
+        pipeline(folder.path(), "p", &[("m.sql", &statement)]);
+        let (code, rows, said) = check(folder.path());
+        assert_eq!(code, Some(i32::from(expected.is_some())), "{said} {rows:?}");
+        let text = rows[0]["mistake"].as_str().unwrap_or_default();
+        assert!(text.contains(expected.unwrap_or_default()), "{text}");
+    }
 }
