@@ -12,7 +12,17 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import implicit.cpu.als
 import numpy
 import scipy.sparse
-from common import exact_flops, interactions, iteration_seconds, seconds, spark_session, table, training
+from common import (
+    FACTORIZATION,
+    create_model,
+    exact_flops,
+    interactions,
+    iteration_seconds,
+    seconds,
+    spark_session,
+    table,
+    training,
+)
 from irspack import IALSRecommender
 from threadpoolctl import ThreadpoolController
 
@@ -52,13 +62,8 @@ def ours(file, weights, factors, solver, goal=None):
     """Seconds of the fastest iteration, the objective, the executor's memory, and the losses and the times that they
     were reached. Without a goal, the objective is that after as many iterations as the others do."""
     iterations = MOST_ITERATIONS if goal else ITERATIONS
-    statement = (
-        "CREATE MODEL bench.als OPTIONS (model_type = 'matrix_factorization',"
-        " feedback_type = 'implicit', user_col = 'user_id', item_col = 'item_id',"
-        f" rating_col = 'weight', num_factors = {factors}, wals_alpha = {ALPHA}, solver = '{solver}',"
-        f" l2_reg = {PENALTY}, max_iterations = {iterations}, early_stop = false)"
-        " AS SELECT user_id, item_id, weight FROM default.given"
-    )
+    options = {"num_factors": factors, "wals_alpha": ALPHA, "l2_reg": PENALTY, "solver": solver}
+    statement = create_model("bench.als", FACTORIZATION, max_iterations=iterations, **options)
     with training(file, THREADS, statement) as (cursor, total, memory):
         times = iteration_seconds(cursor, "bench.als", iterations)
         cursor.execute("SELECT loss FROM bench.als.training_info ORDER BY iteration")

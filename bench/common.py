@@ -86,6 +86,25 @@ def quantile(values, share):
     return ordered[round((len(ordered) - 1) * share)]
 
 
+# Models of the data below, and what all measurements of one kind have in common.
+FACTORIZATION = {
+    "model_type": "matrix_factorization", "feedback_type": "implicit",
+    "user_col": "user_id", "item_col": "item_id", "rating_col": "weight",
+    "wals_alpha": 10, "l2_reg": 1, "early_stop": False,
+}
+PAGERANK = {"model_type": "pagerank", "source_col": "source", "target_col": "target"}
+
+
+def create_model(name, kind, query="SELECT * FROM default.given", **options):
+    """The statement that trains a model of a kind (FACTORIZATION, PAGERANK) with these options besides."""
+
+    def literal(value):
+        return str(value).lower() if isinstance(value, bool) else repr(value)
+
+    options = ", ".join(f"{option} = {literal(value)}" for option, value in {**kind, **options}.items())
+    return f"CREATE OR REPLACE MODEL {name} OPTIONS ({options}) AS {query}"
+
+
 def exact_flops(interactions, rows, factors):
     """Floating-point operations of the exact solves of one iteration: the products of both sides, and the Cholesky
     decomposition and the solves of each row."""

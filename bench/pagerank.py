@@ -11,7 +11,7 @@ import tempfile
 import time
 
 import numpy
-from common import TARGET, iteration_seconds, rmat, spark_session, table, training
+from common import PAGERANK, TARGET, create_model, iteration_seconds, rmat, spark_session, table, training
 
 SCALE = int(sys.argv[2]) if len(sys.argv) > 2 else 20
 ONLY = sys.argv[3].split(",") if len(sys.argv) > 3 else None
@@ -28,11 +28,8 @@ def edges(file):
 
 def ours(file, cores):
     """Whole seconds, of the iterations, the ranks by node, and the executor's memory."""
-    statement = (
-        "CREATE MODEL bench.rank OPTIONS (model_type = 'pagerank', source_col = 'source',"
-        f" target_col = 'target', damping = {DAMPING}, tolerance = 1e-15,"
-        f" max_iterations = {ITERATIONS}) AS SELECT source, target FROM default.given"
-    )
+    options = {"damping": DAMPING, "tolerance": 1e-15, "max_iterations": ITERATIONS}
+    statement = create_model("bench.rank", PAGERANK, **options)
     with training(file, cores, statement) as (cursor, total, memory):
         iterations = iteration_seconds(cursor, "bench.rank", ITERATIONS)
         cursor.execute("SELECT node, rank FROM bench.rank.ranks")

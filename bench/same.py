@@ -8,19 +8,14 @@ import json
 import sys
 import threading
 
-from common import SIZES, Memory, cluster, interactions, rmat, seconds, table
+from common import FACTORIZATION, PAGERANK, SIZES, Memory, cluster, create_model, interactions, rmat, seconds, table
 
 SIZE = sys.argv[2] if len(sys.argv) > 2 else "2M"
 SCALE = int(sys.argv[3]) if len(sys.argv) > 3 else 20
-ALS = (
-    "CREATE OR REPLACE MODEL bench.als OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
-    " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', early_stop = false, num_factors = 64,"
-    " wals_alpha = 10, l2_reg = 1, max_iterations = 8) AS SELECT user_id, item_id, weight FROM default.interactions"
-)
-PAGERANK = (
-    "CREATE OR REPLACE MODEL bench.rank OPTIONS (model_type = 'pagerank', source_col = 'source',"
-    " target_col = 'target', tolerance = 1e-15, max_iterations = 100) AS SELECT source, target FROM default.edges"
-)
+TRAININGS = [
+    create_model("bench.als", FACTORIZATION, "SELECT * FROM default.interactions", num_factors=64, max_iterations=8),
+    create_model("bench.rank", PAGERANK, "SELECT * FROM default.edges", tolerance=1e-15, max_iterations=100),
+]
 # A quarter of what the users' factors take, for states and blocks; and little for everything else.
 QUARTER = max(1, SIZES[SIZE][0] * 64 * 4 // 4 >> 20)
 SMALL = 512
@@ -52,7 +47,7 @@ def models(executors, options=(), kill=False):
         taken, killed = [], []
         with contextlib.ExitStack() as watched:
             memories = [watched.enter_context(Memory(process)) for process in running.executors]
-            for statement in (ALS, PAGERANK):
+            for statement in TRAININGS:
                 # One of them in the middle of each training, as long as there are two.
                 after = 1.5 if kill and len(running.executors) > 1 else None
                 dies = threading.Timer(after or 0, lambda: killed.append(running.executors.pop().kill()))

@@ -6,7 +6,19 @@ nothing to do, and what one more executor adds to it."""
 import statistics
 import sys
 
-from common import SIZES, TARGET, interactions, iteration_seconds, quantile, rmat, table, trained
+from common import (
+    FACTORIZATION,
+    PAGERANK,
+    SIZES,
+    TARGET,
+    create_model,
+    interactions,
+    iteration_seconds,
+    quantile,
+    rmat,
+    table,
+    trained,
+)
 
 EXECUTORS = sys.argv[2].split(",") if len(sys.argv) > 2 else ["als", "pagerank"]
 DATA = sys.argv[3].split(",") if len(sys.argv) > 3 else ["2M", "20M", "200M"]
@@ -16,20 +28,13 @@ ENOUGH = ["--memory", "16384", "--resident-memory", "8192"]
 
 
 def als(file, executors, options=()):
-    statement = (
-        "CREATE MODEL bench.m OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
-        " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', solver = 'exact', early_stop = false,"
-        f" num_factors = {FACTORS}, wals_alpha = 10, l2_reg = 1, max_iterations = {ITERATIONS})"
-        " AS SELECT user_id, item_id, weight FROM default.given"
-    )
+    given = {"solver": "exact", "num_factors": FACTORS, "max_iterations": ITERATIONS}
+    statement = create_model("bench.m", FACTORIZATION, **given)
     return measured(file, executors, statement, ITERATIONS, options)
 
 
 def pagerank(file, executors):
-    statement = (
-        "CREATE MODEL bench.m OPTIONS (model_type = 'pagerank', source_col = 'source', target_col = 'target',"
-        " tolerance = 1e-15, max_iterations = 20) AS SELECT source, target FROM default.given"
-    )
+    statement = create_model("bench.m", PAGERANK, tolerance=1e-15, max_iterations=20)
     return measured(file, executors, statement, 20)
 
 
@@ -86,11 +91,8 @@ def empty():
     nodes = list(range(8))
     ring = pyarrow.table({"source": nodes, "target": nodes[1:] + nodes[:1]})
     pyarrow.parquet.write_table(ring, file)
-    statement = (
-        "CREATE MODEL bench.m OPTIONS (model_type = 'pagerank', source_col = 'source', target_col = 'target',"
-        " teleport_table = 'default.start', tolerance = 1e-15, max_iterations = 200)"
-        " AS SELECT source, target FROM default.given"
-    )
+    given = {"teleport_table": "default.start", "tolerance": 1e-15, "max_iterations": 200}
+    statement = create_model("bench.m", PAGERANK, **given)
     start = "CREATE TABLE default.start AS SELECT 0 AS node, 1.0 AS weight"
     with trained(file, [1, 1], statement, start) as (cursor, *_):
         cursor.execute("SELECT seconds FROM ml_training_info('bench.m') WHERE seconds IS NOT NULL")
@@ -100,12 +102,8 @@ def empty():
 
 def launches():
     """An iteration with next to no arithmetic (two factors), on more and more executors of two cores in all."""
-    statement = (
-        "CREATE MODEL bench.m OPTIONS (model_type = 'matrix_factorization', feedback_type = 'implicit',"
-        " user_col = 'user_id', item_col = 'item_id', rating_col = 'weight', solver = 'conjugate_gradient',"
-        " early_stop = false, num_factors = 2, wals_alpha = 10, l2_reg = 1, max_iterations = 20)"
-        " AS SELECT user_id, item_id, weight FROM default.given"
-    )
+    given = {"solver": "conjugate_gradient", "num_factors": 2, "max_iterations": 20}
+    statement = create_model("bench.m", FACTORIZATION, **given)
     counts, rows = [2, 4, 8, 16], []
     for count in counts:
         with trained(interactions("20M"), [1] * count, statement) as (cursor, *_):
