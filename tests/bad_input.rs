@@ -19,13 +19,13 @@ fn failure(files: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let create = "CREATE TABLE x.kept AS SELECT 1 AS y";
     succeed(nightshift(folder.path()).args(["sql", "-c", create]));
-    let before = contents(&folder.path().join("warehouse"));
+    let before = data(&folder.path().join("warehouse"));
     pipeline(folder.path(), "p", files);
     let output = nightshift(folder.path()).args(["run", "p"]).output().unwrap();
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!said.contains("panicked"), "{said}");
-    assert_eq!(contents(&folder.path().join("warehouse")), before, "{said}");
+    assert_eq!(data(&folder.path().join("warehouse")), before, "{said}");
     said
 }
 
@@ -36,8 +36,8 @@ fn assert_says(files: &[(&str, &str)], expected: &[&str]) {
     }
 }
 
-fn with_data(data: &str, model: &str) -> String {
-    failure(&[("r.csv", data), ("raw.sql", RATINGS), ("m.sql", model)])
+fn with_data(rows: &str, model: &str) -> String {
+    failure(&[("r.csv", rows), ("raw.sql", RATINGS), ("m.sql", model)])
 }
 
 #[test]

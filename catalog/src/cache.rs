@@ -101,7 +101,7 @@ mod tests {
         let publish = async |version| {
             let change = Change::Table(version);
             let entry = NewEntry { kind: Kind::Table, name: "a.t".into(), change, base: None };
-            Registry::publish(&warehouse, "r", &[entry]).await.unwrap();
+            Registry::publish(&warehouse, &format!("r{version}"), &[entry]).await.unwrap();
         };
         for version in [0, 1] {
             publish(version).await;

@@ -22,7 +22,18 @@ impl Warehouse {
     /// The files that belong to no version which is published, or was in the last `retain_hours`, and
     /// to no run that is under way: those of one table, or of all tables, and of the models and tables
     /// that were dropped. Logs stay, so that a name can be used again.
-    pub async fn unneeded(
+    pub async fn unneeded(&self, name: Option<&Name>, retain_hours: u64) -> Result<Vec<Cleaning>> {
+        loop {
+            let registry = self.registry().await?;
+            let found = self.unneeded_by(&registry, name, retain_hours).await?;
+            // A run that was under way when the files were listed may have been published since.
+            if self.registry().await?.publication() == registry.publication() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn unneeded_by(
         &self,
         registry: &Registry,
         name: Option<&Name>,

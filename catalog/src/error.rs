@@ -132,6 +132,14 @@ pub enum CatalogError {
         /// How it shows.
         reason: String,
     },
+    /// An event of a journal that can't be read.
+    #[error("event {url}: {reason}")]
+    Event {
+        /// The event.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
     /// A file that was finished when its run had ended.
     #[error("{file}: its run has ended, the file is deleted")]
     RunEnded {
@@ -178,6 +186,29 @@ impl CatalogError {
             _ => false,
         }
     }
+}
+
+impl CatalogError {
+    /// Whether it says that there is no such object.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Store { source: object_store::Error::NotFound { .. }, .. })
+    }
+
+    /// Whether the same may succeed later: a store that doesn't answer, or others who were faster.
+    pub fn can_pass(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => store_can_recover(source),
+            Self::NotWritable { source, .. } => source.can_pass(),
+            Self::Undecided { .. } | Self::Unsettled { .. } | Self::Contention { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether a store that has answered with this may answer otherwise later. What it says of a request that it has
+/// understood is final.
+pub fn store_can_recover(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
 }
 
 impl From<CatalogError> for datafusion::error::DataFusionError {

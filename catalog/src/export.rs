@@ -30,8 +30,13 @@ pub struct ExportTarget {
 
 impl ExportTarget {
     /// A folder, or a file if the location's last part has an extension. What is there is an error
-    /// unless it is to be replaced.
-    pub async fn open(runtime: &RuntimeEnv, location: &Url, overwrite: bool) -> Result<Self> {
+    /// unless it is to be replaced. What the run has written there before it was interrupted is deleted.
+    pub async fn open(
+        runtime: &RuntimeEnv,
+        location: &Url,
+        overwrite: bool,
+        run: &str,
+    ) -> Result<Self> {
         let last = location.path().rsplit('/').next().unwrap_or_default();
         let is_file = last.trim_start_matches('.').contains('.');
         let (folder, file) = match is_file {
@@ -47,7 +52,11 @@ impl ExportTarget {
         let refused = |reason: &str| {
             Err(CatalogError::Target { url: shown(location), reason: reason.to_string() })
         };
-        let there = match &file {
+        let (replaced, written) = (Vec::new(), Vec::new());
+        let mut target = Self { folder, location: location.clone(), file, replaced, written };
+        target.discard(run).await?;
+        let (folder, file) = (&target.folder, &target.file);
+        let there: Vec<Path> = match file {
             None => folder.list().await?.into_iter().map(|object| object.location).collect(),
             Some(file) if folder.exists(file).await? => vec![folder.path(file)],
             Some(_) => Vec::new(),
@@ -60,8 +69,14 @@ impl ExportTarget {
                 "there is something already: write elsewhere, or add OPTIONS (overwrite true)",
             );
         }
-        let location = location.clone();
-        Ok(Self { folder, location, file, replaced: there, written: Vec::new() })
+        target.replaced = there;
+        Ok(target)
+    }
+
+    /// What is in the names of files that a run writes for this target, and in no others.
+    pub fn tag(&self, run: &str) -> String {
+        let location = blake3::hash(self.location.as_str().as_bytes()).to_hex();
+        format!("{run}-{}", &location[..8])
     }
 
     /// Where it writes, as it was given.
@@ -104,7 +119,7 @@ impl ExportTarget {
     }
 
     async fn of_run(&self, run: &str) -> Result<Vec<Path>> {
-        let prefix = file_prefix(run);
+        let prefix = file_prefix(&self.tag(run));
         let objects = match &self.file {
             None => self.folder.list().await?,
             // There can be much in the folders beside it.

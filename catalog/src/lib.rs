@@ -19,6 +19,8 @@
 //! | `lookup` | how much of a table a scan has to read |
 //! | `cache` | what never changes, read once |
 //! | [`registry`] | what is published: tables and model versions |
+//! | [`journal`] | sequences of events |
+//! | [`lease`] | who leads, of those that share a warehouse |
 //! | [`cleaning`] | files that no version needs any more |
 //! | [`warehouse`] | names to tables, and publication of what a run has written |
 
@@ -30,6 +32,8 @@ pub mod cleaning;
 pub mod delta;
 pub mod encode;
 pub mod export;
+pub mod journal;
+pub mod lease;
 pub mod partition;
 pub mod registry;
 pub mod row_groups;
@@ -40,4 +44,4 @@ pub mod storage;
 pub mod warehouse;
 pub mod write;
 
-pub use error::{CatalogError, Result};
+pub use error::{CatalogError, Result, store_can_recover};

@@ -28,7 +28,8 @@ const MOST_FILES: usize = 32;
 const ATTEMPTS: usize = 50;
 
 /// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A schema that was created by itself; others exist because something is in them.
     Schema,
@@ -70,6 +71,9 @@ pub struct ModelDetails {
     /// How long each iteration of the training took, in seconds.
     #[serde(default)]
     pub iteration_seconds: Vec<f64>,
+    /// The gates that have kept the version from being published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<String>,
 }
 
 /// What is known about something published, besides its version.
@@ -102,6 +106,8 @@ pub struct Entry {
     pub version: u64,
     /// Whether the name was given up.
     pub dropped: bool,
+    /// Whether this version is only kept: nobody reads it until it is published by a later row.
+    pub held: bool,
     /// A model's tables with their Delta versions.
     pub tables: BTreeMap<String, u64>,
     /// What is known about a model version or a view.
@@ -109,6 +115,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is about a name.
+    fn is(&self, kind: Kind, name: &str) -> bool {
+        self.kind == kind && self.name == name
+    }
+
     /// What is known about a model version.
     pub fn model(&self) -> Option<&ModelDetails> {
         match &self.details {
@@ -129,7 +140,7 @@ pub struct Registry {
 }
 
 /// What is to be published under a name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewEntry {
     /// What it is.
     pub kind: Kind,
@@ -143,12 +154,15 @@ pub struct NewEntry {
 }
 
 /// What becomes of a name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// It stands for this Delta version of its table.
     Table(u64),
     /// It gets a new version: a model's tables with their Delta versions, and what is known.
     New(BTreeMap<String, u64>, Option<Details>),
+    /// There is a new version, and it stands for the one before as long as nobody publishes the new one.
+    Hold(BTreeMap<String, u64>, Option<Details>),
     /// It stands for a version again that was published before.
     Again(u64),
     /// It stands for nothing.
@@ -178,6 +192,27 @@ impl Registry {
         self.version
     }
 
+    /// The registry as it was after a publication.
+    #[must_use]
+    pub fn as_of(&self, publication: u64) -> Self {
+        let entries = self.entries.iter().filter(|entry| entry.publication <= publication);
+        Self {
+            version: self.version,
+            files: self.files.clone(),
+            entries: entries.cloned().collect(),
+        }
+    }
+
+    /// The number of the last publication; 0 if nothing was ever published.
+    pub fn publication(&self) -> u64 {
+        self.entries.last().map_or(0, |entry| entry.publication)
+    }
+
+    /// What a run has published.
+    pub fn of_run(&self, run: &str) -> Vec<Entry> {
+        self.entries.iter().filter(|entry| entry.run == run).cloned().collect()
+    }
+
     /// Every row, in the order of publication.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -185,14 +220,14 @@ impl Registry {
 
     /// What is published under a name now.
     pub fn current(&self, kind: Kind, name: &str) -> Option<&Entry> {
-        let last = self.entries.iter().rev().find(|e| e.kind == kind && e.name == name);
+        let last = self.entries.iter().rev().find(|e| e.is(kind, name) && !e.held);
         last.filter(|entry| !entry.dropped)
     }
 
     /// Everything that is published now, sorted by kind and name.
     pub fn all_current(&self) -> Vec<&Entry> {
         let mut last: BTreeMap<(Kind, &str), &Entry> = BTreeMap::new();
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| !entry.held) {
             last.insert((entry.kind, &entry.name), entry);
         }
         last.into_values().filter(|entry| !entry.dropped).collect()
@@ -207,16 +242,16 @@ impl Registry {
         self.all_current().into_iter().map(schema).collect()
     }
 
-    /// The row that published a version of what a name stands for now.
+    /// The row that published, or kept, a version of what a name stands for now.
     pub fn version_of(&self, kind: Kind, name: &str, version: u64) -> Option<&Entry> {
-        let rows = self.entries.iter().rev().filter(|e| e.kind == kind && e.name == name);
+        let rows = self.entries.iter().rev().filter(|e| e.is(kind, name));
         rows.take_while(|entry| !entry.dropped).find(|entry| entry.version == version)
     }
 
     /// What a name stood for at a moment, in microseconds since 1970.
     pub fn current_at(&self, kind: Kind, name: &str, at: i64) -> Option<&Entry> {
         let mut rows = self.entries.iter().rev();
-        let last = rows.find(|e| e.kind == kind && e.name == name && e.published_at <= at);
+        let last = rows.find(|e| e.is(kind, name) && e.published_at <= at && !e.held);
         last.filter(|entry| !entry.dropped)
     }
 
@@ -251,6 +286,11 @@ impl Registry {
         let folder = warehouse.folder(FOLDER);
         for _ in 0..ATTEMPTS {
             let registry = Self::load(warehouse).await?;
+            // Another process may go on with the run, and be faster.
+            let already = registry.of_run(run);
+            if !already.is_empty() {
+                return Ok(already);
+            }
             if let Some(refused) = entries.iter().find_map(|entry| registry.refuses(entry)) {
                 return Err(refused);
             }
@@ -286,14 +326,14 @@ impl Registry {
     }
 
     fn next(&self, run: &str, entries: &[NewEntry]) -> Result<Vec<Entry>> {
-        let publication = self.entries.last().map_or(1, |entry| entry.publication + 1);
+        let publication = self.publication() + 1;
         let published_at = chrono::Utc::now().timestamp_micros();
         let row = |new: &NewEntry| {
-            let rows = || self.entries.iter().filter(|e| e.kind == new.kind && e.name == new.name);
+            let rows = || self.entries.iter().filter(|e| e.is(new.kind, &new.name));
             let latest = rows().map(|entry| entry.version).max();
             let (version, tables, details) = match &new.change {
                 Change::Table(version) => (*version, BTreeMap::new(), None),
-                Change::New(tables, details) => {
+                Change::New(tables, details) | Change::Hold(tables, details) => {
                     (latest.unwrap_or(0) + 1, tables.clone(), details.clone())
                 }
                 Change::Drop => (latest.unwrap_or(0), BTreeMap::new(), None),
@@ -315,6 +355,7 @@ impl Registry {
                 name: new.name.clone(),
                 version,
                 dropped: matches!(new.change, Change::Drop),
+                held: matches!(new.change, Change::Hold(..)),
                 tables,
                 details,
             })
@@ -342,6 +383,7 @@ fn encode(rows: &[Entry]) -> Result<RecordBatch> {
         ("name", column(|row| Some(row.name.clone()))),
         ("version", number(rows.iter().map(|row| row.version).collect())),
         ("dropped", Arc::new(rows.iter().map(|row| Some(row.dropped)).collect::<BooleanArray>())),
+        ("held", Arc::new(rows.iter().map(|row| Some(row.held)).collect::<BooleanArray>())),
         ("tables", column(|row| json(&row.tables))),
         ("details", column(|row| row.details.as_ref().and_then(json))),
     ];
@@ -366,6 +408,8 @@ fn decode(folder: &Storage, batch: &RecordBatch) -> Result<Vec<Entry>> {
     let (runs, kinds, names) = (text("run")?, text("kind")?, text("name")?);
     let (tables, details) = (text("tables")?, text("details")?);
     let dropped = typed::<BooleanArray>(batch, "dropped").ok_or_else(|| damaged("dropped"))?;
+    // Registries of before there were gates don't have it.
+    let held = typed::<BooleanArray>(batch, "held");
     let row = |row: usize| {
         let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == kinds.value(row));
         let unknown = || damaged(&format!("a row is of the unknown kind {}", kinds.value(row)));
@@ -380,6 +424,7 @@ fn decode(folder: &Storage, batch: &RecordBatch) -> Result<Vec<Entry>> {
             name: names.value(row).to_string(),
             version: versions.value(row) as u64,
             dropped: dropped.value(row),
+            held: held.is_some_and(|held| held.is_valid(row) && held.value(row)),
             tables: serde_json::from_str(tables.value(row)).map_err(json)?,
             details: details.transpose().map_err(json)?,
         })
@@ -390,6 +435,7 @@ fn decode(folder: &Storage, batch: &RecordBatch) -> Result<Vec<Entry>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
     fn model(name: &str, factors: u64) -> NewEntry {
         let details = ModelDetails { model_type: "pagerank".into(), ..Default::default() };
@@ -446,7 +492,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let warehouse = storage(&folder);
         let publish = async |version, base| {
-            Registry::publish(&warehouse, "r", &[table("a.t", version, Some(base))]).await
+            let run = Uuid::now_v7().to_string();
+            Registry::publish(&warehouse, &run, &[table("a.t", version, Some(base))]).await
         };
         publish(0, None).await.unwrap();
         publish(1, Some(0)).await.unwrap();
@@ -457,13 +504,59 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_held_version_is_read_by_nobody_until_it_is_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = storage(&folder);
+        let publish = async |run: &str, change: Change| {
+            let entry = NewEntry { change, ..model("a.m", 0) };
+            Registry::publish(&warehouse, run, &[entry]).await.unwrap().remove(0)
+        };
+        let tables = |version| BTreeMap::from([("factors".to_string(), version)]);
+        let held = publish("r1", Change::Hold(tables(1), None)).await;
+        assert_eq!((held.version, held.held), (1, true));
+        let registry = Registry::load(&warehouse).await.unwrap();
+        assert_eq!(registry.current(Kind::Model, "a.m"), None);
+        assert!(registry.all_current().is_empty());
+        let first = publish("r2", Change::New(tables(2), None)).await;
+        publish("r3", Change::Hold(tables(3), None)).await;
+        let registry = Registry::load(&warehouse).await.unwrap();
+        assert_eq!(registry.current(Kind::Model, "a.m"), Some(&first));
+        assert_eq!(registry.version_of(Kind::Model, "a.m", 3).unwrap().tables, tables(3));
+        let promoted = publish("r4", Change::Again(3)).await;
+        assert_eq!((promoted.version, promoted.held), (3, false));
+        let registry = Registry::load(&warehouse).await.unwrap();
+        assert_eq!(registry.current(Kind::Model, "a.m"), Some(&promoted));
+        assert_eq!(publish("r5", Change::New(tables(4), None)).await.version, 4);
+    }
+
+    /// Two processes that both think that they publish a run publish it once.
+    #[tokio::test]
+    async fn a_run_is_published_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = storage(&folder);
+        let publish = |_| {
+            let warehouse = warehouse.clone();
+            tokio::spawn(async move {
+                Registry::publish(&warehouse, "r1", &[model("a.m", 0)]).await.unwrap()
+            })
+        };
+        let mut published = Vec::new();
+        for task in (0..6).map(publish).collect::<Vec<_>>() {
+            published.push(task.await.unwrap());
+        }
+        assert!(published.iter().all(|rows| *rows == published[0]));
+        assert_eq!(Registry::load(&warehouse).await.unwrap().entries(), published[0]);
+    }
+
+    #[tokio::test]
     async fn a_registry_of_months_stays_in_few_files() {
         let folder = tempfile::tempdir().unwrap();
         let warehouse = storage(&folder);
         let nights = 2 * MOST_FILES as u64 + 3;
         for night in 1..=nights {
+            let run = format!("r{night}");
             let published =
-                Registry::publish(&warehouse, "r", &[model("a.m", night)]).await.unwrap();
+                Registry::publish(&warehouse, &run, &[model("a.m", night)]).await.unwrap();
             assert_eq!((published[0].version, published[0].publication), (night, night));
         }
         let registry = Registry::load(&warehouse).await.unwrap();
@@ -480,7 +573,8 @@ mod tests {
         let publish = |_| {
             let warehouse = warehouse.clone();
             tokio::spawn(async move {
-                Registry::publish(&warehouse, "r", &[model("a.m", 0)]).await.unwrap()[0].version
+                let run = Uuid::now_v7().to_string();
+                Registry::publish(&warehouse, &run, &[model("a.m", 0)]).await.unwrap()[0].version
             })
         };
         let tasks: Vec<_> = (0..6).map(publish).collect();
@@ -505,8 +599,9 @@ mod tests {
             let warehouse = warehouse.clone();
             tokio::spawn(async move {
                 let name = format!("a.m{writer}");
-                for _ in 0..3 {
-                    Registry::publish(&warehouse, "r", &[model(&name, writer)]).await.unwrap();
+                for number in 0..3 {
+                    let run = format!("r{writer}-{number}");
+                    Registry::publish(&warehouse, &run, &[model(&name, writer)]).await.unwrap();
                 }
             })
         };

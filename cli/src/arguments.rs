@@ -1,6 +1,9 @@
 //! The command line.
 
+use chrono::NaiveDate;
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nightshift_jobs::pipeline::Given;
 use std::path::PathBuf;
 
 /// Retrains recommenders while their users sleep: SQL pipelines, matrix factorization and PageRank on
@@ -9,7 +12,7 @@ use std::path::PathBuf;
 #[command(
     version,
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 a check found \
-wrong rows, 130 interrupted.\nLogs go to standard error; NIGHTSHIFT_LOG sets what is logged, such as \
+wrong rows, 4 a gate has kept a run from being published, 130 interrupted.\nLogs go to standard error; NIGHTSHIFT_LOG sets what is logged, such as \
 NIGHTSHIFT_LOG=nightshift=debug."
 )]
 pub struct Arguments {
@@ -22,9 +25,27 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a pipeline: a folder of .sql files
-    Run(RunArguments),
+    Run(RunAllArguments),
+    /// Say what a run of a pipeline would execute and why, what it would leave as it is, and which columns would change
+    Plan(RunAllArguments),
+    /// Run a pipeline for each day of a time
+    Backfill(BackfillArguments),
     /// Say everything that is wrong in a pipeline, without running it; if nothing is, in which order its statements run
     Check(RunArguments),
+    /// Let schedulers run a pipeline by themselves, at the times of its pipeline.toml; again for a new version
+    Deploy(RunArguments),
+    /// List deployed pipelines
+    Pipelines(Place),
+    /// Let a deployed pipeline not be run until it is resumed
+    Pause(NamedPipeline),
+    /// Let a pipeline that was paused be run again
+    Resume(NamedPipeline),
+    /// Let a deployed pipeline be run no more
+    Undeploy(NamedPipeline),
+    /// List runs of pipelines, look at one, end it, go on with it
+    Runs(RunsArguments),
+    /// List models and their versions, compare two, go back to an earlier one, publish one that was held
+    Models(ModelsArguments),
     /// Execute SQL and print what it returns; on a terminal, a shell
     Sql(SqlArguments),
     /// Start a cluster on this machine: a scheduler and executors, each a process
@@ -39,13 +60,14 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Place {
     /// The warehouse: a folder, or a URL such as s3://bucket/warehouse [default: ./warehouse]
-    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE")]
+    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_WAREHOUSE", global = true)]
     pub warehouse: Option<String>,
-    /// The cluster, such as grpc://127.0.0.1:50050 [default: one embedded in this process]
-    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_CLUSTER")]
+    /// The cluster, such as grpc://127.0.0.1:50050; if several schedulers stand by for each other, all of them with
+    /// commas between [default: one embedded in this process]
+    #[arg(long, value_name = "URL", env = "NIGHTSHIFT_CLUSTER", global = true)]
     pub cluster: Option<String>,
     /// How results are printed
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     pub format: Format,
 }
 
@@ -68,15 +90,177 @@ pub enum Format {
     Arrow,
 }
 
-/// Arguments of `run` and `check`.
+/// What is run, checked or deployed.
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// The pipeline's folder
     #[arg(value_name = "FOLDER")]
     pub pipeline: PathBuf,
+    /// A value for the parameter ${NAME} of its statements; can be given several times
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub parameters: Vec<(String, String)>,
+    /// The day that it is run for, ${run_date} in its statements [default: today]
+    #[arg(long, value_name = "DATE")]
+    pub date: Option<NaiveDate>,
     /// Where to work
     #[command(flatten)]
     pub place: Place,
+}
+
+/// Arguments of `backfill`.
+#[derive(Debug, Args)]
+pub struct BackfillArguments {
+    /// The pipeline's folder
+    #[arg(value_name = "FOLDER")]
+    pub pipeline: PathBuf,
+    /// The first day
+    #[arg(long, value_name = "DATE")]
+    pub from: NaiveDate,
+    /// The last day
+    #[arg(long, value_name = "DATE")]
+    pub to: NaiveDate,
+    /// Days that are run at the same time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64).map(usize::from))]
+    pub parallel: usize,
+    /// A value for the parameter ${NAME} of its statements; can be given several times
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub parameters: Vec<(String, String)>,
+    /// Where to work
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Arguments of `run` and `plan`.
+#[derive(Debug, Args)]
+pub struct RunAllArguments {
+    /// Execute all steps, those among them that would make again what is published
+    #[arg(long)]
+    pub all: bool,
+    /// What is run, and where
+    #[command(flatten)]
+    pub run: RunArguments,
+}
+
+impl RunArguments {
+    /// What the run is given.
+    pub fn given(&self) -> Given {
+        Given::Day(self.date, self.parameters.iter().cloned().collect())
+    }
+}
+
+/// Arguments of what is done with a deployed pipeline.
+#[derive(Debug, Args)]
+pub struct NamedPipeline {
+    /// The pipeline's name
+    pub name: String,
+    /// Where to work
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Arguments of `models`.
+#[derive(Debug, Args)]
+pub struct ModelsArguments {
+    /// What to do instead of listing models
+    #[command(subcommand)]
+    pub command: Option<ModelsCommand>,
+    /// Where to work
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What can be done with a model.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// List the versions of a model
+    Versions {
+        /// The model
+        model: String,
+    },
+    /// Show what is different in two versions of a model
+    Diff {
+        /// The model
+        model: String,
+        /// A version
+        one: u64,
+        /// Another version
+        other: u64,
+        /// Show what is the same, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Let everybody read an earlier version of a model
+    Rollback {
+        /// The model
+        model: String,
+        /// The version [default: the one that was published before]
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
+    /// Publish a version of a model that a gate has held
+    Promote {
+        /// The model
+        model: String,
+        /// The version [default: the last one, if it is held]
+        version: Option<u64>,
+    },
+}
+
+/// Arguments of `runs`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "RUN is the id of a run, the beginning or the end of one, or the word last."
+)]
+pub struct RunsArguments {
+    /// How many runs are listed, the latest first
+    #[arg(long, default_value_t = 20)]
+    pub limit: usize,
+    /// List runs of this pipeline only
+    #[arg(long, value_name = "NAME")]
+    pub pipeline: Option<String>,
+    /// List only runs that are running, publishing, published, held, failed or cancelled
+    #[arg(long, value_name = "STATUS",
+          value_parser = ["running", "publishing", "published", "held", "failed", "cancelled"])]
+    pub status: Option<String>,
+    /// What to do instead
+    #[command(subcommand)]
+    pub command: Option<RunsCommand>,
+    /// Where to work
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What can be done with a run.
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// Show a run: its steps, how its trainings went, why it has failed
+    Show {
+        /// The run
+        run: String,
+    },
+    /// Print the events of a run
+    Logs {
+        /// The run
+        run: String,
+        /// Go on printing until the run has ended
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Ask whoever drives a run to end it
+    Cancel {
+        /// The run
+        run: String,
+    },
+    /// Go on with a run whose process is gone; what is done is not done again
+    Resume {
+        /// The run
+        run: String,
+    },
+    /// Run again what a run that is over has run: the same text, on the data of now
+    Retry {
+        /// The run
+        run: String,
+    },
 }
 
 /// Arguments of `sql`.
@@ -165,6 +349,13 @@ pub struct SchedulerArguments {
     /// Seconds without a sign of life after which an executor counts as lost
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..))]
     pub executor_timeout: u64,
+    /// Seconds of silence after which another scheduler of the warehouse runs the deployed pipelines
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..))]
+    pub lease: u64,
+    /// Serve only while no other scheduler of the warehouse does: executors and clients are given the addresses of
+    /// both
+    #[arg(long)]
+    pub stand_by: bool,
     /// Listen beyond this machine although connections are neither encrypted nor authenticated
     #[arg(long)]
     pub insecure: bool,
@@ -176,9 +367,14 @@ pub struct SchedulerArguments {
 /// Arguments of `executor`.
 #[derive(Debug, Args)]
 pub struct ExecutorArguments {
-    /// The scheduler
-    #[arg(long, value_name = "URL", default_value = "grpc://127.0.0.1:50050")]
-    pub scheduler: String,
+    /// The scheduler; if several stand by for each other, all of them with commas between
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "grpc://127.0.0.1:50050",
+        value_delimiter = ','
+    )]
+    pub scheduler: Vec<String>,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,

@@ -7,7 +7,7 @@ use crate::commands::open;
 use crate::output::Output;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use nightshift_jobs::JobError;
-use nightshift_jobs::pipeline::{Checked, Draft, Part};
+use nightshift_jobs::pipeline::{Checked, Draft, Part, Source};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,25 +16,41 @@ pub async fn check(arguments: RunArguments) -> Result<(), Failure> {
     let started = Instant::now();
     let folder = &arguments.pipeline;
     let mut output = Output::new(arguments.place.format, None)?;
-    let draft = Draft::read(folder)?;
+    let draft = Draft::of(Source::read(folder)?, &arguments.given())?;
     let opened = open(&arguments.place, Some(folder), Executing::Within).await?;
-    let Checked { name, parts, mistakes } = draft.check(opened.session.clone()).await?;
+    let checked = draft.check(opened.session.clone()).await?;
+    let Checked { name, parts, mistakes } = &checked;
     if mistakes.is_empty() {
-        output.all(&of_parts(&parts)?)?;
+        output.all(&of_parts(parts)?)?;
         let seconds = started.elapsed().as_secs_f64();
         eprintln!("{name}: {} statements, nothing is wrong ({seconds:.1} s)", parts.len());
         return output.close();
     }
-    let count = match mistakes.len() {
+    if arguments.place.format != Format::Table {
+        output.all(&of_mistakes(mistakes)?)?;
+    }
+    output.close()?;
+    match arguments.place.format {
+        Format::Table => refuse(&checked),
+        _ => Err(count(&checked).into()),
+    }
+}
+
+/// Fails if something is wrong, and says what.
+pub fn refuse(checked: &Checked) -> Result<(), Failure> {
+    if checked.mistakes.is_empty() {
+        return Ok(());
+    }
+    checked.mistakes.iter().for_each(|mistake| eprintln!("error: {mistake}"));
+    Err(count(checked).into())
+}
+
+fn count(checked: &Checked) -> String {
+    let count = match checked.mistakes.len() {
         1 => "1 mistake".to_string(),
         count => format!("{count} mistakes"),
     };
-    match arguments.place.format {
-        Format::Table => mistakes.iter().for_each(|mistake| eprintln!("error: {mistake}")),
-        _ => output.all(&of_mistakes(&mistakes)?)?,
-    }
-    output.close()?;
-    Err(format!("{count} in the pipeline {name}; nothing was run").into())
+    format!("{count} in the pipeline {}; nothing was run", checked.name)
 }
 
 fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {

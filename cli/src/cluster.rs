@@ -7,22 +7,26 @@ use crate::settings::Settings;
 use datafusion::execution::SessionState;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
+use nightshift_catalog::lease::{Candidate, Lease};
 use nightshift_catalog::storage::Stores;
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::memory::{Memory, share_of_the_machine};
 use nightshift_executor::{ExecutorOptions, told_to_stop};
 use nightshift_jobs::cluster::ClusterView;
 use nightshift_jobs::session::Session;
-use nightshift_scheduler::{FlightSql, Http, Scheduler, SchedulerOptions, connect};
+use nightshift_scheduler::{
+    Control, FlightSql, Http, Scheduler, SchedulerError, SchedulerOptions, connect,
+    first_reachable, until_gone, wait_to_lead,
+};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::Range;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use url::Url;
 
 /// How long child processes may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(5);
@@ -186,6 +190,17 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
     let locations = settings.locations(None)?;
     let flight_port = port_after(arguments.flight_port, arguments.port, "--flight-port")?;
     let http_port = port_after(arguments.http_port, flight_port, "--http-port")?;
+    let http_address = SocketAddr::new(host, http_port);
+    let advertised = arguments.advertise.clone().unwrap_or_else(|| host.to_string());
+    let address = format!("grpc://{advertised}:{}", arguments.port);
+    let mut candidate = Candidate::new(&warehouse, address, Duration::from_secs(arguments.lease));
+    let lease = match arguments.stand_by {
+        true => match stand_by(&mut candidate, http_address, &warehouse).await? {
+            Some(lease) => Some(lease),
+            None => return Ok(()),
+        },
+        false => None,
+    };
     let names = arguments.advertise.iter().cloned().collect();
     let options = SchedulerOptions {
         listen,
@@ -195,7 +210,7 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
     };
     let scheduler = Scheduler::bind(&options).await?;
     let flight = FlightSql::bind(SocketAddr::new(host, flight_port))?;
-    let http = Http::bind(SocketAddr::new(host, http_port))?;
+    let http = Http::bind(http_address)?;
     let (address, cluster) = (scheduler.address(), scheduler.cluster());
     println!("scheduler grpc://{address}");
     let clients = async {
@@ -203,15 +218,80 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
         println!("flight grpc://{}", flight.address());
         println!("http http://{}", http.address());
         let session = Session::new(state, warehouse, locations).with_cluster(cluster);
+        let control = Control::new(session.clone(), candidate, lease);
+        let control = lead(control, arguments.stand_by);
         tokio::select! {
             served = flight.serve(session.clone()) => Ok::<_, Failure>(served?),
             served = http.serve(session, names) => Ok(served?),
+            led = control => led,
         }
     };
     tokio::select! {
         served = scheduler.serve() => Ok(served?),
         served = clients => served,
         () = parent_gone(arguments.with_parent) => Ok(()),
+    }
+}
+
+/// Waits until this process leads, and answers meanwhile that another does; `None` if it is to stop.
+async fn stand_by(
+    candidate: &mut Candidate,
+    http: SocketAddr,
+    warehouse: &Warehouse,
+) -> Result<Option<Lease>, Failure> {
+    // Whoever leads already need not answer otherwise first.
+    if let Some(lease) = candidate.attempt().await? {
+        return Ok(Some(lease));
+    }
+    let http = Http::bind(http)?;
+    println!("standing by http://{}", http.address());
+    let (leads, led) = tokio::sync::oneshot::channel::<()>();
+    let waiting = async {
+        let lease = wait_to_lead(candidate).await;
+        drop(leads);
+        lease
+    };
+    let serving = http.stand_by(warehouse.clone(), async {
+        let _ = led.await;
+    });
+    tokio::select! {
+        both = async { tokio::join!(waiting, serving) } => {
+            let (lease, served) = both;
+            served?;
+            Ok(Some(lease))
+        }
+        () = told_to_stop() => Ok(None),
+    }
+}
+
+/// Runs deployed pipelines whenever this process leads, until it is told to stop. One that stands by for others begins
+/// anew when it leads no more: executors and clients find the other then.
+async fn lead(mut control: Control, stand_by: bool) -> Result<(), Failure> {
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        told_to_stop().await;
+        stop.send_replace(true);
+    });
+    loop {
+        let mut stopping = stopped.clone();
+        let stop = async move {
+            let _ = stopping.wait_for(|stopped| *stopped).await;
+        };
+        control = control.lead(stop).await;
+        if *stopped.borrow() {
+            return Ok(());
+        }
+        if stand_by {
+            return Err(begin_anew().into());
+        }
+    }
+}
+
+/// Replaces this process by one that has just been started; says what went wrong if that fails.
+fn begin_anew() -> std::io::Error {
+    match std::env::current_exe() {
+        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
     }
 }
 
@@ -242,9 +322,8 @@ async fn connect_to(scheduler: SocketAddr, stores: &Stores) -> Result<SessionSta
 pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
     let host = check_host(&arguments.host, arguments.insecure)?;
     let stores = Settings::read()?.stores()?;
-    let wrong = || format!("--scheduler {}: not like grpc://127.0.0.1:50050", arguments.scheduler);
-    let url = Url::parse(&arguments.scheduler).map_err(|_| wrong())?;
-    let scheduler_host = url.host_str().ok_or_else(wrong)?.to_string();
+    let several = arguments.scheduler.len() > 1;
+    let (scheduler_host, scheduler_port) = find_scheduler(&arguments.scheduler).await?;
     let port = |port: u16| if port == 0 { free_port(host) } else { Ok(port) };
     let (results, tasks) = (port(arguments.port)?, port(arguments.task_port)?);
     let bytes = |megabytes: Option<u64>| megabytes.map(|megabytes| megabytes << 20);
@@ -260,8 +339,8 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         host: host.to_string(),
         port: results,
         task_port: tasks,
-        scheduler_host,
-        scheduler_port: url.port().unwrap_or(50050),
+        scheduler_host: scheduler_host.clone(),
+        scheduler_port,
         cores: arguments.cores,
         work_dir: work_dir.unwrap_or_default(),
         memory,
@@ -269,8 +348,41 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         stores,
     });
     tokio::select! {
-        ended = run => Ok(ended?),
+        ended = run => match ended {
+            // It ends when its scheduler is gone. Another may have taken its place.
+            Err(error) if several => {
+                tracing::warn!(%error, "looks for another scheduler");
+                drop(temporary);
+                Err(begin_anew().into())
+            }
+            ended => Ok(ended?),
+        },
+        // One that was stopped keeps its connections, and answers nothing.
+        () = until_gone(&scheduler_host, scheduler_port), if several => {
+            tracing::warn!("the scheduler is silent; looks for another");
+            Err(begin_anew().into())
+        }
         () = parent_gone(arguments.with_parent) => Ok(()),
+    }
+}
+
+/// How long an executor waits for a scheduler at its start.
+const FIND: Duration = Duration::from_secs(30);
+
+/// Host and port of a scheduler that is there, of those that stand by for each other. They may be about to start, or
+/// to take each other's place.
+async fn find_scheduler(addresses: &[String]) -> Result<(String, u16), Failure> {
+    let deadline = Instant::now() + FIND;
+    loop {
+        match first_reachable(addresses.iter().map(String::as_str)).await {
+            Err(error @ SchedulerError::Unreachable { .. }) if Instant::now() >= deadline => {
+                return Err(error.into());
+            }
+            Err(SchedulerError::Unreachable { .. }) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            found => return Ok(found?),
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! What each command does.
 
-use crate::arguments::{Arguments, Command, Place, RunArguments};
+use crate::arguments::{Arguments, Command, Place, RunAllArguments};
 use crate::cluster::{self, Embedded, Executing};
 use crate::output::Output;
+use crate::pipelines::{self, Change};
 use crate::settings::Settings;
-use crate::{Failure, check, progress, shell};
+use crate::{Failure, backfill, check, models, plan, progress, runs, shell};
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::told_to_stop;
-use nightshift_jobs::pipeline::Pipeline;
+use nightshift_jobs::journal::{Cause, Driver};
+use nightshift_jobs::pipeline::{Done, Pipeline, Source, Start};
+use nightshift_jobs::queries::{Caller, Via};
 use nightshift_jobs::session::Session;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -19,6 +22,15 @@ pub async fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Run(arguments) => run(arguments).await,
         Command::Check(arguments) => check::check(arguments).await,
+        Command::Plan(arguments) => plan::plan(arguments).await,
+        Command::Backfill(arguments) => backfill::backfill(arguments).await,
+        Command::Deploy(arguments) => pipelines::deploy(arguments).await,
+        Command::Pipelines(place) => pipelines::list(place).await,
+        Command::Pause(arguments) => pipelines::change(arguments, Change::Pause).await,
+        Command::Resume(arguments) => pipelines::change(arguments, Change::Resume).await,
+        Command::Undeploy(arguments) => pipelines::change(arguments, Change::Undeploy).await,
+        Command::Models(arguments) => models::models(arguments).await,
+        Command::Runs(arguments) => runs::runs(arguments).await,
         Command::Sql(arguments) => shell::sql(arguments).await,
         Command::Up(arguments) => cluster::up(arguments).await,
         Command::Scheduler(arguments) => cluster::scheduler(arguments).await,
@@ -31,6 +43,13 @@ pub struct Opened {
     /// The session.
     pub session: Session,
     _embedded: Option<Embedded>,
+}
+
+/// The warehouse of a command that needs no cluster.
+pub fn warehouse_of(place: &Place) -> Result<Warehouse, Failure> {
+    let settings = Settings::read()?;
+    let url = settings.warehouse(place.warehouse.as_deref())?;
+    Ok(Warehouse::open(&url, &settings.stores()?)?)
 }
 
 /// Opens the warehouse and the cluster of a command; `executing` is for one that is embedded.
@@ -53,8 +72,23 @@ pub async fn open(
     Ok(Opened { session, _embedded: Some(embedded) })
 }
 
-async fn run(arguments: RunArguments) -> Result<(), Failure> {
-    let pipeline = Pipeline::read(&arguments.pipeline)?;
+async fn run(arguments: RunAllArguments) -> Result<(), Failure> {
+    let RunAllArguments { all, run: arguments } = arguments;
+    let source = Source::read(&arguments.pipeline)?;
+    let pipeline = Pipeline::of(source, &arguments.given())?;
+    fetch_inputs(&pipeline)?;
+    // What can't be printed is not run.
+    drop(Output::new(arguments.place.format, None)?);
+    let opened = open(&arguments.place, Some(pipeline.folder()), Executing::Within).await?;
+    let progress = progress::to_standard_error();
+    let cause = Cause::Command { who: Caller::of_this_process(Via::Pipeline).who };
+    let start = Start::now(cause, Driver::this(false), all);
+    let done = pipeline.run(opened.session.clone(), start, progress, told_to_stop()).await?;
+    report(&arguments.place, &done)
+}
+
+/// Runs the program that provides a pipeline's inputs, if one of them is missing.
+pub fn fetch_inputs(pipeline: &Pipeline) -> Result<(), Failure> {
     if let Some(fetch) = pipeline.missing_inputs()? {
         eprintln!("fetching the inputs of {}: {}", pipeline.name(), fetch.display());
         let fetch = std::path::absolute(fetch)?;
@@ -69,12 +103,23 @@ async fn run(arguments: RunArguments) -> Result<(), Failure> {
             return Err(format!("{} has not provided all inputs", missing.display()).into());
         }
     }
-    let mut output = Output::new(arguments.place.format, None)?;
-    let opened = open(&arguments.place, Some(pipeline.folder()), Executing::Within).await?;
-    let progress = progress::to_standard_error();
-    let (steps, published) = pipeline.run(opened.session.clone(), progress, told_to_stop()).await?;
-    output.steps(&steps)?;
-    tell_published(&published);
+    Ok(())
+}
+
+/// Says what a run has made and published.
+pub fn report(place: &Place, done: &Done) -> Result<(), Failure> {
+    let mut output = Output::new(place.format, None)?;
+    output.steps(&done.steps)?;
+    match (done.unchanged, done.steps.is_empty()) {
+        (0, _) => {}
+        (unchanged, true) => {
+            eprintln!(
+                "nothing has changed: all {unchanged} steps would make again what is published"
+            );
+        }
+        (unchanged, false) => eprintln!("{unchanged} steps are unchanged and were not executed"),
+    }
+    tell_published(&done.published);
     output.close()
 }
 

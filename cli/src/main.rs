@@ -1,13 +1,18 @@
 //! The `nightshift` binary: one entry for every role.
 
 mod arguments;
+mod backfill;
 mod check;
 mod cluster;
 mod commands;
 mod interrupts;
 mod logs;
+mod models;
 mod output;
+mod pipelines;
+mod plan;
 mod progress;
+mod runs;
 mod settings;
 mod shell;
 
@@ -20,6 +25,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Batches of rows come and go by the megabyte. The system's allocator gives each back to the system, and
 /// gets it again page by page.
@@ -28,6 +34,12 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A run whose check found wrong rows.
 const CHECK_FAILED: u8 = 3;
+
+/// How long threads may take to end when the process does.
+const THREADS_END: Duration = Duration::from_secs(1);
+
+/// A run that a gate has kept from being published.
+const HELD: u8 = 4;
 
 /// A run or statement that was interrupted: what shells make of Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -74,8 +86,9 @@ fn run() -> ExitCode {
         }
     };
     let done = runtime.block_on(commands::execute(arguments));
-    // What still runs in the background (an embedded cluster) has nothing left to do.
-    runtime.shutdown_background();
+    // What still runs in the background (an embedded cluster) has nothing left to do. Its threads are waited for: the C
+    // library can crash when a thread ends while the process lets go of it.
+    runtime.shutdown_timeout(THREADS_END);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
@@ -95,6 +108,7 @@ fn failed(error: &Failure) -> ExitCode {
     }
     match error.downcast_ref::<JobError>() {
         Some(JobError::Check { .. }) => ExitCode::from(CHECK_FAILED),
+        Some(JobError::Held { .. }) => ExitCode::from(HELD),
         _ => ExitCode::FAILURE,
     }
 }

@@ -214,7 +214,7 @@ impl Connection {
             reason = stopped => Err(reason),
         };
         match executed {
-            Ok(()) => {
+            Ok(_) => {
                 self.externals = run.externals().clone();
                 let (steps, published) = run.publish().await?;
                 Ok(Made { steps, published })

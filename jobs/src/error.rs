@@ -1,8 +1,9 @@
 //! What can go wrong in statements, trainings and runs.
 
 use datafusion::error::DataFusionError;
-use nightshift_catalog::CatalogError;
+use nightshift_catalog::{CatalogError, store_can_recover};
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 
 /// A result of this crate.
@@ -81,12 +82,46 @@ pub enum JobError {
         /// The first of them.
         sample: String,
     },
+    /// A run that a gate has kept from being published.
+    #[error("not published: {}; {}", reasons.join("; "), kept_models(kept))]
+    Held {
+        /// What the gates say.
+        reasons: Vec<String>,
+        /// The models that are kept.
+        kept: String,
+    },
     /// Somebody asked to stop.
     #[error("interrupted, nothing is published")]
     Interrupted,
+    /// Somebody has cancelled the run.
+    #[error("cancelled by {who}, nothing is published")]
+    RunCancelled {
+        /// Who.
+        who: String,
+    },
     /// Somebody has cancelled the query.
     #[error("the statement was cancelled")]
     Cancelled,
+    /// A run that another process goes on with.
+    #[error("run {run} was taken over by another process, which goes on with it")]
+    Fenced {
+        /// The run.
+        run: String,
+    },
+    /// An id that no run has.
+    #[error("there is no run {id}; `nightshift runs` lists them")]
+    UnknownRun {
+        /// The id as given.
+        id: String,
+    },
+    /// Something that has taken longer than it may.
+    #[error("{what} has taken more than {limit:?}, nothing is published")]
+    TimedOut {
+        /// What has.
+        what: String,
+        /// What it may take.
+        limit: Duration,
+    },
     /// Blocks or states that are not what they should be.
     #[error("{what} is damaged: {reason}")]
     Damaged {
@@ -119,10 +154,38 @@ impl JobError {
     /// Whether it says only that something was stopped because somebody wanted that.
     pub fn is_cancellation(&self) -> bool {
         match self {
-            JobError::Interrupted | JobError::Cancelled => true,
+            JobError::Interrupted | JobError::Cancelled | JobError::RunCancelled { .. } => true,
             JobError::At { source, .. } => source.is_cancellation(),
             JobError::Shared(error) => error.is_cancellation(),
             _ => false,
+        }
+    }
+
+    /// Whether the same may succeed when it is tried again: a store that didn't answer, a lost executor, another
+    /// writer who was faster. What is wrong with a statement or with data is so for good.
+    pub fn can_pass(&self) -> bool {
+        match self {
+            JobError::At { source, .. } => source.can_pass(),
+            JobError::Shared(error) => error.can_pass(),
+            JobError::Catalog(error) => error.can_pass(),
+            JobError::Engine(error) => engine_can_recover(error),
+            _ => false,
+        }
+    }
+}
+
+/// Whether an error of the engine is one of a store or a lost executor. What comes from an executor is the text of
+/// the error, as programmers read it.
+fn engine_can_recover(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::ObjectStore(error) => store_can_recover(error),
+        DataFusionError::External(inner) => {
+            inner.downcast_ref::<CatalogError>().is_some_and(CatalogError::can_pass)
+                || crate::session::is_lost_executor(error)
+        }
+        _ => {
+            let store = "ObjectStore(Generic";
+            crate::session::is_lost_executor(error) || error.to_string().contains(store)
         }
     }
 }
@@ -158,6 +221,13 @@ fn exact_place(line: u64, source: &JobError) -> (u64, Option<u64>) {
     match span {
         Some(span) => (span.start.line, Some(span.start.column)),
         None => (line, None),
+    }
+}
+
+fn kept_models(kept: &str) -> String {
+    match kept.is_empty() {
+        true => "what was published stays".to_string(),
+        false => format!("what was published stays, and {kept} can be looked at and promoted"),
     }
 }
 

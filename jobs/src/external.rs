@@ -52,17 +52,51 @@ struct Files {
     schema: SchemaRef,
 }
 
+/// What files are now: their names, sizes and dates.
+pub struct FilesIdentity {
+    /// A text that is another one when a file is.
+    pub text: String,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
 impl ExternalTable {
+    /// What the files are that `CREATE EXTERNAL TABLE` describes, without opening them.
+    pub async fn identity(
+        session: &Session,
+        statement: &CreateExternalTable,
+        folder: Option<&Path>,
+    ) -> Result<FilesIdentity> {
+        let location = Location::parse(one_location(statement)?, folder)?;
+        check_allowed(session, &location.url)?;
+        let mut identity = FilesIdentity { text: location.shown(), bytes: 0 };
+        if statement.file_type.eq_ignore_ascii_case("delta") {
+            let storage = Storage::of_session(session.runtime(), &location.url)?;
+            if let Some(snapshot) = delta::load(&storage, None).await? {
+                identity.bytes = snapshot.contents.bytes();
+            }
+            // Another table in the same folder can have the same version.
+            for file in storage.folder("_delta_log").list().await? {
+                let ObjectMeta { location, last_modified, size, .. } = file;
+                identity.text.push_str(&format!("\n{location} {size} {last_modified}"));
+            }
+            return Ok(identity);
+        }
+        for file in location.objects(session).await? {
+            let ObjectMeta { location, last_modified, size, e_tag, .. } = file;
+            identity.text.push_str(&format!("\n{location} {size} {last_modified} {e_tag:?}"));
+            identity.bytes += size;
+        }
+        Ok(identity)
+    }
+
     /// Opens what `CREATE EXTERNAL TABLE` describes. A relative location is relative to `folder`.
     pub async fn open(
         session: &Session,
         mut statement: CreateExternalTable,
         folder: Option<&Path>,
     ) -> Result<Self> {
-        let [location] = statement.locations.as_slice() else {
-            return Err(JobError::Statement("an external table has one location".to_string()));
-        };
-        let location = Location::parse(location, folder)?;
+        let location = Location::parse(one_location(&statement)?, folder)?;
         check_allowed(session, &location.url)?;
         if statement.file_type.eq_ignore_ascii_case("delta") {
             return Self::open_delta(session, location, &statement).await;
@@ -179,6 +213,13 @@ impl ExternalTable {
             Some(files) => files.find_damage(session).await,
             None => Ok(None),
         }
+    }
+}
+
+fn one_location(statement: &CreateExternalTable) -> Result<&str> {
+    match statement.locations.as_slice() {
+        [location] => Ok(location),
+        _ => Err(JobError::Statement("an external table has one location".to_string())),
     }
 }
 

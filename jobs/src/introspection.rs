@@ -4,6 +4,7 @@
 //! They are made when a statement that names them is planned, as literal rows, which travel in plans
 //! like any others.
 
+use crate::journal;
 use crate::queries::QueryInfo;
 use crate::session::Session;
 use crate::table_functions::documentation;
@@ -32,6 +33,9 @@ const TABLES: &[&str] = &[
     "system.models",
     "system.queries",
     "system.registry",
+    "system.run_events",
+    "system.run_steps",
+    "system.runs",
     "system.tables",
 ];
 
@@ -47,6 +51,22 @@ pub async fn table(session: &Session, view: &View, name: &str) -> Result<Option<
         "system.models" => models(view, true)?,
         "system.model_versions" => models(view, false)?,
         "system.queries" => queries(session)?,
+        "system.runs" => {
+            let runs = journal::latest(session.warehouse(), usize::MAX, |_| true).await?;
+            journal::tables::runs(&runs)?
+        }
+        "system.run_steps" => {
+            let runs = journal::all(session.warehouse()).await?;
+            let states = runs.iter().filter_map(|kept| kept.run.as_ref().ok());
+            journal::tables::steps(states.map(|(state, _)| state))?
+        }
+        "system.run_events" => {
+            let runs = journal::all(session.warehouse()).await?;
+            let events = runs.iter().filter_map(|kept| Some((&kept.id, kept.run.as_ref().ok()?)));
+            let events = events
+                .flat_map(|(run, (_, events))| events.iter().map(|event| (run.as_str(), event)));
+            journal::tables::events(events)?
+        }
         "system.tables" => sizes(session, view).await?,
         _ => return Ok(None),
     };
@@ -342,6 +362,13 @@ fn models(view: &View, current: bool) -> Result<RecordBatch> {
         found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
         found.dedup_by(|a, b| a.name == b.name && a.version == b.version);
     }
+    // A held version that somebody has published since is held no more.
+    let held = |entry: &&Entry| {
+        let rows = registry.entries().iter().filter(|row| row.kind == Kind::Model);
+        let mut same = rows.filter(|row| row.name == entry.name && row.version == entry.version);
+        same.all(|row| row.held || row.dropped)
+    };
+    let held: BooleanArray = found.iter().map(|entry| Some(held(entry))).collect();
     let details: Vec<ModelDetails> =
         found.iter().map(|entry| entry.model().cloned().unwrap_or_default()).collect();
     fn json<T: serde::Serialize>(value: &T) -> String {
@@ -355,12 +382,14 @@ fn models(view: &View, current: bool) -> Result<RecordBatch> {
         ("model", texts(found.iter().map(|entry| Some(entry.name.as_str())))),
         ("version", numbers(found.iter().map(|entry| Some(entry.version)))),
         ("published", Arc::new(shown)),
+        ("held", Arc::new(held)),
         ("published_at", times(found.iter().map(|entry| Some(entry.published_at)))),
         ("model_type", owned(|details| details.model_type.clone())),
         ("options", owned(|details| json(&details.options))),
         ("metrics", owned(|details| json(&details.metrics))),
         ("query", owned(|details| details.query.clone())),
         ("inputs", owned(|details| json(&details.inputs))),
+        ("held_by", owned(|details| details.held_by.join("; "))),
         ("run", texts(found.iter().map(|entry| Some(entry.run.as_str())))),
     ])
 }

@@ -20,8 +20,11 @@
 //! | [`queries`] | what is executed and was executed; cancelling it |
 //! | [`audit`] | the record of who has changed what |
 //! | [`cluster`] | what a session can tell of its executors |
+//! | [`journal`] | what has happened to runs of pipelines |
+//! | [`garbage`] | what runs have left behind |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
+//! | [`versions`] | versions of models |
 //! | [`rows`] | rows as other programs can read them |
 //! | [`progress`] | what a run tells while it works |
 
@@ -32,7 +35,9 @@ pub mod change;
 pub mod cluster;
 pub mod connection;
 pub mod external;
+pub mod garbage;
 pub mod introspection;
+pub mod journal;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
@@ -48,6 +53,7 @@ mod suggestion;
 pub mod superstep;
 pub mod table_functions;
 pub mod training;
+pub mod versions;
 pub mod view;
 
 pub use error::{JobError, Result};

@@ -53,7 +53,7 @@ const ATTEMPTS: usize = 4;
 /// Whether an error says that an executor could not be reached, or that the scheduler has cancelled
 /// the job because one was lost together with results. Ballista itself only runs tasks again that
 /// were lost before their end.
-fn is_lost_executor(error: &DataFusionError) -> bool {
+pub(crate) fn is_lost_executor(error: &DataFusionError) -> bool {
     let text = error.to_string();
     [
         "fetch partition error",

@@ -75,15 +75,24 @@ pub struct View {
 impl View {
     /// What is published now, and files that are read in place.
     pub async fn now(session: &Session, external: Externals) -> Result<Self> {
-        let registry = session.warehouse().registry().await?;
-        Ok(Self {
+        Ok(Self::of(session.warehouse().registry().await?, external))
+    }
+
+    /// What was published after a publication.
+    pub async fn as_of(session: &Session, publication: u64) -> Result<Self> {
+        let registry = session.warehouse().registry().await?.as_of(publication);
+        Ok(Self::of(Arc::new(registry), Externals::new()))
+    }
+
+    fn of(registry: Arc<Registry>, external: Externals) -> Self {
+        Self {
             registry,
             staged: BTreeMap::new(),
             models: BTreeMap::new(),
             views: BTreeMap::new(),
             dropped: BTreeSet::new(),
             external,
-        })
+        }
     }
 
     /// What was published when the view was made.
@@ -100,6 +109,15 @@ impl View {
     /// Puts a trained model over the published one; its tables are staged by themselves.
     pub fn stage_model(&mut self, name: String, details: ModelDetails) {
         self.models.insert(name, details);
+    }
+
+    /// The same view with what is published of a model, whatever the run has made of it.
+    #[must_use]
+    pub fn without_model(&self, name: &str) -> Self {
+        let mut view = self.clone();
+        view.staged.retain(|key, _| !key.starts_with(&format!("{name}.")));
+        view.models.remove(name);
+        view
     }
 
     /// Puts a query under a name.

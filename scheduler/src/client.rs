@@ -20,6 +20,15 @@ use url::Url;
 /// How long a scheduler may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long a scheduler may take to answer that has answered before.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// The time between two questions whether a scheduler is there.
+const BETWEEN_GREETINGS: Duration = Duration::from_secs(1);
+
+/// Questions without an answer after which a scheduler is gone.
+const SILENT: usize = 2;
+
 /// The port of a scheduler whose address has none.
 const PORT: u16 = 50050;
 
@@ -75,23 +84,56 @@ async fn greet(host: &str, port: u16) -> std::io::Result<()> {
     Err(std::io::Error::other("what answers there is not a scheduler"))
 }
 
-/// A session whose plans run on the cluster at `address`, such as `grpc://127.0.0.1:50050`. Fails
-/// within seconds if nobody listens there. `stores` are those of this process.
-pub async fn connect(address: &str, stores: &Stores) -> Result<SessionState, SchedulerError> {
+/// Host and port of a scheduler's address, such as `grpc://127.0.0.1:50050`.
+fn host_and_port(address: &str) -> Result<(String, u16), SchedulerError> {
     let wrong = |reason: String| SchedulerError::Address { address: address.to_string(), reason };
     let url = Url::parse(address).map_err(|error| wrong(error.to_string()))?;
     if url.scheme() != "grpc" {
         return Err(wrong(format!("{} is not a scheme for clusters", url.scheme())));
     }
     let host = url.host_str().ok_or_else(|| wrong("it has no host".to_string()))?;
-    let port = url.port().unwrap_or(PORT);
-    let unreachable =
-        |reason: String| SchedulerError::Unreachable { address: address.to_string(), reason };
-    match tokio::time::timeout(CONNECT, greet(host, port)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(unreachable(error.to_string())),
-        Err(_) => return Err(unreachable(format!("no answer within {} s", CONNECT.as_secs()))),
+    Ok((host.to_string(), url.port().unwrap_or(PORT)))
+}
+
+/// Waits until a scheduler answers no more.
+pub async fn until_gone(host: &str, port: u16) {
+    let mut silent = 0;
+    while silent < SILENT {
+        tokio::time::sleep(BETWEEN_GREETINGS).await;
+        match tokio::time::timeout(ANSWER, greet(host, port)).await {
+            Ok(Ok(())) => silent = 0,
+            _ => silent += 1,
+        }
     }
+}
+
+/// Host and port of the first scheduler that is there, of those that stand by for each other. Fails within seconds if
+/// none is.
+pub async fn first_reachable<'a>(
+    addresses: impl IntoIterator<Item = &'a str>,
+) -> Result<(String, u16), SchedulerError> {
+    let mut failed = None;
+    for address in addresses {
+        let (host, port) = host_and_port(address)?;
+        let reason = match tokio::time::timeout(CONNECT, greet(&host, port)).await {
+            Ok(Ok(())) => return Ok((host, port)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", CONNECT.as_secs()),
+        };
+        let address = address.to_string();
+        failed.get_or_insert(SchedulerError::Unreachable { address, reason });
+    }
+    Err(failed.unwrap_or_else(|| SchedulerError::Address {
+        address: String::new(),
+        reason: "it is empty".to_string(),
+    }))
+}
+
+/// A session whose plans run on the cluster at `address`, such as `grpc://127.0.0.1:50050`, or at the first that is
+/// there of several addresses with commas between. Fails within seconds if nobody listens there. `stores` are those of
+/// this process.
+pub async fn connect(address: &str, stores: &Stores) -> Result<SessionState, SchedulerError> {
+    let (host, port) = first_reachable(address.split(',')).await?;
     let codec: Arc<dyn LogicalExtensionCodec> =
         Arc::new(LogicalCodec::new(Arc::new(BallistaLogicalExtensionCodec::default())));
     let scheduler = format!("http://{host}:{port}");

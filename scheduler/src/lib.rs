@@ -5,6 +5,7 @@ mod broadcast;
 mod client;
 mod cluster_state;
 mod constants;
+mod control;
 mod cooperation;
 mod executors;
 mod file_scans;
@@ -15,7 +16,8 @@ mod semi_joins;
 mod server;
 mod statement;
 
-pub use client::connect;
+pub use client::{connect, first_reachable, until_gone};
+pub use control::{Control, wait_to_lead};
 pub use flight_sql::FlightSql;
 pub use http::Http;
 pub use server::{Scheduler, SchedulerOptions};

@@ -85,12 +85,21 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(contents(&path));
-        } else {
-            found.push((path.clone(), std::fs::read(&path).unwrap()));
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            // One that is gone since is not there.
+            found.push((path, bytes));
         }
     }
     found.sort();
     found
+}
+
+/// All files of a warehouse, apart from what is written down of runs.
+pub fn data(warehouse: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let records =
+        ["journals", "sources", "published"].map(|name| warehouse.join("_nightshift").join(name));
+    let is_data = |path: &PathBuf| !records.iter().any(|record| path.starts_with(record));
+    contents(warehouse).into_iter().filter(|(path, _)| is_data(path)).collect()
 }
 
 /// A process that is killed at the end of the test.
@@ -131,6 +140,12 @@ impl Process {
         let id = self.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         assert!(self.0.wait().unwrap().success());
+    }
+
+    /// Sends it a signal, such as -STOP.
+    pub fn signal(&self, name: &str) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
     /// Kills it without warning.

@@ -133,6 +133,16 @@ impl Storage {
         listed.map_err(|error| self.error("", error))
     }
 
+    /// The names of the folders that are directly in this one, sorted.
+    pub async fn folders(&self) -> Result<Vec<String>> {
+        let listed = self.store.list_with_delimiter(Some(&self.root)).await;
+        let listed = listed.map_err(|error| self.error("", error))?;
+        let names = listed.common_prefixes.iter().filter_map(Path::filename);
+        let mut names: Vec<_> = names.map(str::to_string).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Deletes one object; one that is not there already is no error.
     pub async fn delete(&self, name: &str) -> Result<()> {
         match self.store.delete(&self.path(name)).await {

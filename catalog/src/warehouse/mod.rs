@@ -4,8 +4,10 @@
 //! them through staged file lists; everybody else sees nothing until [`Warehouse::publish`].
 
 mod publication;
+mod record;
 
 pub use publication::{Staged, StagedModel, StagedTable};
+pub use record::{ModelRecord, ReadableModel, ReadableTable, TableRecord};
 
 use crate::cache::{self, LatestRegistry};
 use crate::delta::{self, Commit, Contents, Snapshot};
@@ -15,6 +17,7 @@ use crate::storage::{Storage, Stores};
 use crate::write::{WriteTarget, file_prefix};
 use crate::{CatalogError, Result};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -24,9 +27,12 @@ use url::Url;
 /// Schemas that users can't create anything in.
 const RESERVED: &[&str] = &["system", "information_schema", "_nightshift"];
 
+/// The folder of all runs' intermediate data within the warehouse.
+const RUNS: &str = "_nightshift/runs";
+
 /// The folder of a run's intermediate data within the warehouse.
 pub fn run_folder(run: &str) -> String {
-    format!("_nightshift/runs/{run}")
+    format!("{RUNS}/{run}")
 }
 
 /// The object that says that a run is under way.
@@ -35,7 +41,8 @@ pub(crate) fn run_mark(run: &str) -> String {
 }
 
 /// The name of a table or model: `schema.name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Name {
     /// The schema.
     pub schema: String,
@@ -80,6 +87,23 @@ fn not_reserved(schema: &str, whole: &str) -> Result<()> {
 pub fn check_schema(name: &str) -> Result<()> {
     check_part(name, name)?;
     not_reserved(name, name)
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = CatalogError;
+
+    fn try_from(whole: String) -> Result<Self> {
+        match whole.split_once('.') {
+            Some((schema, name)) => Self::new(schema, name),
+            None => Err(name_error(&whole, "a name looks like schema.table")),
+        }
+    }
 }
 
 impl fmt::Display for Name {
@@ -152,6 +176,11 @@ impl Warehouse {
         self.storage.delete(&run_mark(run)).await
     }
 
+    /// The runs that have intermediate data, or are under way.
+    pub async fn runs_with_data(&self) -> Result<Vec<String>> {
+        self.storage.folder(RUNS).folders().await
+    }
+
     /// Where a run writes files of the table in `folder`.
     pub fn write_target(
         &self,
@@ -159,11 +188,7 @@ impl Warehouse {
         folder: &str,
         partition_columns: &[String],
     ) -> Result<WriteTarget> {
-        let mark = self.storage.url().join(&run_mark(run));
-        let mark = mark.map_err(|error| CatalogError::Location {
-            url: run.to_string(),
-            reason: error.to_string(),
-        })?;
+        let mark = self.url_of(&run_mark(run))?;
         let table = self.storage.folder(folder).url().clone();
         let partition_columns = partition_columns.to_vec();
         let run = run.to_string();
@@ -270,14 +295,24 @@ impl Warehouse {
             reason: error.to_string(),
         })?;
         self.storage.put(list, json).await?;
-        let (above, name) = list.rsplit_once('/').unwrap_or(("", list));
-        let list = self.storage.folder(above).url().join(name);
-        let list = list.map_err(|error| CatalogError::Location {
+        let table = self.storage.folder(folder).url().clone();
+        Ok(WarehouseTable::of(table, FileList::Staged(self.url_of(list)?), contents))
+    }
+
+    /// Makes what a run has staged readable by plans.
+    pub async fn make_readable(&self, staged: StagedTable, list: &str) -> Result<ReadableTable> {
+        let provider = self.stage(&staged.folder, &staged.contents, list).await?;
+        Ok(ReadableTable { staged, provider, list: list.to_string() })
+    }
+
+    /// The URL of an object within the warehouse.
+    fn url_of(&self, name: &str) -> Result<Url> {
+        let (above, last) = name.rsplit_once('/').unwrap_or(("", name));
+        let url = self.storage.folder(above).url().join(last);
+        url.map_err(|error| CatalogError::Location {
             url: name.to_string(),
             reason: error.to_string(),
-        })?;
-        let table = self.storage.folder(folder).url().clone();
-        Ok(WarehouseTable::of(table, FileList::Staged(list), contents))
+        })
     }
 
     /// Deletes whatever a run has written into tables' folders, apart from the files in `kept`: all of

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const ATTEMPTS: usize = 100;
 
 /// What a run has made of a table and not yet published.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StagedTable {
     /// The table's folder within the warehouse.
     pub folder: String,
@@ -54,6 +54,8 @@ pub struct Staged {
     pub models: BTreeMap<Name, StagedModel>,
     /// Names that change without a table being written: schemas, views, drops, rollbacks.
     pub names: Vec<NewEntry>,
+    /// Whether models are only kept, and not what readers see.
+    pub held: bool,
 }
 
 impl Staged {
@@ -77,7 +79,7 @@ fn unsettled(run: &str, error: CatalogError) -> CatalogError {
 impl Warehouse {
     /// Publishes all that a run has staged. Each table gets a Delta commit; then one commit to the
     /// registry makes all of them what readers see. After any error but [`CatalogError::Unsettled`]
-    /// nothing of it is published.
+    /// nothing of it is published. What the run has published already is not published again.
     pub async fn publish(&self, run: &str, operation: &str, staged: &Staged) -> Result<Vec<Entry>> {
         let note = CommitNote { operation: operation.to_string(), run: run.to_string() };
         let mut staged = staged.clone();
@@ -85,6 +87,10 @@ impl Warehouse {
         for _ in 0..ATTEMPTS {
             // What is bound to fail had better fail before anything is committed to a table.
             let registry = self.registry().await?;
+            let already = registry.of_run(run);
+            if !already.is_empty() {
+                return Ok(already);
+            }
             for (name, table) in &mut staged.tables {
                 self.rebase(&registry, name, table).await?;
             }
@@ -153,12 +159,13 @@ impl Warehouse {
             for (table, staged) in &model.tables {
                 versions.insert(table.clone(), self.commit(staged, note).await?);
             }
-            entries.push(NewEntry {
-                kind: Kind::Model,
-                name: name.to_string(),
-                change: Change::New(versions, Some(Details::Model(model.details.clone()))),
-                base: None,
-            });
+            let details = Some(Details::Model(model.details.clone()));
+            let change = match staged.held {
+                true => Change::Hold(versions, details),
+                false => Change::New(versions, details),
+            };
+            let (kind, name) = (Kind::Model, name.to_string());
+            entries.push(NewEntry { kind, name, change, base: None });
         }
         match Registry::publish(&self.storage, run, &entries).await {
             Err(error @ CatalogError::Undecided { .. }) => Err(unsettled(run, error)),

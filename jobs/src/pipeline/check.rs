@@ -83,7 +83,7 @@ impl Draft {
             }
             let planned = match check {
                 Some(name) => rehearsal.check(name, statement).await,
-                None => rehearsal.execute(statement, Some(pipeline.folder.clone())).await,
+                None => rehearsal.execute(statement, Some(pipeline.folder().to_path_buf())).await,
             };
             if let Err(error) = planned {
                 mistakes.push(statement.locate(error));

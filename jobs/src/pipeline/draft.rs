@@ -1,13 +1,14 @@
-//! A folder as a pipeline, with everything that is wrong in its text.
+//! A text as a pipeline, with everything that is wrong in it.
 
 use super::order::Ordered;
-use super::{File, Pipeline, Settings};
+use super::parameters::{Value, substitute};
+use super::source::{CHECKS, SETTINGS, Source};
+use super::{File, Given, Pipeline, Settings};
 use crate::statement::{Located, Statement, parse, split};
 use crate::{JobError, Result};
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A folder that was read as a pipeline, whatever is wrong in it.
+/// A text that was read as a pipeline, whatever is wrong in it.
 pub struct Draft {
     /// What could be read of it.
     pub(super) pipeline: Pipeline,
@@ -20,33 +21,40 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Reads a folder. Nothing is run: all files are parsed, and what they create and read is put in order.
+    /// Reads the text of a pipeline. Nothing is run: all files are parsed, with values in the places of parameters, and
+    /// what they create and read is put in order.
     ///
     /// # Errors
-    /// If there is no pipeline in the folder.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let error =
-            |reason: String| JobError::Pipeline { folder: folder.display().to_string(), reason };
-        if !folder.is_dir() {
-            return Err(error("there is no such folder".to_string()));
-        }
-        let settings = folder.join("pipeline.toml");
-        let (settings, mut mistakes) = match std::fs::read_to_string(&settings) {
-            Ok(text) => Settings::parse(&settings.display().to_string(), &text),
-            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Default::default(),
-            Err(wrong) => return Err(error(format!("pipeline.toml: {wrong}"))),
+    /// If it has no statements.
+    pub fn of(source: Source, given: &Given) -> Result<Self> {
+        let folder = source.folder.as_path();
+        let (settings, mut mistakes) = match source.settings() {
+            Some(text) => Settings::parse(&folder.join(SETTINGS).display().to_string(), text),
+            None => Default::default(),
         };
-        let files = texts(folder, "").map_err(error)?;
-        let checks = texts(folder, "checks").map_err(error)?;
+        let (checks, files): (Vec<_>, Vec<_>) =
+            source.statements().partition(|(name, _)| name.starts_with(CHECKS));
         if files.is_empty() {
-            return Err(error("it has no .sql file".to_string()));
+            let folder = folder.display().to_string();
+            let reason = "it has no .sql file".to_string();
+            return Err(JobError::Pipeline { folder, reason });
         }
+        let values = given.values(&settings).unwrap_or_else(|wrong| {
+            let file = folder.join(SETTINGS).display().to_string();
+            mistakes.extend(wrong.into_iter().map(|reason| {
+                let source = Box::new(JobError::Statement(reason));
+                JobError::At { file: file.clone(), line: 1, source }
+            }));
+            // What uses them is not wrong as well.
+            settings.stand_ins()
+        });
         let mut unknown = BTreeSet::new();
-        let mut parsed = |files: Vec<(String, String)>| -> Vec<File> {
-            let parse = |(name, text): (String, String)| {
-                let shown = folder.join(&name).display().to_string();
+        let mut parsed = |files: Vec<(&str, &str)>| -> Vec<File> {
+            let parse = |(name, text): (&str, &str)| {
+                let shown = folder.join(name).display().to_string();
+                let text = substituted(&shown, text, &values, &mut mistakes);
                 let statements = parse_all(&shown, &text, &mut mistakes, &mut unknown);
-                File { statements, name }
+                File { statements, name: name.to_string() }
             };
             files.into_iter().map(parse).collect()
         };
@@ -64,9 +72,28 @@ impl Draft {
         let Ordered { files, mistakes: unordered, circular, refused } = Ordered::new(files);
         mistakes.extend(unordered);
         unknown.extend(circular);
-        let pipeline = Pipeline { folder: folder.to_path_buf(), settings, files, checks };
+        let pipeline = Pipeline { source, settings, values, files, checks };
         Ok(Self { pipeline, mistakes, unknown, refused })
     }
+}
+
+/// A text with values in the places of its parameters; those that can't get one stay.
+fn substituted(
+    file: &str,
+    text: &str,
+    values: &BTreeMap<String, Value>,
+    mistakes: &mut Vec<JobError>,
+) -> String {
+    substitute(text, values).unwrap_or_else(|wrong| {
+        mistakes.extend(wrong.into_iter().map(|wrong| JobError::Syntax {
+            file: file.to_string(),
+            line: wrong.line,
+            column: wrong.column,
+            reason: wrong.reason,
+        }));
+        // What creates something in this text is unknown, and the places of other mistakes in it are right.
+        text.to_string()
+    })
 }
 
 /// The statements of a text that can be parsed; what is wrong in the others, and what they would have created.
@@ -89,7 +116,8 @@ fn parse_all(
             Ok(located) => match statement.parameters().first() {
                 None => parsed.push(located),
                 Some(name) => {
-                    let reason = format!("${name} has no value: a pipeline has no parameters");
+                    let reason =
+                        format!("${name} has no value: in a pipeline it is written ${{{name}}}");
                     mistakes.push(located.locate(JobError::Statement(reason)));
                     unknown.extend(statement.creates());
                 }
@@ -104,27 +132,4 @@ fn parse_all(
         mistakes.extend(whole.err());
     }
     parsed
-}
-
-/// The `.sql` files of a folder by name, with their text.
-fn texts(folder: &Path, within: &str) -> Result<Vec<(String, String)>, String> {
-    let path = folder.join(within);
-    if !path.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut files = Vec::new();
-    let entries =
-        std::fs::read_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    for entry in entries {
-        let path = entry.map_err(|error| error.to_string())?.path();
-        if path.extension().is_some_and(|extension| extension == "sql") {
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let name = name.unwrap_or_default();
-            files.push((if within.is_empty() { name } else { format!("{within}/{name}") }, text));
-        }
-    }
-    files.sort();
-    Ok(files)
 }

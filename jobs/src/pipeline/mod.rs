@@ -1,25 +1,37 @@
 //! A pipeline: a folder of SQL files whose order follows from what they read and create.
 
 mod check;
+mod deployed;
 mod draft;
+mod drive;
+mod due;
+mod given;
+mod inputs;
 mod order;
+pub mod parameters;
+mod plan;
+mod schedule;
 mod settings;
+mod source;
 
 pub use check::{Checked, Part};
+pub use deployed::{AllDeployed, Deployed};
 pub use draft::Draft;
-pub use settings::Settings;
+pub use drive::{Done, Drive, Start, go_on};
+pub use due::{Due, Happened, Positions, due, next};
+pub use given::{Given, Interval};
+pub use plan::{PlannedStep, Why};
+pub use schedule::{CatchUp, Cron};
+pub use settings::{
+    Bounds, Concurrency, Gate, Gated, Parameter, Retries, Schedule, Settings, Trigger,
+};
+pub use source::Source;
 
-use crate::audit;
-use crate::external::Externals;
-use crate::progress::Progress;
-use crate::queries::{Caller, Via};
-use crate::run::{Run, Step};
-use crate::session::Session;
 use crate::statement::Located;
 use crate::{JobError, Result};
-use nightshift_catalog::registry::Entry;
+use parameters::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A file of a pipeline.
 #[derive(Debug, Clone)]
@@ -32,8 +44,10 @@ struct File {
 /// A folder of SQL files that has been read and put in order.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
-    folder: PathBuf,
+    source: Source,
     settings: Settings,
+    /// What is in the places of parameters.
+    values: BTreeMap<String, Value>,
     /// In the order in which they can run.
     files: Vec<File>,
     checks: Vec<File>,
@@ -46,7 +60,15 @@ impl Pipeline {
     /// # Errors
     /// The first thing that is wrong; [`Draft`] knows all.
     pub fn read(folder: &Path) -> Result<Self> {
-        let Draft { pipeline, mistakes, .. } = Draft::read(folder)?;
+        Self::of(Source::read(folder)?, &Given::default())
+    }
+
+    /// Reads the text of a pipeline with the values of a run.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn of(source: Source, given: &Given) -> Result<Self> {
+        let Draft { pipeline, mistakes, .. } = Draft::of(source, given)?;
         match mistakes.into_iter().next() {
             None => Ok(pipeline),
             Some(mistake) => Err(mistake),
@@ -64,80 +86,43 @@ impl Pipeline {
 
     /// The pipeline's name.
     pub fn name(&self) -> String {
-        let folder = || self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
-        self.settings.name.clone().or_else(folder).unwrap_or_else(|| "pipeline".to_string())
+        let folder = || self.folder().file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = self.settings.name.clone().or_else(|| self.source.name.clone());
+        name.or_else(folder).unwrap_or_else(|| "pipeline".to_string())
     }
 
     /// The folder.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.source.folder
+    }
+
+    /// Its text.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What is in the places of its parameters.
+    pub fn values(&self) -> &BTreeMap<String, Value> {
+        &self.values
+    }
+
+    /// What is said of it besides its statements.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The program that provides the inputs, if one of them is missing.
     pub fn missing_inputs(&self) -> Result<Option<PathBuf>> {
-        let missing = self.settings.inputs.iter().find(|input| !self.folder.join(input).exists());
+        let folder = self.folder();
+        let missing = self.settings.inputs.iter().find(|input| !folder.join(input).exists());
         match (missing, &self.settings.fetch) {
             (None, _) => Ok(None),
-            (Some(_), Some(fetch)) => Ok(Some(self.folder.join(fetch))),
+            (Some(_), Some(fetch)) => Ok(Some(folder.join(fetch))),
             (Some(missing), None) => Err(JobError::Pipeline {
-                folder: self.folder.display().to_string(),
+                folder: folder.display().to_string(),
                 reason: format!("the input {} is missing", missing.display()),
             }),
         }
-    }
-
-    /// Runs all files and checks, then publishes. If anything fails, nothing is published and what
-    /// was written is deleted. When `interrupted` comes to its end first, that counts as a failure.
-    pub async fn run(
-        &self,
-        session: Session,
-        progress: Arc<dyn Progress>,
-        interrupted: impl Future<Output = ()>,
-    ) -> Result<(Vec<Step>, Vec<Entry>)> {
-        let operation = format!("RUN {}", self.name());
-        let mut run =
-            Run::start(session, operation, Externals::new(), Arc::clone(&progress)).await?;
-        let id = run.id().to_string();
-        let executed = tokio::select! {
-            executed = self.steps(&mut run, progress.as_ref()) => executed,
-            () = interrupted => Err(JobError::Interrupted),
-        };
-        let done = match executed {
-            Ok(()) => run.publish().await,
-            Err(error) => {
-                if let Err(left) = run.abandon().await {
-                    progress.note(&format!("some of the run's files could not be deleted: {left}"));
-                }
-                Err(error)
-            }
-        };
-        let outcome = match &done {
-            Ok(_) => "done",
-            Err(error) if error.is_cancellation() => "cancelled",
-            Err(_) => "failed",
-        };
-        let caller = Caller::of_this_process(Via::Pipeline);
-        audit::record(&caller, id, "RUN", &self.name(), outcome);
-        done
-    }
-
-    async fn steps(&self, run: &mut Run, progress: &dyn Progress) -> Result<()> {
-        let statements = || self.files.iter().flat_map(|file| &file.statements);
-        let total = statements().count() + self.checks.len();
-        for (index, statement) in statements().enumerate() {
-            let name = statement.creates()?.or_else(|| statement.changes());
-            let name = name.unwrap_or_else(|| statement.file.clone());
-            progress.step(index + 1, total, &name);
-            run.execute(statement, Some(self.folder.clone())).await?;
-        }
-        let done = total - self.checks.len();
-        for (index, check) in self.checks.iter().enumerate() {
-            progress.step(done + index + 1, total, &check.name);
-            for statement in &check.statements {
-                run.check(&check.name, statement).await?;
-            }
-        }
-        Ok(())
     }
 }
 

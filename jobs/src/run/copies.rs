@@ -1,5 +1,6 @@
 //! `COPY … TO`: the rows of a query as files for other programs.
 
+use super::effect::Effect;
 use super::{Made, Run};
 use crate::external::{COMPRESSIONS, check_allowed, is_inside, located, options_of};
 use crate::{JobError, Result};
@@ -13,6 +14,7 @@ use nightshift_catalog::export::ExportTarget;
 use nightshift_catalog::partition;
 use nightshift_catalog::write::{Export, WriteTarget};
 use std::path::Path;
+use std::sync::PoisonError;
 
 /// Says whether what is there is replaced.
 const OVERWRITE: &str = "overwrite";
@@ -21,10 +23,10 @@ impl Run {
     /// Writes files, each task its own. They are there while the run is under way, and deleted if it
     /// fails; what they replace is deleted when the run is published.
     pub(super) async fn copy(
-        &mut self,
+        &self,
         statement: &CopyToStatement,
         folder: Option<&Path>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         let location = located(&statement.target, folder)?;
         let warehouse = self.session.warehouse().storage().url();
         if is_inside(&location, warehouse) || is_inside(warehouse, &location) {
@@ -46,15 +48,18 @@ impl Run {
         encoding.check(&schema.project(&rest)?)?;
         if self.rehearsed {
             self.session.analyze(plan)?;
-            return Ok(None);
+            return Ok(Effect::default());
         }
-        if self.exports.iter().any(|other| other.location() == &location) {
+        if self.exports().iter().any(|other| other.location() == &location) {
             return Err(JobError::Statement(format!(
                 "{} is written twice in this run",
                 statement.target
             )));
         }
-        let export = ExportTarget::open(self.session.runtime(), &location, overwrite).await?;
+        // If the run may have been published, what is there may be its own.
+        let overwrite = overwrite || self.published_before;
+        let runtime = self.session.runtime();
+        let export = ExportTarget::open(runtime, &location, overwrite, &self.id).await?;
         let single = export.file.is_some();
         if single && !columns.is_empty() {
             return Err(JobError::Statement(format!(
@@ -66,14 +71,24 @@ impl Run {
         let table = export.folder.url().clone();
         let target = self.session.warehouse().write_target(&self.id, "", columns)?;
         let target = WriteTarget {
+            run: export.tag(&self.id),
             table,
             export: Some(Export { encoding, single }),
             ordered: true,
             ..target
         };
-        let at = self.exports.len();
-        self.exports.push(export);
-        let files = self.session.write_to(target, plan).await?;
+        // What it writes is deleted if the run ends here.
+        let exports = || self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        exports().push(export.clone());
+        let files = match self.session.write_to(target, plan).await {
+            Ok(files) => files,
+            Err(error) => {
+                // It may be tried again.
+                export.discard(&self.id).await?;
+                exports().retain(|other| other.location() != &location);
+                return Err(error);
+            }
+        };
         let sum = |value: fn(&DataFile) -> u64| files.iter().map(value).sum();
         let made = Made {
             name: statement.target.clone(),
@@ -81,8 +96,10 @@ impl Run {
             files: files.len() as u64,
             bytes: sum(|file| file.bytes),
         };
-        self.exports[at].keep(files);
-        Ok(Some(made))
+        if let Some(export) = exports().iter_mut().find(|other| other.location() == &location) {
+            export.keep(files);
+        }
+        Ok(Effect { made: Some(made), ..Effect::default() })
     }
 }
 

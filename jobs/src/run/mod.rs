@@ -18,20 +18,28 @@ use nightshift_catalog::CatalogError;
 use nightshift_catalog::delta::Contents;
 use nightshift_catalog::export::ExportTarget;
 use nightshift_catalog::registry::{Entry, Kind};
-use nightshift_catalog::scan::WarehouseTable;
-use nightshift_catalog::warehouse::{Name, Staged, Warehouse, run_folder};
-use std::collections::BTreeSet;
+use nightshift_catalog::warehouse::{
+    Name, ReadableModel, ReadableTable, Staged, StagedTable, Warehouse, run_folder,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
 
 mod copies;
+mod effect;
+mod gates;
 mod names;
 mod rehearsal;
 mod tables;
 
+pub use effect::EffectRecord;
+pub use gates::Measured;
 pub use rehearsal::Rehearsal;
+
+use effect::Effect;
 
 /// Rows of a failed check that are shown.
 const SAMPLE: usize = 5;
@@ -79,7 +87,7 @@ pub async fn plan(session: &Session, view: &View, located: &Located) -> Result<L
 }
 
 /// What a statement of a run has made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The table or model.
     pub name: String,
@@ -94,6 +102,7 @@ pub struct Step {
 }
 
 /// What a statement has made.
+#[derive(Debug)]
 struct Made {
     name: String,
     rows: u64,
@@ -109,6 +118,25 @@ impl Made {
     }
 }
 
+/// The folders of tables to which a statement writes.
+fn folders_of(statement: &Statement) -> Result<Vec<String>> {
+    let table = match statement {
+        Statement::CreateTable(table) => &table.name,
+        Statement::Insert(insert) => &insert.table,
+        Statement::Delete(delete) => &delete.table,
+        Statement::Update(update) => &update.table,
+        Statement::Merge(merge) => &merge.table,
+        Statement::Optimize { table, .. } => table,
+        Statement::CreateModel(model) => {
+            let tables = training::table_names(&training::model_spec(model)?).iter();
+            let folder = |table: &&str| Warehouse::model_table_folder(&model.name, table);
+            return Ok(tables.map(folder).collect());
+        }
+        _ => return Ok(Vec::new()),
+    };
+    Ok(vec![Warehouse::table_folder(table)])
+}
+
 /// A run that is under way.
 pub struct Run {
     id: String,
@@ -119,11 +147,21 @@ pub struct Run {
     /// Tables' folders that the run has begun to write to.
     touched: BTreeSet<String>,
     /// Where it writes files for other programs.
-    exports: Vec<ExportTarget>,
+    exports: Mutex<Vec<ExportTarget>>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
     /// Whether statements are only planned.
     rehearsed: bool,
+    /// Whether another process may have published it already.
+    published_before: bool,
+}
+
+/// A statement that has been executed.
+pub struct Executed {
+    /// What it has made, if that is to be told.
+    pub step: Option<Step>,
+    /// What it has done, for whoever goes on with the run.
+    pub effect: EffectRecord,
 }
 
 impl Run {
@@ -135,33 +173,76 @@ impl Run {
         externals: Externals,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
-        let run = Self::prepare(session, operation, externals, progress, false).await?;
-        run.session.warehouse().open_run(&run.id).await?;
-        tracing::info!(run = %run.id, operation = run.operation, "run started");
+        let view = View::now(&session, externals).await?;
+        let run = Self::over(session, view, Self::new_id(), operation, progress);
+        run.open().await?;
         Ok(run)
     }
 
-    async fn prepare(
+    /// A run that is written down before it is opened.
+    pub async fn prepare(
         session: Session,
+        id: String,
         operation: String,
-        externals: Externals,
         progress: Arc<dyn Progress>,
-        rehearsed: bool,
     ) -> Result<Self> {
-        let view = View::now(&session, externals).await?;
-        let id = Uuid::now_v7().to_string();
-        Ok(Self {
+        session.warehouse().check_writable().await?;
+        let view = View::now(&session, Externals::new()).await?;
+        Ok(Self::over(session, view, id, operation, progress))
+    }
+
+    /// Opens the run: its tasks can write from now on.
+    pub async fn open(&self) -> Result<()> {
+        self.session.warehouse().open_run(&self.id).await?;
+        tracing::info!(run = %self.id, operation = self.operation, "run started");
+        Ok(())
+    }
+
+    /// A run that another process has begun: with what was published up to `publication`.
+    /// `published_before` says whether that process may have come to publish it.
+    pub async fn go_on(
+        session: Session,
+        id: String,
+        operation: String,
+        publication: u64,
+        published_before: bool,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self> {
+        let view = View::as_of(&session, publication).await?;
+        let run = Self::over(session, view, id, operation, progress);
+        Ok(Self { published_before, ..run })
+    }
+
+    /// An id for a run that is to begin.
+    pub fn new_id() -> String {
+        Uuid::now_v7().to_string()
+    }
+
+    fn over(
+        session: Session,
+        view: View,
+        id: String,
+        operation: String,
+        progress: Arc<dyn Progress>,
+    ) -> Self {
+        Self {
             id,
             operation,
             session,
             view,
             staged: Staged::default(),
             touched: BTreeSet::new(),
-            exports: Vec::new(),
+            exports: Mutex::default(),
             steps: Vec::new(),
             progress,
-            rehearsed,
-        })
+            rehearsed: false,
+            published_before: false,
+        }
+    }
+
+    /// The number of the publication that the run's statements read, beside what it makes itself.
+    pub fn publication(&self) -> u64 {
+        self.view.registry().publication()
     }
 
     /// Its id; ids are in the order in which runs began.
@@ -181,10 +262,17 @@ impl Run {
 
     /// Executes a statement that makes or changes something. What is only read in place, and a name, is
     /// no step. `folder` is what relative locations are relative to.
-    pub async fn execute(&mut self, located: &Located, folder: Option<PathBuf>) -> Result<()> {
+    pub async fn execute(
+        &mut self,
+        located: &Located,
+        folder: Option<PathBuf>,
+    ) -> Result<Executed> {
         let started = Instant::now();
-        let made = match self.perform(&located.statement, folder).await {
-            Ok(made) => made,
+        // Of one that fails, files can be left.
+        let folders = folders_of(&located.statement).map_err(|error| located.locate(error))?;
+        self.touched.extend(folders);
+        let effect = match self.perform(&located.statement, folder).await {
+            Ok(effect) => effect,
             // To explain it can take reading all files.
             Err(error) if self.rehearsed => return Err(located.locate(error)),
             Err(error) => {
@@ -192,20 +280,28 @@ impl Run {
                     .locate(explain(&self.session, self.view.externals(), located, error).await));
             }
         };
-        if let Some(made) = made.filter(|_| !self.rehearsed) {
-            let Made { name, rows, files, bytes } = made;
-            let seconds = started.elapsed().as_secs_f64();
+        let made = effect.made.as_ref().filter(|_| !self.rehearsed);
+        let step = made.map(|made| Step {
+            name: made.name.clone(),
+            rows: made.rows,
+            files: made.files,
+            bytes: made.bytes,
+            seconds: started.elapsed().as_secs_f64(),
+        });
+        if let Some(Step { name, rows, seconds, .. }) = &step {
             tracing::info!(run = %self.id, step = name, rows, seconds, "step done");
-            self.steps.push(Step { name, rows, files, bytes, seconds });
         }
-        Ok(())
+        let record = match self.rehearsed {
+            true => EffectRecord::default(),
+            false => EffectRecord::of(&effect)?,
+        };
+        self.apply(effect);
+        self.steps.extend(step.clone());
+        Ok(Executed { step, effect: record })
     }
 
-    async fn perform(
-        &mut self,
-        statement: &Statement,
-        folder: Option<PathBuf>,
-    ) -> Result<Option<Made>> {
+    /// What a statement would do. It changes nothing that others see, and can be tried again.
+    async fn perform(&self, statement: &Statement, folder: Option<PathBuf>) -> Result<Effect> {
         match statement {
             Statement::Query(_) | Statement::ExplainModel(_) => {
                 Err(JobError::Statement("a query makes nothing: use CREATE TABLE … AS".to_string()))
@@ -225,7 +321,7 @@ impl Run {
                 self.comment(table, column.as_deref(), text.as_deref()).await
             }
             Statement::SetModelVersion { model, version } => self.set_version(model, *version),
-            Statement::Restore { table, moment } => self.restore(table, moment).await,
+            Statement::Restore { table, moment } => self.restore_table(table, moment).await,
             Statement::Insert(insert) => {
                 self.change(&insert.table, async |change| change::insert(&change, insert).await)
                     .await
@@ -283,33 +379,30 @@ impl Run {
         Err(JobError::Check { check: name.to_string(), rows, sample })
     }
 
-    /// A table of this run that its other statements can read.
-    async fn stage(&self, name: &str, folder: &str, contents: &Contents) -> Result<WarehouseTable> {
+    /// A table of this run as its other statements can read it.
+    async fn readable(&self, name: &str, staged: StagedTable) -> Result<ReadableTable> {
         let warehouse = self.session.warehouse();
         if self.rehearsed {
-            return Ok(warehouse.planned(folder, contents));
+            let provider = warehouse.planned(&staged.folder, &staged.contents);
+            return Ok(ReadableTable { staged, provider, list: String::new() });
         }
-        let list = format!("{}/staged/{name}.json", self.folder());
-        Ok(warehouse.stage(folder, contents, &list).await?)
+        let list = format!("{}/staged/{name}-{}.json", self.folder(), Uuid::now_v7());
+        Ok(warehouse.make_readable(staged, &list).await?)
     }
 
     async fn create_external(
-        &mut self,
+        &self,
         table: CreateExternalTable,
         folder: Option<PathBuf>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         let name = crate::statement::name_of(&table.name)?.to_string();
         let external = ExternalTable::open(&self.session, table, folder.as_deref()).await?;
-        self.view.add_external(name, external);
-        Ok(None)
+        Ok(Effect { external: Some((name, external)), ..Effect::default() })
     }
 
-    async fn create_model(&mut self, model: &CreateModel) -> Result<Option<Made>> {
+    async fn create_model(&self, model: &CreateModel) -> Result<Effect> {
         if !self.check_free(&model.name, Kind::Model, model.or_replace, model.if_not_exists)? {
-            return Ok(None);
-        }
-        for table in training::table_names(&training::model_spec(model)?) {
-            self.touched.insert(Warehouse::model_table_folder(&model.name, table));
+            return Ok(Effect::default());
         }
         let folder = format!("{}/training/{}", self.folder(), model.name);
         let progress = self.progress.as_ref();
@@ -319,47 +412,58 @@ impl Run {
             false => training::train(session, view, model, &self.id, folder, progress).await?,
         };
         let mut made = Made { name: model.name.to_string(), rows: 0, files: 0, bytes: 0 };
-        for (name, table) in &staged.tables {
-            let all = Made::all(&model.name, &table.contents);
+        let mut tables = BTreeMap::new();
+        for (table, staged) in staged.tables {
+            let all = Made::all(&model.name, &staged.contents);
             made.rows += all.rows;
             made.files += all.files;
             made.bytes += all.bytes;
-            let name = format!("{}.{name}", model.name);
-            let provider = self.stage(&name, &table.folder, &table.contents).await?;
-            self.view.stage(name, provider);
+            let name = format!("{}.{table}", model.name);
+            tables.insert(table, self.readable(&name, staged).await?);
         }
-        self.view.stage_model(model.name.to_string(), staged.details.clone());
-        self.staged.models.insert(model.name.clone(), staged);
-        Ok(Some(made))
+        let trained = ReadableModel { tables, details: staged.details };
+        let models = vec![(model.name.clone(), trained)];
+        Ok(Effect { made: Some(made), models, ..Effect::default() })
     }
 
-    /// Publishes everything in one commit.
-    pub async fn publish(self) -> Result<(Vec<Step>, Vec<Entry>)> {
+    fn exports(&self) -> Vec<ExportTarget> {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes everything what everybody sees, in one commit. What was published before under the run's id is not
+    /// published again.
+    pub async fn commit(&self) -> Result<Vec<Entry>> {
         let warehouse = self.session.warehouse();
-        let published = if self.staged.is_empty() {
-            Vec::new()
-        } else {
-            match warehouse.publish(&self.id, &self.operation, &self.staged).await {
-                Ok(published) => published,
-                // What may be published must keep its files. VACUUM deletes them if it is not.
-                Err(error @ CatalogError::Unsettled { .. }) => {
-                    if let Err(left) = warehouse.close_run(&self.id).await {
-                        let id = &self.id;
-                        self.progress.note(&format!("run {id} still counts as under way: {left}"));
-                    }
-                    return Err(error.into());
-                }
-                Err(error) => {
-                    self.abandon().await?;
-                    return Err(error.into());
-                }
-            }
-        };
+        if self.staged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let published = warehouse.publish(&self.id, &self.operation, &self.staged).await?;
         for entry in &published {
             tracing::info!(run = %self.id, publication = entry.publication, name = entry.name,
-                version = entry.version, "published");
+                version = entry.version, held = entry.held, "published");
         }
-        // What is published stands, whether or not the rest can be tidied up.
+        Ok(published)
+    }
+
+    /// What is published, or held, under the run's id.
+    pub async fn committed(&self) -> Result<Vec<Entry>> {
+        Ok(self.session.warehouse().registry().await?.of_run(&self.id))
+    }
+
+    /// Gives the files for other programs their places. If the run is held, they are deleted.
+    pub async fn export(&self) -> Result<()> {
+        for export in self.exports() {
+            match self.staged.held {
+                true => export.discard(&self.id).await?,
+                false => export.publish(&self.id).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what only the run itself has needed. What is published stands, whether or not that succeeds.
+    pub async fn tidy(&self) {
+        let warehouse = self.session.warehouse();
         let kept = self.staged.files();
         let tidied = async {
             warehouse.close_run(&self.id).await?;
@@ -369,9 +473,32 @@ impl Run {
         if let Err(error) = tidied.await {
             self.progress.note(&format!("some intermediate files could not be deleted: {error}"));
         }
-        for export in &self.exports {
-            export.publish(&self.id).await?;
-        }
+    }
+
+    /// What its statements have made.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Publishes everything in one commit. If that fails, what was written is deleted.
+    pub async fn publish(self) -> Result<(Vec<Step>, Vec<Entry>)> {
+        let published = match self.commit().await {
+            Ok(published) => published,
+            // What may be published must keep its files. VACUUM deletes them if it is not.
+            Err(error @ JobError::Catalog(CatalogError::Unsettled { .. })) => {
+                if let Err(left) = self.session.warehouse().close_run(&self.id).await {
+                    let id = &self.id;
+                    self.progress.note(&format!("run {id} still counts as under way: {left}"));
+                }
+                return Err(error);
+            }
+            Err(error) => {
+                self.abandon().await?;
+                return Err(error);
+            }
+        };
+        self.tidy().await;
+        self.export().await?;
         Ok((self.steps, published))
     }
 
@@ -380,7 +507,7 @@ impl Run {
         let warehouse = self.session.warehouse();
         warehouse.close_run(&self.id).await?;
         warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
-        for export in &self.exports {
+        for export in self.exports() {
             export.discard(&self.id).await?;
         }
         warehouse.forget(&self.folder()).await?;

@@ -1,6 +1,7 @@
 //! The names of a run: schemas, views, what is dropped, what is rolled back.
 
-use super::{Made, Run};
+use super::Run;
+use super::effect::Effect;
 use crate::statement::{CreateView, Drop, References};
 use crate::{JobError, Result};
 use nightshift_catalog::registry::{Change, Details, Kind, NewEntry};
@@ -8,27 +9,22 @@ use nightshift_catalog::warehouse::Name;
 use std::collections::BTreeMap;
 
 impl Run {
-    pub(super) fn create_schema(
-        &mut self,
-        name: &str,
-        if_not_exists: bool,
-    ) -> Result<Option<Made>> {
+    pub(super) fn create_schema(&self, name: &str, if_not_exists: bool) -> Result<Effect> {
         let staged = |new: &NewEntry| new.kind == Kind::Schema && new.name == name;
         if self.view.registry().schemas().contains(name) || self.staged.names.iter().any(staged) {
             return match if_not_exists {
-                true => Ok(None),
+                true => Ok(Effect::default()),
                 false => Err(JobError::Statement(format!("the schema {name} exists already"))),
             };
         }
         let change = Change::New(BTreeMap::new(), None);
         let entry = NewEntry { kind: Kind::Schema, name: name.to_string(), change, base: None };
-        self.staged.names.push(entry);
-        Ok(None)
+        Ok(Effect::names(vec![entry]))
     }
 
-    pub(super) async fn create_view(&mut self, view: &CreateView) -> Result<Option<Made>> {
+    pub(super) async fn create_view(&self, view: &CreateView) -> Result<Effect> {
         if !self.check_free(&view.name, Kind::View, view.or_replace, view.if_not_exists)? {
-            return Ok(None);
+            return Ok(Effect::default());
         }
         let name = view.name.to_string();
         let references = References::of_query(&view.query)?;
@@ -40,20 +36,15 @@ impl Run {
             }
         }
         let query = view.query.to_string();
-        let before = self.view.clone();
-        self.view.stage_view(name.clone(), query.clone());
+        let mut with_it = self.view.clone();
+        with_it.stage_view(name.clone(), query.clone());
         // A view that can't be planned, because it reads itself for instance, is none.
-        let all = format!("SELECT * FROM {}", view.name);
-        if let Err(error) = self.view.plan_text(&self.session, &all).await {
-            self.view = before;
-            return Err(error);
-        }
+        with_it.plan_text(&self.session, &format!("SELECT * FROM {}", view.name)).await?;
         let change = Change::New(BTreeMap::new(), Some(Details::View { view: query }));
-        self.staged.names.push(NewEntry { kind: Kind::View, name, change, base: None });
-        Ok(None)
+        Ok(Effect::names(vec![NewEntry { kind: Kind::View, name, change, base: None }]))
     }
 
-    pub(super) fn drop(&mut self, drop: &Drop) -> Result<Option<Made>> {
+    pub(super) fn drop(&self, drop: &Drop) -> Result<Effect> {
         let registry = self.view.registry();
         let mut gone: Vec<(Kind, String)> = Vec::new();
         if drop.kind == Kind::Schema {
@@ -83,7 +74,7 @@ impl Run {
         };
         if !exists {
             return match drop.if_exists {
-                true => Ok(None),
+                true => Ok(Effect::default()),
                 false => Err(JobError::Statement(format!(
                     "there is no {} {}",
                     drop.kind.as_str(),
@@ -94,15 +85,11 @@ impl Run {
         if registry.current(drop.kind, &drop.name).is_some() {
             gone.push((drop.kind, drop.name.clone()));
         }
-        for (kind, name) in gone {
-            self.view.hide(&name);
-            let change = Change::Drop;
-            self.staged.names.push(NewEntry { kind, name, change, base: None });
-        }
-        Ok(None)
+        let entry = |(kind, name)| NewEntry { kind, name, change: Change::Drop, base: None };
+        Ok(Effect::names(gone.into_iter().map(entry).collect()))
     }
 
-    pub(super) fn set_version(&mut self, model: &Name, version: u64) -> Result<Option<Made>> {
+    pub(super) fn set_version(&self, model: &Name, version: u64) -> Result<Effect> {
         let (registry, name) = (self.view.registry(), model.to_string());
         if registry.current(Kind::Model, &name).is_none() {
             return Err(JobError::Statement(format!("there is no model {name}")));
@@ -113,8 +100,7 @@ impl Run {
             )));
         }
         let change = Change::Again(version);
-        self.staged.names.push(NewEntry { kind: Kind::Model, name, change, base: None });
-        Ok(None)
+        Ok(Effect::names(vec![NewEntry { kind: Kind::Model, name, change, base: None }]))
     }
 
     /// Whether something is to be created under a name. A name stands for one thing, and what exists

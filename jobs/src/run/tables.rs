@@ -1,5 +1,6 @@
 //! The tables of a run: created, changed, described.
 
+use super::effect::Effect;
 use super::{Made, Run};
 use crate::change::{self, Change, Changed};
 use crate::statement::{CreateTable, Moment};
@@ -14,14 +15,13 @@ use nightshift_catalog::schema::stored;
 use nightshift_catalog::warehouse::{Name, StagedTable, Warehouse};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use uuid::Uuid;
 
 impl Run {
-    pub(super) async fn create_table(&mut self, table: &CreateTable) -> Result<Option<Made>> {
+    pub(super) async fn create_table(&self, table: &CreateTable) -> Result<Effect> {
         let free =
             self.check_free(&table.name, Kind::Table, table.or_replace, table.if_not_exists)?;
         if !free {
-            return Ok(None);
+            return Ok(Effect::default());
         }
         let folder = Warehouse::table_folder(&table.name);
         let partitions = table.partitioned_by.clone();
@@ -37,7 +37,6 @@ impl Run {
                 let plan = self.view.plan(&self.session, query).await?;
                 let schema = Arc::new(stored(plan.schema().as_arrow())?);
                 partition::check(&schema, &partitions)?;
-                self.touched.insert(folder.clone());
                 let session = &self.session;
                 let written = match self.rehearsed {
                     true => session.analyze(plan).map(|_| Vec::new())?,
@@ -57,8 +56,8 @@ impl Run {
         let made = Made::all(&table.name, &contents);
         // What is created, and not replaced, must not have been created by others meanwhile.
         let base = (!table.or_replace).then_some(None);
-        self.put(&table.name, StagedTable { folder, contents, base, appended: None }).await?;
-        Ok(Some(made))
+        let staged = StagedTable { folder, contents, base, appended: None };
+        Ok(Effect { made: Some(made), ..self.put(&table.name, staged).await? })
     }
 
     /// What a table is for this run, to be changed.
@@ -86,24 +85,20 @@ impl Run {
         Ok(StagedTable { folder, contents: snapshot.contents.clone(), base, appended: None })
     }
 
-    /// Makes a table readable by the run's statements as it is to be.
-    pub(super) async fn put(&mut self, name: &Name, mut table: StagedTable) -> Result<()> {
+    /// Makes a table what it is to be for the run's later statements.
+    pub(super) async fn put(&self, name: &Name, mut table: StagedTable) -> Result<Effect> {
         table.contents.files.sort_by(|a, b| a.path.cmp(&b.path));
-        let list = format!("{name}-{}", Uuid::now_v7());
-        let provider = self.stage(&list, &table.folder, &table.contents).await?;
-        self.view.stage(name.to_string(), provider);
-        self.staged.tables.insert(name.clone(), table);
-        Ok(())
+        let table = self.readable(&name.to_string(), table).await?;
+        Ok(Effect { tables: vec![(name.clone(), table)], ..Effect::default() })
     }
 
     /// Changes a table that is there. What leads to the same contents is no change.
     pub(super) async fn change(
-        &mut self,
+        &self,
         name: &Name,
         compute: impl AsyncFnOnce(Change<'_>) -> Result<Changed>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         let table = self.current(name).await?;
-        self.touched.insert(table.folder.clone());
         let run_folder = self.folder();
         let changed = compute(Change {
             session: &self.session,
@@ -122,33 +117,33 @@ impl Run {
         // A rehearsal adds rows that nobody has written.
         let added = self.rehearsed && changed.rows > 0;
         let same = !added && files == 0 && changed.contents.files.len() == old.len();
-        if !same {
-            // What is added to a table that this run has changed before is more than an addition.
-            let untouched = !self.staged.tables.contains_key(name);
-            let appended = changed.appended.filter(|_| untouched);
-            self.put(name, StagedTable { contents: changed.contents, appended, ..table }).await?;
+        if same {
+            return Ok(Effect { made: Some(made), ..Effect::default() });
         }
-        Ok(Some(made))
+        // What is added to a table that this run has changed before is more than an addition.
+        let untouched = !self.staged.tables.contains_key(name);
+        let appended = changed.appended.filter(|_| untouched);
+        let staged = StagedTable { contents: changed.contents, appended, ..table };
+        Ok(Effect { made: Some(made), ..self.put(name, staged).await? })
     }
 
     /// Changes what is said about a table.
     pub(super) async fn describe(
-        &mut self,
+        &self,
         name: &Name,
         change: impl FnOnce(&mut Contents) -> Result<()>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         let mut table = self.current(name).await?;
         change(&mut table.contents)?;
         table.appended = None;
-        self.put(name, table).await?;
-        Ok(None)
+        self.put(name, table).await
     }
 
     pub(super) async fn add_columns(
-        &mut self,
+        &self,
         name: &Name,
         columns: &[ast::ColumnDef],
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         let added = self.session.declared_columns(columns).await?;
         self.describe(name, |contents| {
             let all: Vec<_> =
@@ -162,11 +157,11 @@ impl Run {
     }
 
     pub(super) async fn comment(
-        &mut self,
+        &self,
         name: &Name,
         column: Option<&str>,
         text: Option<&str>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         self.describe(name, |contents| {
             let Some(column) = column else {
                 contents.description = text.map(str::to_string);
@@ -188,35 +183,34 @@ impl Run {
         .await
     }
 
-    pub(super) async fn restore(&mut self, name: &Name, moment: &Moment) -> Result<Option<Made>> {
+    pub(super) async fn restore_table(&self, name: &Name, moment: &Moment) -> Result<Effect> {
         let table = self.current(name).await?;
         let version = self.view.version_at(&name.to_string(), moment)?;
         let snapshot = self.session.warehouse().snapshot(&table.folder, version).await?;
         let made = Made { files: 0, bytes: 0, ..Made::all(name, &snapshot.contents) };
         let restored = StagedTable { contents: snapshot.contents.clone(), appended: None, ..table };
-        self.put(name, restored).await?;
-        Ok(Some(made))
+        Ok(Effect { made: Some(made), ..self.put(name, restored).await? })
     }
 
     pub(super) async fn vacuum(
-        &mut self,
+        &self,
         name: Option<&Name>,
         retain_hours: Option<u64>,
         dry_run: bool,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Effect> {
         if let Some(name) = name {
             self.current(name).await?;
         }
-        let (warehouse, registry) = (self.session.warehouse(), self.view.registry());
+        let warehouse = self.session.warehouse();
         let hours = retain_hours.unwrap_or(change::RETAIN_HOURS);
         let mut made = Made { name: "all tables".to_string(), rows: 0, files: 0, bytes: 0 };
         if let Some(name) = name {
             made.name = name.to_string();
         }
         if self.rehearsed {
-            return Ok(Some(made));
+            return Ok(Effect { made: Some(made), ..Effect::default() });
         }
-        for cleaning in warehouse.unneeded(registry, name, hours).await? {
+        for cleaning in warehouse.unneeded(name, hours).await? {
             made.files += cleaning.files.len() as u64;
             made.bytes += cleaning.bytes;
             if !dry_run {
@@ -227,6 +221,6 @@ impl Run {
                 self.progress.note(&format!("{}/{file} would be deleted", cleaning.folder));
             }
         }
-        Ok(Some(made))
+        Ok(Effect { made: Some(made), ..Effect::default() })
     }
 }

@@ -1,5 +1,6 @@
 //! The driver of matrix factorization.
 
+use super::checkpoint::{Exact, exact, inexact};
 use super::options::MatrixFactorization;
 use super::prepare::{Blocks, Ids};
 use super::{Trained, Training, quoted, total};
@@ -11,11 +12,15 @@ use crate::superstep::{
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::als::{Feedback, HalfStep, Regularization, Solver, unobserved_loss};
 use nightshift_udfs::csr::Duplicates;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// What is measured in each iteration.
 pub(super) const MEASURES: [&str; 1] = ["loss"];
+
+/// The name of the checkpoints of iterations.
+const ITERATION: &str = "iteration";
 
 /// One side of the matrix, as far as training needs it.
 struct Side {
@@ -34,6 +39,47 @@ struct State {
     gram: Vec<f64>,
     penalty: f64,
     observed_loss: f64,
+}
+
+/// What is written down of an iteration.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    /// Loss and duration of it and those before it.
+    losses: Vec<Exact>,
+    seconds: Vec<f64>,
+    users: StateRecord,
+    items: StateRecord,
+}
+
+/// A state as it is written down.
+#[derive(Serialize, Deserialize)]
+struct StateRecord {
+    folder: Folder,
+    gram: Vec<Exact>,
+    penalty: Exact,
+    observed_loss: Exact,
+}
+
+impl From<&State> for StateRecord {
+    fn from(state: &State) -> Self {
+        Self {
+            folder: state.folder.clone(),
+            gram: exact(&state.gram),
+            penalty: Exact(state.penalty),
+            observed_loss: Exact(state.observed_loss),
+        }
+    }
+}
+
+impl From<StateRecord> for State {
+    fn from(record: StateRecord) -> Self {
+        Self {
+            folder: record.folder,
+            gram: inexact(&record.gram),
+            penalty: record.penalty.0,
+            observed_loss: record.observed_loss.0,
+        }
+    }
 }
 
 /// Both sides at the end, and the loss and duration of each iteration.
@@ -165,9 +211,24 @@ impl Training<'_> {
         items: &Side,
         published: Option<PublishedItems>,
     ) -> Result<Solved> {
-        let mut item_state = self.initialize(spec, feedback, items, published).await?;
-        let mut earlier_users = None;
         let (mut losses, mut seconds): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
+        let mut earlier_users = None;
+        let mut item_state = match self.checkpoints.last::<Checkpoint>(ITERATION).await? {
+            None => self.initialize(spec, feedback, items, published).await?,
+            Some(last) => {
+                (losses, seconds) = (inexact(&last.losses), last.seconds);
+                let user_state = State::from(last.users);
+                if spec.is_enough(&losses) {
+                    let items = State::from(last.items);
+                    return Ok(Solved { users: user_state, items, losses, seconds });
+                }
+                earlier_users = Some(user_state.folder);
+                State::from(last.items)
+            }
+        };
+        // The iteration whose states are written down, and stay until others are.
+        let mut kept = losses.len();
+        let mut there = vec![(users, kept), (items, kept)];
         loop {
             let started = Instant::now();
             let iteration = losses.len() + 1;
@@ -184,17 +245,30 @@ impl Training<'_> {
             }
             let name = self.name.to_string();
             self.progress.iteration(&name, iteration, spec.max_iterations, "loss", loss);
-            let before = losses.last().copied();
             losses.push(loss);
             seconds.push(started.elapsed().as_secs_f64());
-            let slow =
-                before.is_some_and(|before| before - loss < spec.min_rel_progress * before.abs());
-            if iteration == spec.max_iterations || spec.early_stop && slow {
+            let checkpoint = || Checkpoint {
+                losses: exact(&losses),
+                seconds: seconds.clone(),
+                users: StateRecord::from(&user_state),
+                items: StateRecord::from(&item_state),
+            };
+            if self.checkpoints.keep(ITERATION, iteration, checkpoint).await? {
+                self.checkpoints.forget(ITERATION, kept).await?;
+                kept = iteration;
+            }
+            if spec.is_enough(&losses) {
                 return Ok(Solved { users: user_state, items: item_state, losses, seconds });
             }
-            if iteration > 1 {
-                self.remove(&state_name(users, iteration - 1)).await?;
-                self.remove(&state_name(items, iteration - 2)).await?;
+            there.extend([(users, iteration), (items, iteration)]);
+            let (needed, old): (Vec<_>, Vec<_>) = there.into_iter().partition(|(side, number)| {
+                // Those that the last half step has read may still be read by a task that is run twice.
+                let read = side.name == items.name && number + 1 == iteration;
+                *number == kept || *number == iteration || read
+            });
+            there = needed;
+            for (side, number) in old {
+                self.remove(&state_name(side, number)).await?;
             }
             earlier_users = Some(user_state.folder);
         }

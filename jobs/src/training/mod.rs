@@ -4,6 +4,7 @@
 //! written as blocks. From there on only numbers are touched.
 
 mod als;
+mod checkpoint;
 mod explain;
 mod options;
 mod pagerank;
@@ -27,6 +28,7 @@ use crate::{JobError, Result};
 use arrow::array::AsArray;
 use arrow::compute::sum;
 use arrow::datatypes::{Float64Type, UInt32Type};
+use checkpoint::Checkpoints;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::LogicalPlan;
@@ -46,6 +48,7 @@ pub struct Training<'a> {
     /// The folder of its intermediate data within the warehouse.
     folder: String,
     progress: &'a dyn Progress,
+    checkpoints: Checkpoints,
     /// How often blocks were in an executor's memory, and how often they were read.
     reuse: Reuse,
 }
@@ -80,7 +83,9 @@ pub async fn train(
     let started = Instant::now();
     let plan = view.plan_query(session, &statement.query).await?;
     let (name, reuse) = (&statement.name, Reuse::default());
-    let training = Training { session, view, name, run, folder, progress, reuse };
+    let checkpoints =
+        Checkpoints::open(&session.warehouse().storage().folder(&folder), run).await?;
+    let training = Training { session, view, name, run, folder, progress, checkpoints, reuse };
     let trained = match &spec {
         ModelSpec::MatrixFactorization(spec) => training.matrix_factorization(spec, plan).await?,
         ModelSpec::PageRank(spec) => training.pagerank(spec, plan).await?,
@@ -114,6 +119,7 @@ fn details(statement: &CreateModel, spec: &ModelSpec, view: &View) -> Result<Mod
         inputs: view.versions(&references),
         options,
         iteration_seconds: Vec::new(),
+        held_by: Vec::new(),
     })
 }
 
@@ -126,6 +132,7 @@ impl Training<'_> {
 
     /// Forgets a folder of this training.
     async fn remove(&self, name: &str) -> Result<()> {
+        self.checkpoints.ensure_ours().await?;
         let folder = self.session.warehouse().storage().folder(&self.folder).folder(name);
         Ok(folder.delete_all().await?)
     }

@@ -1,5 +1,6 @@
 //! The driver of PageRank.
 
+use super::checkpoint::{Exact, exact, inexact};
 use super::options::PageRank;
 use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
@@ -15,6 +16,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_udfs::csr::Duplicates;
 use nightshift_udfs::pagerank::error_bound;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,6 +37,16 @@ struct Iterated {
     state: Folder,
     history: Vec<Vec<f64>>,
     seconds: Vec<f64>,
+}
+
+/// What is written down of a batch of vectors on its way.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    state: Folder,
+    /// The change and the bound of each step.
+    history: Vec<[Exact; 2]>,
+    seconds: Vec<f64>,
+    dangling_mass: Vec<Exact>,
 }
 
 impl Training<'_> {
@@ -175,12 +187,30 @@ impl Training<'_> {
         published: Option<Distributions>,
     ) -> Result<Iterated> {
         let vectors = graph.vectors();
-        let mut state = self.rank_state(batch, 0);
-        let first = PageRankInitialize { graph: graph.clone(), state: state.clone(), published };
-        let measures = self.superstep(Superstep::PageRankInitialize(first)).await?;
-        let mut dangling_mass = total(&measures)[vectors..].to_vec();
         let (mut history, mut seconds): (Vec<Vec<f64>>, Vec<f64>) = (Vec::new(), Vec::new());
-        let (mut before, mut steps) = (None, 1);
+        let checkpoint_name = format!("ranks-{:010}", batch.start);
+        let (mut state, mut dangling_mass);
+        match self.checkpoints.last::<Checkpoint>(&checkpoint_name).await? {
+            Some(last) => {
+                history = last.history.iter().map(|row| inexact(row)).collect();
+                (state, seconds) = (last.state, last.seconds);
+                dangling_mass = inexact(&last.dangling_mass);
+                if spec.is_enough(&history) {
+                    return Ok(Iterated { state, history, seconds });
+                }
+            }
+            None => {
+                state = self.rank_state(batch, 0);
+                let (graph, state) = (graph.clone(), state.clone());
+                let first = PageRankInitialize { graph, state, published };
+                let measures = self.superstep(Superstep::PageRankInitialize(first)).await?;
+                dangling_mass = total(&measures)[vectors..].to_vec();
+            }
+        }
+        // The iteration whose state is written down, and stays until another's is.
+        let mut kept = history.len();
+        let mut there = vec![kept];
+        let mut steps = 1;
         loop {
             let started = Instant::now();
             let iteration = history.len();
@@ -216,21 +246,36 @@ impl Training<'_> {
             steps = ((JOB_SECONDS / taken) as usize).clamp(1, MOST_STEPS);
             dangling_mass = totals[totals.len() - vectors..].to_vec();
             state = self.rank_state(batch, history.len());
-            if bound <= spec.tolerance {
-                return Ok(Iterated { state, history, seconds });
+            let enough = spec.is_enough(&history);
+            let checkpoint = || Checkpoint {
+                state: state.clone(),
+                history: history.iter().map(|row| [Exact(row[0]), Exact(row[1])]).collect(),
+                seconds: seconds.clone(),
+                dangling_mass: exact(&dangling_mass),
+            };
+            if self.checkpoints.keep(&checkpoint_name, history.len(), checkpoint).await? {
+                self.checkpoints.forget(&checkpoint_name, kept).await?;
+                kept = history.len();
             }
-            if history.len() == spec.max_iterations {
+            if enough && bound > spec.tolerance {
                 self.progress.note(&format!(
                     "{name} did not converge: after {} iterations the error is at most {bound:.1e}, asked was \
                      {:.1e}; raise max_iterations or tolerance",
                     history.len(),
                     spec.tolerance
                 ));
+            }
+            if enough {
                 return Ok(Iterated { state, history, seconds });
             }
-            // The state that the last job began with may still be read by a task that is run twice.
-            if let Some(before) = before.replace(iteration) {
-                self.remove(&rank_state_name(batch, before)).await?;
+            there.push(history.len());
+            let (needed, old): (Vec<_>, Vec<_>) = there.into_iter().partition(|number| {
+                // The state that the last job began with may still be read by a task that is run twice.
+                *number == kept || *number == history.len() || *number == iteration
+            });
+            there = needed;
+            for number in old {
+                self.remove(&rank_state_name(batch, number)).await?;
             }
         }
     }

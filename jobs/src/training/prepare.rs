@@ -1,5 +1,6 @@
 //! From a training query to blocks: encode and check, number the ids, cut and write.
 
+use super::checkpoint::{exact, inexact};
 use super::select::{Columns, data_error, no_rows, select};
 use super::{Training, total};
 use crate::operator::{Operator, OperatorNode};
@@ -82,8 +83,12 @@ impl Training<'_> {
         let encode =
             Encode { folder: folder.clone(), negative: columns.negative, segment: SEGMENT };
         let plan = OperatorNode::plan(&Operator::Sink(Sink::Segments(encode)), Some(plan))?;
-        let encoded = Encoded::collect(&self.session.collect(plan).await?)?;
-        self.check(&encoded, columns)?;
+        let encoded = self.once("encoded", async {
+            let encoded = Encoded::collect(&self.session.collect(plan).await?)?;
+            self.check(&encoded, columns)?;
+            Ok(encoded)
+        });
+        let encoded = encoded.await?;
         let Encoded { rows, segments, .. } = encoded;
         let types = [0, 1].map(|column| schema.field(column).data_type().clone());
         Ok(TrainingData { folder, segments, rows, types })
@@ -126,7 +131,11 @@ impl Training<'_> {
             axes: axes.to_vec(),
             ids: ids.clone(),
         };
-        let count = total(&self.superstep(Superstep::Number(number)).await?)[0] as u64;
+        let checkpoint = format!("ids-of-{name}");
+        let count = self.once(&checkpoint, async {
+            Ok(total(&self.superstep(Superstep::Number(number)).await?)[0] as u64)
+        });
+        let count = count.await?;
         if count > i32::MAX as u64 {
             let reason = format!("{count} different ids are more than {}", i32::MAX);
             return Err(data_error(self.name, reason));
@@ -171,7 +180,10 @@ impl Training<'_> {
         };
         let (folder, segments) = (data.folder.clone(), data.segments.clone());
         let to = ways.iter().map(|way| destination(*way)).collect();
-        self.superstep(Superstep::Scatter(Scatter { folder, segments, to })).await?;
+        self.once("scattered", async {
+            self.superstep(Superstep::Scatter(Scatter { folder, segments, to })).await.map(drop)
+        })
+        .await?;
         self.remove(ENTRIES).await?;
         let mut made = Vec::new();
         for (name, by, cut, content) in ways {
@@ -181,10 +193,13 @@ impl Training<'_> {
                 segments: data.segments.clone(),
                 write: BlockWrite { folder: folder.clone(), cut, content },
             };
-            let measures = self.superstep(Superstep::Gather(gather)).await?;
+            let measures = self.once(name, async {
+                let measures = self.superstep(Superstep::Gather(gather)).await?;
+                Ok(measures.iter().map(|measures| exact(measures)).collect::<Vec<_>>())
+            });
             let (mut written, mut long_rows) = (Vec::new(), Vec::new());
-            for measures in &measures {
-                let [entries, sum, rows @ ..] = &measures[..] else {
+            for measures in measures.await? {
+                let [entries, sum, rows @ ..] = &inexact(&measures)[..] else {
                     return Err(JobError::Damaged {
                         what: format!("what a block of {} was measured to be", folder.0),
                         reason: format!("{} numbers instead of at least 2", measures.len()),

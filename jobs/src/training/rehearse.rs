@@ -1,5 +1,6 @@
 //! What a training would make, without training.
 
+use super::checkpoint::Checkpoints;
 use super::options::{ModelSpec, model_spec};
 use super::select::select;
 use super::{Training, als, details, pagerank, quoted};
@@ -35,8 +36,9 @@ pub async fn rehearse(
     let schema = stored(selected.schema().as_arrow())?;
     let types = [0, 1].map(|column| schema.field(column).data_type().clone());
     let (name, folder) = (&statement.name, "rehearsal".to_string());
-    let training =
-        Training { session, view, name, run: "", folder, progress, reuse: Reuse::default() };
+    let checkpoints = Checkpoints::none(&session.warehouse().storage().folder(&folder), "");
+    let (run, reuse) = ("", Reuse::default());
+    let training = Training { session, view, name, run, folder, progress, checkpoints, reuse };
     let plans = training.planned_tables(&spec, &types).await?;
     let mut tables = BTreeMap::new();
     for (table, plan) in plans {

@@ -8,6 +8,7 @@
 //! | `cluster` | executors, health |
 //! | `answer` | errors, and what is answered about queries and executors |
 //! | `guard` | requests that a web page may have made |
+//! | `standby` | what is answered while another scheduler leads |
 //!
 //! The functions that answer requests describe themselves; `docs/openapi.json` is made of that.
 
@@ -17,6 +18,7 @@ mod encode;
 mod guard;
 mod queries;
 mod sql;
+mod standby;
 
 use crate::SchedulerError;
 use crate::server::listener;

@@ -74,6 +74,15 @@ impl MatrixFactorization {
         Regularization { strength: self.l2, exponent: self.l2_exponent, unobserved }
     }
 
+    /// Whether no iteration is to follow those that have come to these losses.
+    pub fn is_enough(&self, losses: &[f64]) -> bool {
+        let slow = match losses {
+            [.., before, loss] => before - loss < self.min_rel_progress * before.abs(),
+            _ => false,
+        };
+        losses.len() == self.max_iterations || self.early_stop && slow
+    }
+
     /// How rows are solved, of which there are `count` with `entries` in all.
     pub fn solver(&self, entries: f64, count: f64) -> Solver {
         let in_steps = Solver::ConjugateGradient { steps: CG_STEPS.values.default as usize };
@@ -131,6 +140,14 @@ pub struct PageRank {
     pub teleport_by: Option<String>,
     /// `warm_start`: whether the steps start from the published version's ranks.
     pub warm_start: bool,
+}
+
+impl PageRank {
+    /// Whether no step is to follow those that were measured as changes and bounds of the error.
+    pub fn is_enough(&self, history: &[Vec<f64>]) -> bool {
+        let bound = history.last().and_then(|row| row.get(1));
+        bound.is_some_and(|bound| *bound <= self.tolerance) || history.len() == self.max_iterations
+    }
 }
 
 /// Columns of the tables of a matrix factorization, and of what functions say of it.

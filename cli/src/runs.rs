@@ -1,0 +1,264 @@
+//! `runs`: what runs of pipelines have done, and what is to become of them.
+
+use crate::Failure;
+use crate::arguments::{Format, Place, RunsArguments, RunsCommand};
+use crate::cluster::Executing;
+use crate::commands::{open, report, warehouse_of};
+use crate::output::Output;
+use crate::progress;
+use arrow::array::RecordBatch;
+use nightshift_catalog::warehouse::Warehouse;
+use nightshift_executor::told_to_stop;
+use nightshift_jobs::audit;
+use nightshift_jobs::journal::{
+    self, Brief, Cause, Driver, RunState, Status, StepState, StepStatus,
+};
+use nightshift_jobs::pipeline::{self, Given, Pipeline, Source, Start};
+use nightshift_jobs::queries::{Caller, Via};
+use std::time::Duration;
+
+/// The time between two looks for new events.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The width of the picture of a training, in characters.
+const PICTURE: usize = 40;
+
+/// Does what a subcommand says; lists runs if there is none.
+pub async fn runs(arguments: RunsArguments) -> Result<(), Failure> {
+    let RunsArguments { limit, pipeline, status, command, place } = arguments;
+    let warehouse = warehouse_of(&place)?;
+    match command {
+        None => {
+            let wanted = |run: &Brief| {
+                pipeline.as_ref().is_none_or(|name| *name == run.pipeline)
+                    && status.as_ref().is_none_or(|status| *status == run.status.as_str())
+            };
+            let found = journal::latest(&warehouse, limit, wanted).await?;
+            let rows = journal::tables::runs(&found)?;
+            let rows = match place.format {
+                Format::Table => short(&rows, &["taken_over", "ended_at"])?,
+                _ => rows,
+            };
+            print(&place, &rows)
+        }
+        Some(RunsCommand::Show { run }) => show(&warehouse, &place, &run).await,
+        Some(RunsCommand::Logs { run, follow }) => logs(&warehouse, &place, &run, follow).await,
+        Some(RunsCommand::Cancel { run }) => cancel(&warehouse, &run).await,
+        Some(RunsCommand::Resume { run }) => resume(&place, &run).await,
+        Some(RunsCommand::Retry { run }) => retry(&place, &run).await,
+    }
+}
+
+fn print(place: &Place, rows: &RecordBatch) -> Result<(), Failure> {
+    let mut output = Output::new(place.format, None)?;
+    output.all(rows)?;
+    output.close()
+}
+
+/// Rows without some of their columns.
+fn short(rows: &RecordBatch, without: &[&str]) -> Result<RecordBatch, Failure> {
+    let fields = rows.schema_ref().fields().iter().enumerate();
+    let kept = fields.filter(|(_, field)| !without.contains(&field.name().as_str()));
+    Ok(rows.project(&kept.map(|(at, _)| at).collect::<Vec<_>>())?)
+}
+
+async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Failure> {
+    let id = journal::find(warehouse, run).await?;
+    let state = journal::state(warehouse, &id).await?;
+    let steps = journal::tables::steps(std::iter::once(&state))?;
+    if place.format != Format::Table {
+        return print(place, &steps);
+    }
+    println!("run        {id}");
+    println!("pipeline   {}", state.begun.pipeline);
+    println!("status     {}", state.status.as_str());
+    println!("cause      {}", state.begun.cause);
+    println!("begun      {}", state.begun_at.format("%Y-%m-%d %H:%M:%S UTC"));
+    match state.ended_at {
+        Some(at) => {
+            let seconds = state.seconds();
+            println!("ended      {} ({seconds:.1} s)", at.format("%Y-%m-%d %H:%M:%S UTC"));
+        }
+        None => println!("driver     process {}", state.driver),
+    }
+    if state.taken_over > 0 {
+        println!("taken over {} times", state.taken_over);
+    }
+    let versions = state.versions.iter().filter(|version| version.kind.as_str() == "model");
+    let models: Vec<_> = versions.map(|v| format!("{} version {}", v.name, v.version)).collect();
+    for gate in state.gates.iter().flatten() {
+        let (of, measure) = (&gate.of, &gate.measure);
+        let number =
+            |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.6}"));
+        let (measured, published) = (number(gate.measured), number(gate.published));
+        let held = gate.held.as_ref().map_or("passed", |_| "HELD");
+        println!("gate       {of} {measure} {measured} (published {published}) {held}");
+    }
+    if let Some(publication) = state.publication {
+        let models =
+            if models.is_empty() { String::new() } else { format!(", {}", models.join(", ")) };
+        println!("published  {publication}{models}");
+    }
+    println!();
+    print(place, &short(&steps, &["run", "files", "begun_at", "error"])?)?;
+    for (number, step) in state.steps.iter().enumerate() {
+        tell_more(number, step, &state);
+    }
+    if let Some(error) = &state.error {
+        println!("\nerror: {error}");
+    }
+    if state.status == Status::Running {
+        println!("\nwhat it does: nightshift runs logs {id} --follow");
+    }
+    Ok(())
+}
+
+/// What a table of steps has no room for: what they read, how a training went, why one has failed.
+fn tell_more(number: usize, step: &StepState, state: &RunState) {
+    let number = number + 1;
+    let name = &step.planned.name;
+    let after: Vec<_> =
+        step.planned.after.iter().map(|at| state.steps[*at].planned.name.as_str()).collect();
+    if !after.is_empty() {
+        println!("{number:>3} {name} <- {}", after.join(", "));
+    }
+    if let (Some(measure), Some((first, last))) = (&step.measure, ends(&step.iterations)) {
+        let values: Vec<f64> = step.iterations.iter().map(|(_, value)| *value).collect();
+        let picture = picture(&values);
+        let count = step.iterations.len();
+        println!("    {measure} {first:.4e} {picture} {last:.4e} in {count} iterations");
+    }
+    if step.status == StepStatus::Failed
+        && state.error.is_none()
+        && let Some(error) = &step.error
+    {
+        println!("    {error}");
+    }
+}
+
+fn ends(iterations: &[(usize, f64)]) -> Option<(f64, f64)> {
+    Some((iterations.first()?.1, iterations.last()?.1))
+}
+
+/// Values as a line of blocks, the largest the highest. Measures fall by orders of magnitude, so heights are
+/// logarithms where all values are positive.
+fn picture(values: &[f64]) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let positive = values.iter().all(|value| *value > 0.0);
+    let height = |value: f64| if positive { value.ln() } else { value };
+    let finite = values.iter().map(|value| height(*value)).filter(|value| value.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    let width = values.len().min(PICTURE);
+    let block = |at: usize| {
+        let value = height(values[at * (values.len() - 1) / (width - 1).max(1)]);
+        let share = if high > low { (value - low) / (high - low) } else { 0.0 };
+        let last = BLOCKS.len() - 1;
+        BLOCKS[((share * last as f64).round().max(0.0) as usize).min(last)]
+    };
+    (0..width).map(block).collect()
+}
+
+/// Prints the events of a run; if they are followed, until its end.
+async fn logs(
+    warehouse: &Warehouse,
+    place: &Place,
+    run: &str,
+    follow: bool,
+) -> Result<(), Failure> {
+    let id = journal::find(warehouse, run).await?;
+    let mut events = journal::events(warehouse, &id, 1).await?;
+    let mut state = RunState::fold(&id, &events)?;
+    if !follow {
+        let rows = journal::tables::events(events.iter().map(|event| (id.as_str(), event)))?;
+        return match place.format {
+            Format::Table => print(place, &short(&rows, &["run", "writer"])?),
+            _ => print(place, &rows),
+        };
+    }
+    loop {
+        for record in &events {
+            let (at, event) = (record.at.format("%H:%M:%S%.3f"), record.event.json());
+            println!("{at} {:>4} {event}", record.number);
+        }
+        if state.is_over() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = told_to_stop() => return Err(crate::Interrupted.into()),
+        }
+        events = journal::events(warehouse, &id, state.next).await?;
+        for record in &events {
+            if !state.apply(record) {
+                return Err(format!("event {} is none of this run", record.number).into());
+            }
+        }
+    }
+}
+
+async fn cancel(warehouse: &Warehouse, run: &str) -> Result<(), Failure> {
+    let id = journal::find(warehouse, run).await?;
+    let caller = Caller::of_this_process(Via::Pipeline);
+    let state = journal::cancel(warehouse, &id, &caller.who).await?;
+    let outcome = match (state.is_over(), state.status) {
+        (true, status) => Err(format!("run {id} is over: it is {}", status.as_str())),
+        (_, Status::Publishing) => {
+            Err(format!("run {id} is being published, which can't be cancelled"))
+        }
+        _ => Ok(()),
+    };
+    let word = if outcome.is_ok() { "asked" } else { "refused" };
+    audit::record(&caller, &id, "CANCEL RUN", &state.begun.pipeline, word);
+    outcome?;
+    eprintln!(
+        "run {id} is asked to end; if nothing drives it any more, it ends when it is resumed"
+    );
+    Ok(())
+}
+
+async fn resume(place: &Place, run: &str) -> Result<(), Failure> {
+    let id = journal::find(&warehouse_of(place)?, run).await?;
+    let state = journal::state(&warehouse_of(place)?, &id).await?;
+    let source = Source::kept(&warehouse_of(place)?, &state.begun.source).await?;
+    let folder = source.is_in_its_folder().then_some(source.folder.as_path());
+    let opened = open(place, folder, Executing::Within).await?;
+    let (session, driver) = (opened.session.clone(), Driver::this(false));
+    let progress = progress::to_standard_error();
+    let done = pipeline::go_on(session, &id, driver, progress, told_to_stop()).await?;
+    report(place, &done)
+}
+
+async fn retry(place: &Place, run: &str) -> Result<(), Failure> {
+    let warehouse = warehouse_of(place)?;
+    let id = journal::find(&warehouse, run).await?;
+    let state = journal::state(&warehouse, &id).await?;
+    if !state.is_over() {
+        let reason = format!("run {id} is not over: `nightshift runs resume {id}` goes on with it");
+        return Err(reason.into());
+    }
+    let source = Source::kept(&warehouse, &state.begun.source).await?;
+    // The same day, and the same values.
+    let pipeline = Pipeline::of(source, &Given::Recorded(state.begun.parameters))?;
+    let source = pipeline.source();
+    let folder = source.is_in_its_folder().then_some(source.folder.as_path());
+    let opened = open(place, folder, Executing::Within).await?;
+    let progress = progress::to_standard_error();
+    let start = Start::now(Cause::Retry { of: id }, Driver::this(false), false);
+    let done = pipeline.run(opened.session.clone(), start, progress, told_to_stop()).await?;
+    report(place, &done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_as_high_as_its_values() {
+        assert_eq!(picture(&[1e-8, 1e-4, 1.0]), "▁▅█");
+        assert_eq!(picture(&[1.0]), "▁");
+        assert_eq!(picture(&[-1.0, 0.0, f64::NAN]), "▁█▁");
+        assert_eq!(picture(&vec![2.0; 1000]).chars().count(), PICTURE);
+    }
+}

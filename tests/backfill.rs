@@ -1,0 +1,59 @@
+//! A pipeline that is run for many days makes what one run over all of them would.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use serde_json::Value;
+use std::path::Path;
+use support::*;
+
+const DAILY: &str = "INSERT OVERWRITE x.daily SELECT day, item, count(*) AS clicks, sum(seconds) AS seconds \
+                     FROM x.logs WHERE day = CAST('${run_date}' AS DATE) GROUP BY day, item";
+
+const LOGS: &str = "CREATE TABLE x.logs AS SELECT CAST('2026-01-01' AS DATE) + CAST(d.value AS INTEGER) AS day, \
+                    (d.value * 31 + c.value * c.value) % 17 AS item, c.value % 90 AS seconds \
+                    FROM generate_series(0, 29) AS d CROSS JOIN generate_series(1, 200) AS c;\
+                    CREATE TABLE x.daily (day DATE, item BIGINT, clicks BIGINT, seconds BIGINT) PARTITIONED BY (day)";
+
+const WHOLE: &str = "SELECT CAST(day AS VARCHAR) AS day, item, count(*) AS clicks, sum(seconds) AS seconds \
+                     FROM x.logs GROUP BY day, item ORDER BY day, item";
+
+const MADE: &str =
+    "SELECT CAST(day AS VARCHAR) AS day, item, clicks, seconds FROM x.daily ORDER BY day, item";
+
+fn backfill(folder: &Path, from: &str, to: &str) -> Vec<Value> {
+    let arguments =
+        ["backfill", "p", "--from", from, "--to", to, "--parallel", "2", "--format", "json"];
+    serde_json::from_str(&succeed(nightshift(folder).args(arguments))).unwrap()
+}
+
+#[test]
+fn thirty_days_two_at_a_time_are_what_one_run_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let sql = |sql: &str| drop(succeed(nightshift(here).args(["sql", "-c", sql])));
+    sql(LOGS);
+    pipeline(here, "p", &[("daily.sql", DAILY)]);
+    let days = backfill(here, "2026-01-01", "2026-01-30");
+    assert_eq!(days.len(), 30);
+    assert!(days.iter().all(|day| day["error"].is_null() && day["run"].is_string()), "{days:?}");
+    let whole = query(here, WHOLE);
+    assert_eq!(query(here, MADE), whole);
+
+    // A day again, with other logs, changes its partition only.
+    let files = |day: &str| contents(&here.join(format!("warehouse/x/daily/day={day}")));
+    let (before, other) = (files("2026-01-07"), files("2026-01-08"));
+    sql("DELETE FROM x.logs WHERE day = CAST('2026-01-07' AS DATE) AND item > 3");
+    backfill(here, "2026-01-07", "2026-01-07");
+    assert_eq!(query(here, MADE), query(here, WHOLE));
+    assert_ne!(files("2026-01-07"), before);
+    assert_eq!(files("2026-01-08"), other);
+    let wrong = ["backfill", "p", "--from", "2026-01-02", "--to", "2026-01-01"];
+    let wrong = nightshift(here).args(wrong).output().unwrap();
+    assert!(
+        text(&wrong).contains("--to 2026-01-01 is before --from 2026-01-02"),
+        "{}",
+        text(&wrong)
+    );
+}

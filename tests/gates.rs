@@ -1,0 +1,158 @@
+//! Gates: a model that has become worse is kept and not published; promoting and rolling back.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use serde_json::Value;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use support::*;
+
+/// Users of ten groups, who like the items of their group; with `shuffled`, whatever comes.
+const FILES: [(&str, &str); 4] = [
+    (
+        "pipeline.toml",
+        "name = 'taste'\n[parameters]\nshuffled = false\n\
+         [[gate]]\nmodel = 'x.als'\nmeasure = 'ndcg_at_20'\nholdout = 'x.holdout'\nmin_ratio = 0.98\n\
+         [[gate]]\nmodel = 'x.als'\nmeasure = 'coverage'\nholdout = 'x.holdout'\nmin = 0.3\n\
+         [[gate]]\ntable = 'x.likes'\nmeasure = 'rows'\nmin_ratio = 0.5\nmax_ratio = 2\n",
+    ),
+    (
+        "a.sql",
+        "CREATE OR REPLACE TABLE x.likes AS \
+         SELECT u.value AS user_id, i.value AS place, \
+         CASE WHEN ${shuffled} THEN (u.value * 7919 + i.value * 104729 + u.value * i.value * 31) % 200 \
+         ELSE u.value % 10 + 10 * i.value END AS item_id \
+         FROM generate_series(0, 299) AS u CROSS JOIN generate_series(0, 19) AS i \
+         WHERE (u.value * 13 + i.value * 7) % 3 > 0;\n\
+         CREATE OR REPLACE TABLE x.holdout AS SELECT user_id, u_item AS item_id, 1.0 AS weight FROM \
+         (SELECT u.value AS user_id, u.value % 10 + 10 * i.value AS u_item \
+         FROM generate_series(0, 299) AS u CROSS JOIN generate_series(0, 19) AS i \
+         WHERE (u.value * 13 + i.value * 7) % 3 = 0)",
+    ),
+    (
+        "b.sql",
+        "CREATE OR REPLACE MODEL x.als OPTIONS (model_type = 'matrix_factorization', \
+         feedback_type = 'implicit', user_col = 'user_id', item_col = 'item_id', \
+         rating_col = 'weight', num_factors = 12, max_iterations = 8) \
+         AS SELECT user_id, item_id, 1.0 AS weight FROM x.likes",
+    ),
+    ("c.sql", "CREATE OR REPLACE TABLE x.top AS SELECT * FROM ml_recommend('x.als', 3)"),
+];
+
+fn models(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let arguments = [&["models"], arguments, &["--format", "json"]].concat();
+    serde_json::from_str(&succeed(nightshift(folder).args(arguments))).unwrap()
+}
+
+fn states(folder: &Path) -> Vec<(u64, String)> {
+    let versions = models(folder, &["versions", "x.als"]);
+    let state = |row: &Value| {
+        (row["version"].as_u64().unwrap(), row["state"].as_str().unwrap().to_string())
+    };
+    versions.iter().map(state).collect()
+}
+
+fn state(version: u64, state: &str) -> (u64, String) {
+    (version, state.to_string())
+}
+
+/// Everything that readers see, of the model and of what was made with it.
+fn seen(folder: &Path) -> Vec<Vec<Value>> {
+    let all = [
+        "SELECT * FROM x.als.user_factors ORDER BY user_id",
+        "SELECT * FROM x.als.item_factors ORDER BY item_id",
+        "SELECT * FROM x.likes ORDER BY user_id, place",
+        "SELECT * FROM x.top ORDER BY user_id, rank",
+    ];
+    all.iter().map(|sql| query(folder, sql)).collect()
+}
+
+#[test]
+fn a_model_that_has_become_worse_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let taste = pipeline(here, "taste", &FILES);
+    // Nothing is published yet that it could be compared with.
+    succeed(nightshift(here).arg("run").arg(&taste));
+    assert_eq!(states(here), [state(1, "published")]);
+    let before = seen(here);
+
+    let held =
+        nightshift(here).arg("run").arg(&taste).args(["-p", "shuffled=true"]).output().unwrap();
+    assert_eq!(held.status.code(), Some(4), "{}", text(&held));
+    let said = text(&held);
+    assert!(said.contains("ndcg_at_20 of x.als is 0."), "{said}");
+    assert!(
+        said.contains("min_ratio is 0.98") && said.contains("x.als version 2 can be looked at"),
+        "{said}"
+    );
+    assert_eq!(seen(here), before);
+    assert_eq!(states(here), [state(1, "published"), state(2, "held")]);
+    let run: Vec<Value> =
+        serde_json::from_str(&succeed(nightshift(here).args(["runs", "--format", "json"])))
+            .unwrap();
+    assert_eq!(run[0]["status"], "held");
+    let show = succeed(nightshift(here).args(["runs", "show", "last"]));
+    assert!(
+        show.contains("x.als ndcg_at_20 0.") && show.contains("HELD") && show.contains("passed"),
+        "{show}"
+    );
+    let because = "SELECT held_by FROM system.model_versions WHERE held";
+    assert!(query(here, because)[0]["held_by"].as_str().unwrap().contains("ndcg_at_20"));
+    let different = models(here, &["diff", "x.als", "1", "2"]);
+    assert!(
+        different.iter().any(|row| row["of"] == "metric" && row["name"] == "loss"),
+        "{different:?}"
+    );
+
+    // The same data as before gives what is published, which passes.
+    succeed(nightshift(here).args(["run", "--all"]).arg(&taste));
+    assert_eq!(states(here), [state(1, "earlier"), state(2, "held"), state(3, "published")]);
+    assert_eq!(seen(here), before);
+}
+
+#[test]
+fn versions_are_promoted_and_rolled_back_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let taste = pipeline(here, "taste", &FILES);
+    succeed(nightshift(here).arg("run").arg(&taste));
+    nightshift(here).arg("run").arg(&taste).args(["-p", "shuffled=true"]).output().unwrap();
+    let sum = "SELECT (SELECT sum(factors[1]) FROM x.als.user_factors) AS users, \
+               (SELECT sum(factors[1]) FROM x.als.item_factors) AS items";
+    let both = |row: &Value| (row["users"].to_string(), row["items"].to_string());
+    let good = both(&query(here, sum)[0]);
+    succeed(nightshift(here).args(["models", "promote", "x.als"]));
+    assert_eq!(states(here), [state(1, "earlier"), state(2, "published")]);
+    let worse = both(&query(here, sum)[0]);
+    assert_ne!(worse, good);
+
+    // A reader in a loop sees the one or the other, and never some of each.
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !done.load(Ordering::SeqCst) {
+                seen.push(both(&query(here, sum)[0]));
+            }
+            seen
+        });
+        for _ in 0..5 {
+            succeed(nightshift(here).args(["models", "rollback", "x.als"]));
+            succeed(nightshift(here).args(["models", "rollback", "x.als", "--to", "2"]));
+        }
+        done.store(true, Ordering::SeqCst);
+        let seen = reader.join().unwrap();
+        assert!(
+            !seen.is_empty() && seen.iter().all(|both| *both == good || *both == worse),
+            "{seen:?}"
+        );
+    });
+    let wrong = nightshift(here).args(["models", "promote", "x.als"]).output().unwrap();
+    assert!(text(&wrong).contains("no version of x.als is held"), "{}", text(&wrong));
+    let wrong =
+        nightshift(here).args(["models", "rollback", "x.als", "--to", "9"]).output().unwrap();
+    assert!(text(&wrong).contains("x.als has no version 9"), "{}", text(&wrong));
+}
