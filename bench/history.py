@@ -6,8 +6,8 @@ usage: history.py TARGET [PIPELINES] [RUNS]
 """
 
 import json
+import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -32,11 +32,12 @@ def seven(millis, number):
 
 
 def measured(arguments, folder):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     started = time.time()
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return time.time() - started, max(before, after) / 1024, done.stdout
+    process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise RuntimeError(process.stderr.read().decode())
+    return time.time() - started, usage.ru_maxrss / 1024
 
 
 def main():
@@ -81,7 +82,7 @@ def main():
             "sql", "-c", "SELECT status, count(*) FROM system.runs GROUP BY status"],
     }.items():
         taken = [measured([binary, *arguments], folder) for _ in range(3)]
-        rows.append((name, min(t for t, _, _ in taken), taken[-1][1]))
+        rows.append((name, min(t for t, _ in taken), max(m for _, m in taken)))
     log = open(folder / "log", "w+")
     environment = {"NIGHTSHIFT_LOG": "warn,nightshift_scheduler=debug", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
     scheduler = subprocess.Popen([binary, "scheduler", "--port", "0", "--lease", "2"], cwd=folder, env=environment,

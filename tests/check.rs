@@ -240,3 +240,69 @@ fn warm_starts_that_can_not_be_are_found() {
         assert!(text.contains(expected.unwrap_or_default()), "{text}");
     }
 }
+
+/// Mistakes of all kinds in a copy of the main job: each is said with its file and line, in one run.
+#[test]
+fn mistakes_of_settings_and_statements_are_found_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("p");
+    for (path, bytes) in contents(&movielens()) {
+        let path = copy.join(path.strip_prefix(movielens()).unwrap());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let edit = |file: &str, change: &dyn Fn(String) -> String| {
+        let text = std::fs::read_to_string(copy.join(file)).unwrap_or_default();
+        std::fs::write(copy.join(file), change(text)).unwrap();
+    };
+    let write = |file: &str, text: &str| edit(file, &|_| text.to_string());
+    edit("ratings.sql", &|text| {
+        text.replacen("    rating,\n    to_timestamp", "    ratin,\n    to_timestamp", 1)
+    });
+    write(
+        "types.sql",
+        "CREATE OR REPLACE TABLE x.t AS\nSELECT * FROM raw.movies WHERE movie_id = make_array(title)",
+    );
+    write("one.sql", "CREATE OR REPLACE TABLE x.one AS SELECT * FROM x.two");
+    write("two.sql", "CREATE OR REPLACE TABLE x.two AS SELECT * FROM x.one");
+    write("least.sql", "CREATE OR REPLACE TABLE x.least AS\nSELECT ${least} AS least");
+    write(
+        "option.sql",
+        "CREATE OR REPLACE MODEL x.m OPTIONS (model_type = 'pagerank', dampin = 0.9) AS \
+         SELECT movie_id AS source, movie_id AS target FROM raw.movies",
+    );
+    write("twice.sql", "CREATE OR REPLACE TABLE features.ratings AS SELECT 1 AS y");
+    write(
+        "gone.sql",
+        "CREATE EXTERNAL TABLE raw.gone STORED AS PARQUET LOCATION 'data/gone.parquet'",
+    );
+    let settings = "\n[schedule]\ncron = '0 25 * * *'\ntime_zone = 'Europe/Berln'\n\
+                    [[gate]]\nmodel = 'recs.als'\nmeasure = 'ndgc'\nmin = 0.1\n";
+    edit("pipeline.toml", &|text| text + settings);
+    let lines = std::fs::read_to_string(copy.join("pipeline.toml")).unwrap().lines().count();
+    let (code, found, said) = check(folder.path());
+    assert_eq!(code, Some(1), "{said}");
+    let cron = format!("pipeline.toml:{}", lines - 5);
+    let zone = format!("pipeline.toml:{}", lines - 4);
+    let gate = format!("pipeline.toml:{}", lines - 1);
+    for (place, part) in [
+        ("ratings.sql:23", "ratin"),
+        ("types.sql:1", "comparison"),
+        ("one.sql:1", "wait for each other"),
+        ("least.sql:2", "there is no parameter least"),
+        ("option.sql:1", "did you mean damping"),
+        ("twice.sql:1", "create features.ratings"),
+        ("gone.sql:1", "no such file"),
+        (cron.as_str(), "no cron expression"),
+        (zone.as_str(), "did you mean Europe/Berlin"),
+        (gate.as_str(), "there is no measure 'ndgc'"),
+    ] {
+        let (file, line) = place.split_once(':').unwrap();
+        let is_it = |row: &&Value| {
+            row["file"].as_str().is_some_and(|name| name.ends_with(file))
+                && row["line"].as_u64() == line.parse().ok()
+                && row["mistake"].as_str().unwrap().contains(part)
+        };
+        assert!(found.iter().any(|row| is_it(&row)), "{place}: {part} in {found:#?}");
+    }
+}

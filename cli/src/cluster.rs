@@ -322,12 +322,12 @@ async fn connect_to(scheduler: SocketAddr, stores: &Stores) -> Result<SessionSta
 pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
     let host = check_host(&arguments.host, arguments.insecure)?;
     let stores = Settings::read()?.stores()?;
+    let bytes = |megabytes: Option<u64>| megabytes.map(|megabytes| megabytes << 20);
+    let memory = Memory::divide(bytes(arguments.memory), bytes(arguments.resident_memory))?;
     let several = arguments.scheduler.len() > 1;
     let (scheduler_host, scheduler_port) = find_scheduler(&arguments.scheduler).await?;
     let port = |port: u16| if port == 0 { free_port(host) } else { Ok(port) };
     let (results, tasks) = (port(arguments.port)?, port(arguments.task_port)?);
-    let bytes = |megabytes: Option<u64>| megabytes.map(|megabytes| megabytes << 20);
-    let memory = Memory::divide(bytes(arguments.memory), bytes(arguments.resident_memory))?;
     let temporary = match arguments.work_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("nightshift-").tempdir()?),
