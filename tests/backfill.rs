@@ -46,8 +46,8 @@ fn thirty_days_two_at_a_time_are_what_one_run_makes() {
     backfill(here, "2026-01-07", "2026-01-07");
     assert_eq!(query(here, MADE), query(here, WHOLE));
     let log = contents(&here.join("warehouse/x/daily/_delta_log"));
-    let commits = log.iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "json"));
-    let (_, last) = commits.last().unwrap();
+    let mut commits = log.iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "json"));
+    let (_, last) = commits.next_back().unwrap();
     let actions = std::str::from_utf8(last).unwrap().lines();
     let actions = actions.map(|line| serde_json::from_str::<Value>(line).unwrap());
     let days = actions.flat_map(|action| {
