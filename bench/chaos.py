@@ -1,10 +1,12 @@
 """Deploys sql/movielens with a schedule of every minute on two schedulers that stand by for each other and two
-executors, and kills them in a random order that a seed decides. Then every run that was due must have ended, published
-once or failed with a reason, and readers must have seen whole versions only.
+executors, with a warehouse in an S3 store. Kills them and cuts all connections to the store in a random order that a
+seed decides. Then every run that was due must have ended, published once or failed with a reason, and readers must have
+seen whole versions only.
 
 usage: chaos.py TARGET [MINUTES] [SEED]
 """
 
+import atexit
 import json
 import random
 import shutil
@@ -17,8 +19,14 @@ import threading
 import time
 from pathlib import Path
 
+from store import Store
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEASE = 3
+
+# What an error of a reader says if the store is to blame, which it may be while it is cut off.
+CUT_OFF = ("error sending request", "onnection refused", "onnection reset", "onnection closed", "roken pipe",
+           "error decoding response body")
 
 
 def free_port():
@@ -48,6 +56,13 @@ class Cluster:
         log = open(self.folder / f"{name}.log", "ab")
         self.processes[name] = subprocess.Popen(
             [self.binary, *arguments], cwd=self.folder, stdout=log, stderr=log)
+
+    def ended(self):
+        """Starts those again that have ended by themselves, as a supervisor would, and returns their names."""
+        names = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in names:
+            self.start(name)
+        return names
 
     def leader(self):
         for number, (_, http) in enumerate(self.ports):
@@ -80,6 +95,9 @@ def main():
     binary = str(target / "release/nightshift")
     chance = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="nightshift-chaos-"))
+    store = Store(target, folder / "s3")
+    atexit.register(store.stop)
+    store.configure(folder)
     pipeline = folder / "movielens"
     shutil.copytree(REPOSITORY / "sql/movielens", pipeline)
     settings = (pipeline / "pipeline.toml").read_text()
@@ -91,8 +109,9 @@ def main():
     assert text.endswith("FROM numbered;\n")
     ratings.write_text(text.replace("FROM numbered;\n", "FROM numbered WHERE '${interval_end}' <> '';\n"))
     cluster = Cluster(binary, folder)
+    atexit.register(cluster.stop)
     subprocess.run([binary, "deploy", str(pipeline)], cwd=folder, check=True)
-    seen, torn, stop = [], [], threading.Event()
+    seen, torn, unread, stop = [], [], {}, threading.Event()
 
     def read():
         query = ("SELECT (SELECT max(run) FROM system.registry WHERE name = 'recs.als' AND NOT held) AS run, "
@@ -103,20 +122,32 @@ def main():
                 seen.append(row)
                 if (row["users"], row["top"]) != (943, 9430):
                     torn.append(row)
-            except RuntimeError:
+            except RuntimeError as error:
+                # Before the first run is published there is nothing to read.
+                if seen:
+                    text = str(error).strip()
+                    unread[text] = unread.get(text, 0) + 1
                 time.sleep(0.2)
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    kills, takeovers = {}, []
+    kills, takeovers, ended = {}, [], []
     end = time.time() + minutes * 60
     while time.time() < end:
         time.sleep(chance.uniform(5, 25))
-        what = chance.choice(["leader", "standby", "executor-0", "executor-1", "paused leader"])
+        what = chance.choice(["leader", "standby", "executor-0", "executor-1", "paused leader", "store"])
+        for name in cluster.ended():
+            ended.append(name)
+            print(f"{time.strftime('%H:%M:%S')} {name} has ended by itself", flush=True)
         leader = cluster.leader()
         if leader is None:
             continue
         kills[what] = kills.get(what, 0) + 1
+        if what == "store":
+            seconds = chance.uniform(0.5, 4)
+            print(f"{time.strftime('%H:%M:%S')} store: cut off for {seconds:.1f} s", flush=True)
+            store.cut(seconds)
+            continue
         name = {"leader": f"scheduler-{leader}", "standby": f"scheduler-{1 - leader}",
                 "paused leader": f"scheduler-{leader}"}.get(what, what)
         process = cluster.processes[name]
@@ -147,38 +178,48 @@ def main():
     runs = rows(binary, folder, "runs", "--limit", "1000")
     events = rows(binary, folder, "sql", "-c", "SELECT run, event, count(*) AS n FROM system.run_events GROUP BY run, event")
     twice = [event for event in events if event["event"] == "published" and event["n"] != 1]
+    # Without any publication there is no registry.
     versions = [row["version"] for row in rows(
         binary, folder, "sql", "-c",
-        "SELECT version FROM system.registry WHERE name = 'recs.als' ORDER BY publication")]
+        "SELECT version FROM system.registry WHERE name = 'recs.als' ORDER BY publication")] if seen else []
     tally = {}
     for run in runs:
         tally[run["status"]] = tally.get(run["status"], 0) + 1
     due = [run["cause"] for run in runs]
     subprocess.run([binary, "sql", "-c", "VACUUM RETAIN 0 HOURS"], cwd=folder, check=True, capture_output=True)
     named = set()
-    for log in folder.glob("warehouse/**/_delta_log/*.json"):
+    warehouse = store.bucket / "warehouse"
+    for log in warehouse.glob("**/_delta_log/*.json"):
         for line in log.read_text().splitlines():
             action = json.loads(line)
             if "add" in action:
                 named.add(str(log.parent.parent / action["add"]["path"]))
-    leaked = [f for f in folder.glob("warehouse/**/*.parquet")
+    leaked = [f for f in warehouse.glob("**/*.parquet")
               if str(f) not in named and "_nightshift" not in str(f)]
     cluster.stop()
-    print(f"seed {seed}, {minutes:g} minutes; killed or paused: "
+    store.stop()
+    print(f"seed {seed}, {minutes:g} minutes; killed, paused or cut off: "
           + ", ".join(f"{what} {count}" for what, count in sorted(kills.items())))
     if takeovers:
         takeovers.sort()
         print(f"another leads after kill -9 of the leader: {takeovers[0]:.1f} to {takeovers[-1]:.1f} s, "
               f"median {takeovers[len(takeovers) // 2]:.1f} (lease {LEASE} s)")
+    if ended:
+        print("ended by themselves:", ", ".join(ended))
     print("runs:", ", ".join(f"{status} {count}" for status, count in sorted(tally.items())),
           f"; due more than once: {len(due) - len(set(due))}; taken over: {sum(run['taken_over'] for run in runs)}")
     print(f"published more than once: {len(twice)}; versions of recs.als {versions[:1]} to {versions[-1:]}, "
           f"consecutive: {versions == list(range(1, len(versions) + 1))}")
     print(f"reads: {len(seen)}, of which {len(torn)} saw no whole version; files that no log names: {len(leaked)}")
+    blameless = {text: count for text, count in unread.items() if not any(sign in text for sign in CUT_OFF)}
+    print(f"reads that failed while the store was cut off: {sum(unread.values()) - sum(blameless.values())}; "
+          f"for another reason: {sum(blameless.values())}")
+    for text, count in blameless.items():
+        print(f"{count} times: {text}")
     for run in runs:
         if run["status"] not in ("published",):
             print(run["status"], run["run"], run["cause"], run["error"])
-    good = not twice and not torn and not leaked and len(due) == len(set(due)) and all(
+    good = not twice and not torn and not leaked and not blameless and len(due) == len(set(due)) and all(
         run["ended_at"] for run in runs) and versions == list(range(1, len(versions) + 1))
     if good:
         shutil.rmtree(folder)

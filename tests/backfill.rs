@@ -64,3 +64,48 @@ fn thirty_days_two_at_a_time_are_what_one_run_makes() {
         text(&wrong)
     );
 }
+
+/// The same with a query over all days, of which a run makes those of its interval.
+#[test]
+fn an_incremental_table_is_made_day_by_day() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let sql = |sql: &str| drop(succeed(nightshift(here).args(["sql", "-c", sql])));
+    sql(LOGS);
+    sql("DROP TABLE x.daily");
+    let daily = |more: &str| {
+        format!(
+            "-- incremental: partition day\n\
+             CREATE OR REPLACE TABLE x.daily PARTITIONED BY (day) AS \
+             SELECT day, item, count(*) AS clicks, sum(seconds) AS seconds{more} FROM x.logs GROUP BY day, item"
+        )
+    };
+    let p = pipeline(here, "p", &[("daily.sql", &daily(""))]);
+    let run =
+        |day: &str| text(&nightshift(here).args(["run", "p", "--date", day]).output().unwrap());
+    // There is nothing yet, so all of it is made.
+    run("2026-01-03");
+    assert_eq!(query(here, MADE), query(here, WHOLE));
+
+    // What has changed on other days shows when they are made again, and what is gone is gone.
+    let before = query(here, MADE);
+    sql("DELETE FROM x.logs WHERE item > 3");
+    sql("DELETE FROM x.logs WHERE day = CAST('2026-01-05' AS DATE)");
+    run("2026-01-05");
+    let kept: Vec<_> = before.iter().filter(|row| row["day"] != "2026-01-05").cloned().collect();
+    assert_eq!(query(here, MADE), kept);
+    let unchanged = run("2026-01-05");
+    assert!(unchanged.contains("nothing has changed"), "{unchanged}");
+    backfill(here, "2026-01-01", "2026-01-30");
+    assert_eq!(query(here, MADE), query(here, WHOLE));
+
+    // A table that has other columns has no partitions that could stay.
+    std::fs::write(p.join("daily.sql"), daily(", max(seconds) AS longest")).unwrap();
+    let said = run("2026-01-05");
+    assert!(said.contains("all of x.daily is made anew"), "{said}");
+    assert_eq!(query(here, MADE), query(here, WHOLE));
+    let wrong = daily("").replace("SELECT day,", "SELECT CAST(day AS TIMESTAMP) AS day,");
+    std::fs::write(p.join("daily.sql"), wrong).unwrap();
+    let checked = text(&nightshift(here).args(["check", "p"]).output().unwrap());
+    assert!(checked.contains("an incremental table is partitioned by days"), "{checked}");
+}

@@ -241,6 +241,58 @@ fn warm_starts_that_can_not_be_are_found() {
     }
 }
 
+/// What gates measure is planned over the tables and models that there would be.
+#[test]
+fn gates_that_can_not_measure_anything_are_found() {
+    let folder = warehouse("CREATE TABLE x.old AS SELECT 1 AS id");
+    let files = [
+        (
+            "pipeline.toml",
+            "name = 'gated'\n\
+             [[gate]]\ntable = 'x.t'\ncolumn = 'nam'\nmeasure = 'drift'\nmax = 0.25\n\
+             [[gate]]\ntable = 'x.t'\ncolumn = 'name'\nmeasure = 'mean'\nmin = 0\n\
+             [[gate]]\ntable = 'x.t'\ncolumn = 'tags'\nmeasure = 'drift'\nmax = 0.25\n\
+             [[gate]]\ntable = 'x.old'\ncolumn = 'idd'\nmeasure = 'minimum'\nmin = 0\n\
+             [[gate]]\nmodel = 'x.m'\nholdout = 'x.holdot'\nmeasure = 'rmse'\nmax = 1\n\
+             [[gate]]\nmodel = 'x.m'\nholdout = 'x.holdout'\nmeasure = 'ndcg_at_5'\nmin = 0\n\
+             [[gate]]\ntable = 'x.t'\ncolumn = 'id'\nmeasure = 'drift'\nmax = 0.25\n\
+             [[gate]]\ntable = 'x.t'\ncolumn = 'name'\nmeasure = 'drift'\nmax = 0.25\n\
+             [[gate]]\ntable = 'x.t'\ncolumn = 'tags'\nmeasure = 'distinct'\nmax = 9\n\
+             [[gate]]\nmodel = 'x.m'\nholdout = 'x.holdout'\nmeasure = 'rmse'\nmax = 1\n\
+             [[gate]]\ntable = 'x.broken'\ncolumn = 'id'\nmeasure = 'nulls'\nmax = 0\n\
+             [[gate]]\ntable = 'x.later'\ncolumn = 'id'\nmeasure = 'nulls'\nmax = 0\n",
+        ),
+        (
+            "a.sql",
+            "CREATE OR REPLACE TABLE x.t AS SELECT 1 AS id, 'a' AS name, make_array(1, 2) AS tags;\n\
+             CREATE OR REPLACE TABLE x.broken AS SELECT wrong AS id;\n\
+             CREATE OR REPLACE TABLE x.holdout AS SELECT 1 AS user_id, 2 AS item_id, 1.0 AS rating;\n\
+             CREATE OR REPLACE MODEL x.m OPTIONS (model_type = 'matrix_factorization', num_factors = 2, \
+             max_iterations = 1) AS SELECT user_id, item_id, rating FROM x.holdout",
+        ),
+    ];
+    pipeline(folder.path(), "p", &files);
+    let (code, mistakes, said) = check(folder.path());
+    assert_eq!(code, Some(1), "{said}");
+    let expected = [
+        ("a.sql", 2, 44, "wrong"),
+        ("pipeline.toml", 4, 10, "x.t has no column nam; did you mean name?"),
+        ("pipeline.toml", 9, 10, "x.t.name can't be measured: it is VARCHAR, not a number"),
+        ("pipeline.toml", 14, 10, "can't be measured: it is BIGINT[], and only numbers"),
+        ("pipeline.toml", 19, 10, "x.old has no column idd; did you mean id?"),
+        ("pipeline.toml", 25, 11, "there is no table x.holdot; did you mean x.holdout?"),
+        ("pipeline.toml", 30, 11, "ndcg_at_k"),
+    ];
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    for (mistake, (file, line, column, part)) in mistakes.iter().zip(expected) {
+        let place = (mistake["line"].as_u64(), mistake["column"].as_u64());
+        let of_file = mistake["file"].as_str().unwrap().ends_with(&format!("p/{file}"));
+        let text = mistake["mistake"].as_str().unwrap();
+        let expected = (Some(line), Some(column));
+        assert!(of_file && place == expected && text.contains(part), "{mistake}");
+    }
+}
+
 /// Mistakes of all kinds in a copy of the main job: each is said with its file and line, in one run.
 #[test]
 fn mistakes_of_settings_and_statements_are_found_together() {
@@ -305,4 +357,8 @@ fn mistakes_of_settings_and_statements_are_found_together() {
         };
         assert!(found.iter().any(|row| is_it(&row)), "{place}: {part} in {found:#?}");
     }
+    // What has no value is no mistake of another kind as well.
+    let of_least =
+        |row: &&Value| row["file"].as_str().is_some_and(|name| name.ends_with("least.sql"));
+    assert_eq!(found.iter().filter(of_least).count(), 1, "{found:#?}");
 }

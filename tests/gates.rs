@@ -1,4 +1,5 @@
-//! Gates: a model that has become worse is kept and not published; promoting and rolling back.
+//! Gates: a model that has become worse is kept and not published, as is a table whose columns have become others;
+//! promoting and rolling back.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -155,4 +156,81 @@ fn versions_are_promoted_and_rolled_back_as_a_whole() {
     let wrong =
         nightshift(here).args(["models", "rollback", "x.als", "--to", "9"]).output().unwrap();
     assert!(text(&wrong).contains("x.als has no version 9"), "{}", text(&wrong));
+}
+
+/// Ratings whose rows and values are others with each `salt`, and whose distributions are others with the rest.
+const RATINGS: [(&str, &str); 2] = [
+    (
+        "pipeline.toml",
+        "name = 'ratings'\n[parameters]\nsalt = 0\nshift = 0\nkinds = 7\nnulls = 10\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'rating'\nmeasure = 'drift'\nmax = 0.25\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'rating'\nmeasure = 'mean'\nmin = 1\nmin_ratio = 0.9\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'rating'\nmeasure = 'maximum'\nmax = 5\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'Kind'\nmeasure = 'drift'\nmax = 0.25\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'Kind'\nmeasure = 'nulls'\nmax = 0.3\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'Kind'\nmeasure = 'distinct'\nmin = 2\n\
+         [[gate]]\ntable = 'x.ratings'\ncolumn = 'day'\nmeasure = 'drift'\nmax = 0.25\n",
+    ),
+    (
+        "a.sql",
+        "CREATE OR REPLACE TABLE x.ratings AS SELECT value + ${salt} AS id, \
+         least(1 + (value * 3 + ${salt}) % 5 + ${shift}, 5) AS rating, \
+         CASE WHEN (value + ${salt}) % ${nulls} > 0 THEN 'it''s ' || (value % ${kinds}) END AS \"Kind\", \
+         CAST('2026-01-01' AS DATE) + CAST((value + ${salt}) % 100 AS INT) AS day \
+         FROM generate_series(0, 6999) AS s(value)",
+    ),
+];
+
+#[test]
+fn a_table_whose_columns_have_become_others_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let ratings = pipeline(here, "ratings", &RATINGS);
+    let run = |parameters: &[&str]| {
+        let mut command = nightshift(here);
+        command.arg("run").arg(&ratings);
+        for parameter in parameters {
+            command.args(["-p", parameter]);
+        }
+        command.output().unwrap()
+    };
+    let shown = || succeed(nightshift(here).args(["runs", "show", "last"]));
+    let rows = || query(here, "SELECT * FROM x.ratings ORDER BY id");
+    // Nothing is published yet that anything could have drifted from.
+    let first = run(&[]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first));
+    let show = shown();
+    assert!(show.contains("x.ratings.rating drift - (published -) passed"), "{show}");
+    assert!(show.contains("x.ratings.rating mean 3.000000 (published -) passed"), "{show}");
+    assert!(show.contains("x.ratings.Kind nulls 0.100000 (published -) passed"), "{show}");
+    assert!(show.contains("x.ratings.Kind distinct 7.000000 (published -) passed"), "{show}");
+
+    // Other rows of the same distributions.
+    let same = run(&["salt=1"]);
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same));
+    let show = shown();
+    assert!(show.contains("x.ratings.rating drift 0.000000 (published -) passed"), "{show}");
+    assert!(show.contains("x.ratings.rating mean 3.000000 (published 3.000000) passed"), "{show}");
+    assert!(!show.contains("HELD"), "{show}");
+
+    let before = rows();
+    for (parameter, said) in [
+        // The mean has only become greater, so that no other gate says anything.
+        ("shift=1", "drift of x.ratings.rating is "),
+        ("kinds=3", "drift of x.ratings.Kind is "),
+        ("nulls=3", "nulls of x.ratings.Kind is 0.333"),
+        ("kinds=1", "distinct of x.ratings.Kind is 1, min is 2"),
+        ("shift=-4", "mean of x.ratings.rating is -1, min is 1"),
+    ] {
+        let held = run(&["salt=2", parameter]);
+        assert_eq!(held.status.code(), Some(4), "{parameter}: {}", text(&held));
+        assert!(text(&held).contains(said), "{parameter}: {}", text(&held));
+        assert_eq!(rows(), before, "{parameter}");
+    }
+    let held = run(&["salt=2", "shift=1"]);
+    assert!(text(&held).contains(", max is 0.25"), "{}", text(&held));
+    let show = shown();
+    let mut lines = show.lines().filter(|line| line.contains("x.ratings.rating drift "));
+    assert!(lines.all(|line| line.ends_with("(published -) HELD")), "{show}");
+    assert_eq!(show.matches("HELD").count(), 1, "{show}");
 }

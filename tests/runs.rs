@@ -10,8 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::*;
 
-/// A pipeline whose training takes some seconds.
-const FILES: [(&str, &str); 4] = [
+/// A pipeline whose training takes some seconds. One step after another, so that events have one order.
+const FILES: [(&str, &str); 5] = [
+    ("pipeline.toml", "parallel = 1\n"),
     (
         "a.sql",
         "CREATE OR REPLACE TABLE x.pairs AS \

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 const FOLDER: &str = "_nightshift/journals";
 
 /// The version of the form in which events are written.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Events that are read at the same time.
 const AT_ONCE: usize = 16;
@@ -181,7 +181,8 @@ mod tests {
         };
         let message = async || journal.read::<String>(1).await.unwrap_err().to_string();
         let text = std::fs::read_to_string(file(3)).unwrap();
-        std::fs::write(file(3), text.replace("\"format\":1", "\"format\":9")).unwrap();
+        std::fs::write(file(3), text.replace(&format!("\"format\":{FORMAT}"), "\"format\":9"))
+            .unwrap();
         let newer = message().await;
         assert!(newer.contains("00000003.json") && newer.contains("later version"), "{newer}");
         std::fs::write(file(3), "{\"form").unwrap();

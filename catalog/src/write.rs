@@ -13,6 +13,7 @@ use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -175,21 +176,7 @@ impl ExecutionPlan for TableWriteExec {
         context: Arc<TaskContext>,
     ) -> PlanResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
-        let runtime = context.runtime_env();
-        let table = Storage::of_session(&runtime, &self.target.table)?;
-        let mark = Storage::of_object(&runtime, &self.target.mark)?;
-        // The run's own folder is deleted as a whole, and has the run in its name already: names are
-        // kept short for stores that can't have long ones.
-        let within = table.url().path().strip_prefix(mark.0.url().path());
-        let own = within.is_some_and(|within| !within.is_empty());
-        let folder = Folder {
-            table,
-            prefix: if own { "part-".to_string() } else { file_prefix(&self.target.run) },
-            mark,
-            partition_columns: self.target.partition_columns.clone(),
-            export: self.target.export.clone(),
-            file_bytes: self.target.file_bytes.map_or(FILE_BYTES, |bytes| bytes as usize),
-        };
+        let folder = Folder::of(&context.runtime_env(), &self.target)?;
         let write = async move { Ok(files_batch(&write_files(&folder, input).await?)?) };
         let stream = futures::stream::once(write);
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&FILES_SCHEMA), stream)))
@@ -207,6 +194,34 @@ struct Folder {
     partition_columns: Vec<String>,
     export: Option<Export>,
     file_bytes: usize,
+}
+
+impl Folder {
+    fn of(runtime: &RuntimeEnv, target: &WriteTarget) -> Result<Self> {
+        let table = Storage::of_session(runtime, &target.table)?;
+        let mark = Storage::of_object(runtime, &target.mark)?;
+        // The run's own folder is deleted as a whole, and has the run in its name already: names are
+        // kept short for stores that can't have long ones.
+        let within = table.url().path().strip_prefix(mark.0.url().path());
+        let own = within.is_some_and(|within| !within.is_empty());
+        Ok(Self {
+            table,
+            prefix: if own { "part-".to_string() } else { file_prefix(&target.run) },
+            mark,
+            partition_columns: target.partition_columns.clone(),
+            export: target.export.clone(),
+            file_bytes: target.file_bytes.map_or(FILE_BYTES, |bytes| bytes as usize),
+        })
+    }
+}
+
+/// Writes rows that this process has, which no task could make.
+pub async fn write_rows(
+    runtime: &RuntimeEnv,
+    target: &WriteTarget,
+    rows: SendableRecordBatchStream,
+) -> PlanResult<Vec<DataFile>> {
+    write_files(&Folder::of(runtime, target)?, rows).await
 }
 
 /// A file that rows are added to.

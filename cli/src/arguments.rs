@@ -25,7 +25,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a pipeline: a folder of .sql files
-    Run(RunAllArguments),
+    Run(RunNowArguments),
     /// Say what a run of a pipeline would execute and why, what it would leave as it is, and which columns would change
     Plan(RunAllArguments),
     /// Run a pipeline for each day of a time
@@ -130,15 +130,46 @@ pub struct BackfillArguments {
     pub place: Place,
 }
 
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunNowArguments {
+    /// Go on with the last run of the pipeline, which has failed: what is done and would be made again from the same is
+    /// not done again, and it is run for the same day with the same values
+    #[arg(long, conflicts_with_all = ["all", "only", "parameters", "date"])]
+    pub from_failed: bool,
+    /// What is executed
+    #[command(flatten)]
+    pub steps: RunAllArguments,
+    /// Who is told of it
+    #[command(flatten)]
+    pub lineage: LineageArguments,
+}
+
 /// Arguments of `run` and `plan`.
 #[derive(Debug, Args)]
 pub struct RunAllArguments {
     /// Execute all steps, those among them that would make again what is published
     #[arg(long)]
     pub all: bool,
+    /// Leave out all steps but these, which are named by what they make or by their file: x.a, x.a+ with what follows
+    /// from it, +x.a with what it needs
+    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
+    pub only: Vec<String>,
     /// What is run, and where
     #[command(flatten)]
     pub run: RunArguments,
+}
+
+/// Who is told what runs read and make.
+#[derive(Debug, Args)]
+pub struct LineageArguments {
+    /// Where OpenLineage events of runs go: an https:// or http:// URL, or a file that they are added to; a key for it is
+    /// taken from OPENLINEAGE_API_KEY
+    #[arg(long, value_name = "TARGET", env = "NIGHTSHIFT_LINEAGE", hide_env_values = true)]
+    pub lineage: Option<String>,
+    /// The namespace of jobs and tables in them [default: nightshift]
+    #[arg(long, value_name = "NAME", env = "NIGHTSHIFT_LINEAGE_NAMESPACE")]
+    pub lineage_namespace: Option<String>,
 }
 
 impl RunArguments {
@@ -255,6 +286,9 @@ pub enum RunsCommand {
     Resume {
         /// The run
         run: String,
+        /// Even if a run of the pipeline that has begun later is published, whose tables it may replace
+        #[arg(long)]
+        anyway: bool,
     },
     /// Run again what a run that is over has run: the same text, on the data of now
     Retry {
@@ -319,6 +353,9 @@ pub struct UpArguments {
     /// Tasks that an executor runs at the same time [default: the machine's cores, divided]
     #[arg(long)]
     pub cores: Option<usize>,
+    /// Let deployed pipelines run programs on this machine to tell somebody of their runs ([[notify]] command)
+    #[arg(long)]
+    pub notify_commands: bool,
 }
 
 /// Arguments of `scheduler`.
@@ -356,6 +393,12 @@ pub struct SchedulerArguments {
     /// both
     #[arg(long)]
     pub stand_by: bool,
+    /// Let deployed pipelines run programs on this machine to tell somebody of their runs ([[notify]] command)
+    #[arg(long)]
+    pub notify_commands: bool,
+    /// Who is told of the runs of deployed pipelines
+    #[command(flatten)]
+    pub lineage: LineageArguments,
     /// Listen beyond this machine although connections are neither encrypted nor authenticated
     #[arg(long)]
     pub insecure: bool,

@@ -182,12 +182,21 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
     let settings = Settings::read()?;
     let stores = settings.stores()?;
     let warehouse = Warehouse::open(&settings.warehouse(arguments.warehouse.as_deref())?, &stores)?;
-    match warehouse.check_writable().await {
-        // Who may only read can still be served.
-        Err(error) if error.is_permission() => tracing::warn!("{error}"),
-        checked => checked?,
+    loop {
+        match warehouse.check_writable().await {
+            // Who may only read can still be served.
+            Err(error) if error.is_permission() => tracing::warn!("{error}"),
+            Err(error) if has_begun_anew() => {
+                tracing::warn!(%error, "the warehouse can't be written yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            checked => checked?,
+        }
+        break;
     }
     let locations = settings.locations(None)?;
+    let lineage = settings.lineage(&arguments.lineage)?;
     let flight_port = port_after(arguments.flight_port, arguments.port, "--flight-port")?;
     let http_port = port_after(arguments.http_port, flight_port, "--http-port")?;
     let http_address = SocketAddr::new(host, http_port);
@@ -219,6 +228,7 @@ pub async fn scheduler(arguments: SchedulerArguments) -> Result<(), Failure> {
         println!("http http://{}", http.address());
         let session = Session::new(state, warehouse, locations).with_cluster(cluster);
         let control = Control::new(session.clone(), candidate, lease);
+        let control = control.with_commands(arguments.notify_commands).with_lineage(lineage);
         let control = lead(control, arguments.stand_by);
         tokio::select! {
             served = flight.serve(session.clone()) => Ok::<_, Failure>(served?),
@@ -287,10 +297,19 @@ async fn lead(mut control: Control, stand_by: bool) -> Result<(), Failure> {
     }
 }
 
+/// Set in the environment of a process that was another before: it has worked, so whom it needs is expected to come back.
+const ANEW: &str = "NIGHTSHIFT_BEGUN_ANEW";
+
+fn has_begun_anew() -> bool {
+    std::env::var_os(ANEW).is_some()
+}
+
 /// Replaces this process by one that has just been started; says what went wrong if that fails.
 fn begin_anew() -> std::io::Error {
     match std::env::current_exe() {
-        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Ok(program) => {
+            Command::new(program).args(std::env::args_os().skip(1)).env(ANEW, "1").exec()
+        }
         Err(error) => error,
     }
 }
@@ -375,7 +394,9 @@ async fn find_scheduler(addresses: &[String]) -> Result<(String, u16), Failure> 
     let deadline = Instant::now() + FIND;
     loop {
         match first_reachable(addresses.iter().map(String::as_str)).await {
-            Err(error @ SchedulerError::Unreachable { .. }) if Instant::now() >= deadline => {
+            Err(error @ SchedulerError::Unreachable { .. })
+                if Instant::now() >= deadline && !has_begun_anew() =>
+            {
                 return Err(error.into());
             }
             Err(SchedulerError::Unreachable { .. }) => {
@@ -448,6 +469,9 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let mut scheduler = scheduler.map(String::from).to_vec();
     if let Some(warehouse) = arguments.warehouse {
         scheduler.extend(["--warehouse".into(), warehouse]);
+    }
+    if arguments.notify_commands {
+        scheduler.push("--notify-commands".into());
     }
     start("the scheduler".into(), scheduler)?;
     let address = format!("grpc://127.0.0.1:{}", arguments.port);

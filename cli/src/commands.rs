@@ -1,18 +1,21 @@
 //! What each command does.
 
-use crate::arguments::{Arguments, Command, Place, RunAllArguments};
+use crate::arguments::{Arguments, Command, Place, RunAllArguments, RunNowArguments};
 use crate::cluster::{self, Embedded, Executing};
 use crate::output::Output;
 use crate::pipelines::{self, Change};
+use crate::progress::Shown;
 use crate::settings::Settings;
 use crate::{Failure, backfill, check, models, plan, progress, runs, shell};
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::told_to_stop;
-use nightshift_jobs::journal::{Cause, Driver};
-use nightshift_jobs::pipeline::{Done, Pipeline, Source, Start};
+use nightshift_jobs::JobError;
+use nightshift_jobs::journal::{self, Cause, Driver};
+use nightshift_jobs::pipeline::{Done, Pipeline, Source, Start, reopen};
 use nightshift_jobs::queries::{Caller, Via};
 use nightshift_jobs::session::Session;
+use nightshift_scheduler::LineageReceiver;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
@@ -72,19 +75,58 @@ pub async fn open(
     Ok(Opened { session, _embedded: Some(embedded) })
 }
 
-async fn run(arguments: RunAllArguments) -> Result<(), Failure> {
-    let RunAllArguments { all, run: arguments } = arguments;
+async fn run(arguments: RunNowArguments) -> Result<(), Failure> {
+    let RunNowArguments { from_failed, steps, lineage } = arguments;
+    let RunAllArguments { all, only, run: arguments } = steps;
+    let lineage = Settings::read()?.lineage(&lineage)?;
     let source = Source::read(&arguments.pipeline)?;
-    let pipeline = Pipeline::of(source, &arguments.given())?;
-    fetch_inputs(&pipeline)?;
     // What can't be printed is not run.
     drop(Output::new(arguments.place.format, None)?);
-    let opened = open(&arguments.place, Some(pipeline.folder()), Executing::Within).await?;
     let progress = progress::to_standard_error();
+    if from_failed {
+        let opened = open(&arguments.place, Some(&source.folder), Executing::Within).await?;
+        let (session, driver) = (opened.session.clone(), Driver::this(false));
+        let reopened = reopen(session, source, driver, progress.clone()).await?;
+        let id = reopened.state().await.id;
+        let done = reopened.finish(told_to_stop()).await;
+        if let Some(lineage) = lineage {
+            tell_lineage(&opened.session, &lineage, &id, progress.as_ref()).await;
+        }
+        return report(&arguments.place, &done?);
+    }
+    let pipeline = Pipeline::of(source, &arguments.given())?;
+    fetch_inputs(&pipeline)?;
+    let opened = open(&arguments.place, Some(pipeline.folder()), Executing::Within).await?;
     let cause = Cause::Command { who: Caller::of_this_process(Via::Pipeline).who };
-    let start = Start::now(cause, Driver::this(false), all);
-    let done = pipeline.run(opened.session.clone(), start, progress, told_to_stop()).await?;
-    report(&arguments.place, &done)
+    let (session, driver) = (opened.session.clone(), Driver::this(false));
+    let start = Start { only, ..Start::now(cause, driver, all) };
+    let id = start.id.clone();
+    let done = pipeline.run(session, start, progress.clone(), told_to_stop()).await;
+    if let Some(lineage) = lineage {
+        tell_lineage(&opened.session, &lineage, &id, progress.as_ref()).await;
+    }
+    report(&arguments.place, &done?)
+}
+
+/// Tells what a run has read and made. Whether that succeeds is not what becomes of the run.
+async fn tell_lineage(
+    session: &Session,
+    lineage: &LineageReceiver,
+    run: &str,
+    progress: &dyn Shown,
+) {
+    let told = async {
+        let state = journal::state(session.warehouse(), run).await?;
+        lineage.deliver(&state).await?;
+        Ok::<(), Failure>(())
+    };
+    match told.await {
+        Ok(()) => {}
+        // What has not begun has no lineage.
+        Err(error)
+            if matches!(error.downcast_ref::<JobError>(), Some(JobError::UnknownRun { .. })) => {}
+        Err(error) => progress.note(&format!("lineage is not told: {error}")),
+    }
 }
 
 /// Runs the program that provides a pipeline's inputs, if one of them is missing.

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 /// Prints the steps of a run with what would become of them, and which columns of published tables would change.
 pub async fn plan(arguments: RunAllArguments) -> Result<(), Failure> {
-    let RunAllArguments { all, run } = arguments;
+    let RunAllArguments { all, only, run } = arguments;
     let pipeline = Pipeline::of(Source::read(&run.pipeline)?, &run.given())?;
     let mut output = Output::new(run.place.format, None)?;
     let opened = open(&run.place, Some(pipeline.folder()), Executing::Within).await?;
-    let steps = pipeline.plan(&opened.session, all).await?;
+    let steps = pipeline.plan(&opened.session, all, &only).await?;
     output.all(&rows(&steps)?)?;
     output.close()?;
     if run.place.format == Format::Table {
@@ -34,7 +34,11 @@ fn rows(steps: &[PlannedStep]) -> Result<RecordBatch, Failure> {
     };
     let lines = UInt64Array::from_iter_values(steps.iter().map(|step| step.step.line));
     let bytes = UInt64Array::from_iter_values(steps.iter().map(|step| step.bytes));
-    let executed = |step: &PlannedStep| if step.why.is_some() { "runs" } else { "unchanged" };
+    let executed = |step: &PlannedStep| match (&step.why, step.step.left_out) {
+        (Some(_), _) => "runs",
+        (None, true) => "left out",
+        (None, false) => "unchanged",
+    };
     let executed = StringArray::from_iter_values(steps.iter().map(executed));
     Ok(RecordBatch::try_from_iter([
         ("step", texts(|step| step.step.name.clone())),

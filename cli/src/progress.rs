@@ -2,6 +2,7 @@
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nightshift_jobs::progress::Progress;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,26 +37,28 @@ impl Progress for Lines {
     }
 }
 
-/// A bar for the steps, and one for the iterations of the training that is under way.
+/// A bar for the steps, and one for the iterations of each training that is under way.
 struct Bars {
     all: MultiProgress,
     steps: Mutex<Option<ProgressBar>>,
-    training: Mutex<Option<ProgressBar>>,
+    trainings: Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Bars {
     fn new() -> Self {
         let steps = Mutex::new(None);
-        Self { all: MultiProgress::new(), steps, training: Mutex::new(None) }
+        Self { all: MultiProgress::new(), steps, trainings: Mutex::default() }
     }
 }
 
 impl Shown for Bars {
     fn clear(&self) {
-        for bar in [&self.training, &self.steps] {
-            if let Some(bar) = bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                bar.finish_and_clear();
-            }
+        let mut trainings = self.trainings.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, bar) in std::mem::take(&mut *trainings) {
+            bar.finish_and_clear();
+        }
+        if let Some(bar) = self.steps.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
         }
     }
 }
@@ -66,10 +69,6 @@ fn style(template: &str) -> ProgressStyle {
 
 impl Progress for Bars {
     fn step(&self, number: usize, total: usize, name: &str) {
-        let mut training = self.training.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bar) = training.take() {
-            bar.finish_and_clear();
-        }
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = steps.get_or_insert_with(|| {
             let bar = self.all.add(ProgressBar::new(total as u64));
@@ -82,15 +81,22 @@ impl Progress for Bars {
         bar.set_message(name.to_string());
     }
 
-    fn iteration(&self, _: &str, iteration: usize, total: usize, measure: &str, value: f64) {
-        let mut training = self.training.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = training.get_or_insert_with(|| {
+    fn done(&self, name: &str) {
+        let mut trainings = self.trainings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = trainings.remove(name) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn iteration(&self, model: &str, iteration: usize, total: usize, measure: &str, value: f64) {
+        let mut trainings = self.trainings.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = trainings.entry(model.to_string()).or_insert_with(|| {
             let bar = self.all.add(ProgressBar::new(total as u64));
             bar.set_style(style("  [{bar:30}] superstep {pos}/{len} {msg}"));
             bar
         });
         bar.set_position(iteration as u64);
-        bar.set_message(format!("{measure} {value:.6e}"));
+        bar.set_message(format!("{model} {measure} {value:.6e}"));
     }
 
     fn note(&self, text: &str) {

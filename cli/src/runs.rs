@@ -44,7 +44,7 @@ pub async fn runs(arguments: RunsArguments) -> Result<(), Failure> {
         Some(RunsCommand::Show { run }) => show(&warehouse, &place, &run).await,
         Some(RunsCommand::Logs { run, follow }) => logs(&warehouse, &place, &run, follow).await,
         Some(RunsCommand::Cancel { run }) => cancel(&warehouse, &run).await,
-        Some(RunsCommand::Resume { run }) => resume(&place, &run).await,
+        Some(RunsCommand::Resume { run, anyway }) => resume(&place, &run, anyway).await,
         Some(RunsCommand::Retry { run }) => retry(&place, &run).await,
     }
 }
@@ -91,13 +91,18 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
         let number =
             |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.6}"));
         let (measured, published) = (number(gate.measured), number(gate.published));
-        let held = gate.held.as_ref().map_or("passed", |_| "HELD");
+        let held = match (gate.measured, &gate.held) {
+            (_, Some(_)) => "HELD",
+            (Some(_), None) => "passed",
+            (None, None) => "not measured",
+        };
         println!("gate       {of} {measure} {measured} (published {published}) {held}");
     }
     if let Some(publication) = state.publication {
         let models =
             if models.is_empty() { String::new() } else { format!(", {}", models.join(", ")) };
-        println!("published  {publication}{models}");
+        let word = if state.status == Status::Held { "held     " } else { "published" };
+        println!("{word}  {publication}{models}");
     }
     println!();
     print(place, &short(&steps, &["run", "files", "begun_at", "error"])?)?;
@@ -127,6 +132,11 @@ fn tell_more(number: usize, step: &StepState, state: &RunState) {
         let picture = picture(&values);
         let count = step.iterations.len();
         println!("    {measure} {first:.4e} {picture} {last:.4e} in {count} iterations");
+    }
+    if let Some(wrong) = &step.wrong
+        && step.status == StepStatus::Done
+    {
+        println!("    warning: {} wrong rows, such as\n{}", wrong.rows, wrong.sample);
     }
     if step.status == StepStatus::Failed
         && state.error.is_none()
@@ -218,9 +228,21 @@ async fn cancel(warehouse: &Warehouse, run: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn resume(place: &Place, run: &str) -> Result<(), Failure> {
+async fn resume(place: &Place, run: &str, anyway: bool) -> Result<(), Failure> {
     let id = journal::find(&warehouse_of(place)?, run).await?;
     let state = journal::state(&warehouse_of(place)?, &id).await?;
+    // One that is being published may be published already, and one that somebody has ended only ends.
+    if state.status == Status::Running && state.cancelled_by.is_none() && !anyway {
+        let last = journal::last_published(&warehouse_of(place)?, &state.begun.pipeline).await?;
+        if let Some(last) = last.filter(|last| last.id > id) {
+            return Err(format!(
+                "run {} of {} has begun later and is published, and what it has made would be replaced: end this one \
+                 with `nightshift runs cancel {id}` and `nightshift runs resume {id}`, or go on with it --anyway",
+                last.id, state.begun.pipeline
+            )
+            .into());
+        }
+    }
     let source = Source::kept(&warehouse_of(place)?, &state.begun.source).await?;
     let folder = source.is_in_its_folder().then_some(source.folder.as_path());
     let opened = open(place, folder, Executing::Within).await?;
@@ -239,6 +261,9 @@ async fn retry(place: &Place, run: &str) -> Result<(), Failure> {
         return Err(reason.into());
     }
     let source = Source::kept(&warehouse, &state.begun.source).await?;
+    let left_out = state.begun.steps.iter().any(|step| step.left_out);
+    let executed = state.begun.steps.iter().filter(|step| left_out && !step.left_out);
+    let only = executed.map(|step| step.place()).collect();
     // The same day, and the same values.
     let pipeline = Pipeline::of(source, &Given::Recorded(state.begun.parameters))?;
     let source = pipeline.source();
@@ -246,6 +271,7 @@ async fn retry(place: &Place, run: &str) -> Result<(), Failure> {
     let opened = open(place, folder, Executing::Within).await?;
     let progress = progress::to_standard_error();
     let start = Start::now(Cause::Retry { of: id }, Driver::this(false), false);
+    let start = Start { only, ..start };
     let done = pipeline.run(opened.session.clone(), start, progress, told_to_stop()).await?;
     report(place, &done)
 }

@@ -1,7 +1,9 @@
 //! `nightshift.toml`, and which setting wins: the flag, then the environment, then the file.
 
 use crate::Failure;
+use crate::arguments::LineageArguments;
 use nightshift_catalog::storage::{StoreSettings, Stores, parse_url};
+use nightshift_scheduler::{LineageReceiver, LineageTarget};
 use serde::Deserialize;
 use std::path::Path;
 use url::Url;
@@ -12,6 +14,9 @@ const FILE: &str = "nightshift.toml";
 /// What is used when nothing is said.
 const WAREHOUSE: &str = "warehouse";
 
+/// The namespace of lineage when nothing is said.
+const NAMESPACE: &str = "nightshift";
+
 /// What `nightshift.toml` can say.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +25,10 @@ pub struct Settings {
     warehouse: Option<String>,
     /// The cluster.
     pub cluster: Option<String>,
+    /// Where lineage goes.
+    lineage: Option<String>,
+    /// The namespace of lineage.
+    lineage_namespace: Option<String>,
     /// Folders and URLs, besides the warehouse and a pipeline's own folder, that external tables may
     /// be in.
     #[serde(default)]
@@ -42,6 +51,16 @@ impl Settings {
     /// The warehouse. `given` is what the flag or the environment says.
     pub fn warehouse(&self, given: Option<&str>) -> Result<Url, Failure> {
         Ok(parse_url(given.or(self.warehouse.as_deref()).unwrap_or(WAREHOUSE))?)
+    }
+
+    /// Who is told what runs read and make, if anybody is.
+    pub fn lineage(&self, given: &LineageArguments) -> Result<Option<LineageReceiver>, Failure> {
+        // An empty one is how a flag says that nobody is.
+        let target = given.lineage.as_ref().or(self.lineage.as_ref());
+        let Some(target) = target.filter(|target| !target.is_empty()) else { return Ok(None) };
+        let namespace = given.lineage_namespace.as_ref().or(self.lineage_namespace.as_ref());
+        let namespace = namespace.cloned().unwrap_or_else(|| NAMESPACE.to_string());
+        Ok(Some(LineageReceiver { target: LineageTarget::parse(target)?, namespace }))
     }
 
     /// The object stores of this process.
@@ -74,6 +93,27 @@ mod tests {
         assert!(default.as_str().ends_with("/warehouse"));
         assert_eq!(settings.locations(Some(Path::new("/p"))).unwrap().len(), 2);
         assert!(toml::from_str::<Settings>("warehose = 'x'").is_err());
+    }
+
+    #[test]
+    fn lineage_is_told_to_whom_is_given() {
+        let settings: Settings = toml::from_str("lineage = 'a.jsonl'").unwrap();
+        let given = |lineage: Option<&str>, namespace: Option<&str>| LineageArguments {
+            lineage: lineage.map(str::to_string),
+            lineage_namespace: namespace.map(str::to_string),
+        };
+        let told = |lineage, namespace| {
+            let receiver = settings.lineage(&given(lineage, namespace)).unwrap();
+            receiver.map(|receiver| (receiver.target.to_string(), receiver.namespace))
+        };
+        let pair =
+            |target: &str, namespace: &str| Some((target.to_string(), namespace.to_string()));
+        assert_eq!(told(None, None), pair("a.jsonl", "nightshift"));
+        assert_eq!(told(Some("b.jsonl"), Some("n")), pair("b.jsonl", "n"));
+        assert_eq!(told(Some(""), None), None);
+        assert!(settings.lineage(&given(Some("ftp://x"), None)).is_err());
+        let nobody = Settings::default().lineage(&given(None, None)).unwrap();
+        assert!(nobody.is_none());
     }
 
     #[test]

@@ -64,6 +64,23 @@ pub enum JobError {
         /// The line, the column and the value.
         reason: String,
     },
+    /// More records than may be can't be read.
+    #[error(
+        "{table}: {bad} of {records} records can't be read, more than the share of {share} that may go to \
+         quarantine; the first is in {first}"
+    )]
+    Quarantine {
+        /// The table that is read in place.
+        table: String,
+        /// Records that can't be read.
+        bad: u64,
+        /// All records.
+        records: u64,
+        /// The share of them that may be bad.
+        share: f64,
+        /// The file, the column, the value and the line.
+        first: String,
+    },
     /// A pipeline folder that can't be run.
     #[error("pipeline {folder}: {reason}")]
     Pipeline {

@@ -1,8 +1,13 @@
 //! Files that are read in place under a name.
 
 mod damage;
+mod examine;
+mod location;
 mod options;
 mod pattern;
+mod quarantine;
+mod records;
+mod sort;
 
 use crate::session::Session;
 use crate::{JobError, Result};
@@ -18,13 +23,16 @@ use datafusion::logical_expr::{
     CreateExternalTable as Command, DdlStatement, LogicalPlan, LogicalPlanBuilder, cast, ident, lit,
 };
 use datafusion::sql::parser::{CreateExternalTable, Statement as EngineStatement};
+pub(crate) use location::{check_allowed, is_inside, located};
 use nightshift_catalog::delta;
 use nightshift_catalog::partition::HIVE_NULL;
 use nightshift_catalog::scan::{FileList, WarehouseTable};
-use nightshift_catalog::storage::{Storage, parse_url};
-use object_store::{ObjectMeta, ObjectStoreExt};
+use nightshift_catalog::storage::Storage;
+use object_store::ObjectMeta;
 pub(crate) use options::{COMPRESSIONS, options_of};
+pub(crate) use quarantine::{Quarantine, Sorted, rows};
 
+use location::Location;
 use options::FileOptions;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,6 +41,9 @@ use url::Url;
 
 /// Files that are read in place, by the names `schema.table`.
 pub type Externals = BTreeMap<String, ExternalTable>;
+
+/// Copies without the bad records, as names within the warehouse, by where their files are on their store.
+pub type Copies = BTreeMap<String, String>;
 
 /// A table over files that nobody imported.
 #[derive(Debug, Clone)]
@@ -50,6 +61,8 @@ struct Files {
     format: Arc<dyn FileFormat>,
     /// The columns that are in the files.
     schema: SchemaRef,
+    /// Which files are read, if that is decided once: because they have a quarantine.
+    chosen: Vec<ObjectMeta>,
 }
 
 /// What files are now: their names, sizes and dates.
@@ -139,17 +152,30 @@ impl ExternalTable {
                 partitions[0].0
             )));
         }
+        let quarantined = options.quarantine.is_some();
+        if quarantined && !partitions.is_empty() {
+            return Err(JobError::Statement(
+                "option quarantine: files that are PARTITIONED BY can't have one, for a copy without the bad \
+                 records would be in none of their folders"
+                    .to_string(),
+            ));
+        }
         let extension = options.extension();
         let by_extension = |file: &ObjectMeta| file.location.as_ref().ends_with(&extension);
         let in_folder = location.pattern.is_none() && !location.is_one(found);
         let listed = in_folder && (!partitions.is_empty() || found.iter().any(by_extension));
-        let (paths, extension) = if listed {
-            let all = found.iter().all(|file| !by_extension(file));
-            (vec![location.folder()?], if all { String::new() } else { extension })
+        let extension = match listed && found.iter().any(by_extension) {
+            true => extension,
+            false => String::new(),
+        };
+        let read: Vec<_> =
+            found.iter().filter(|file| file.location.as_ref().ends_with(&extension)).collect();
+        let (paths, extension) = if listed && !quarantined {
+            (vec![location.folder()?], extension)
         } else {
-            // Which files are meant is said by a pattern, or by nothing, when the name is created.
-            let urls = found.iter().map(|file| location.url_of(file));
-            let paths = urls.map(|url| Ok(ListingTableUrl::parse(url?)?));
+            // Which files are meant is said by a pattern, or by nothing, when the name is created. What has been looked
+            // for bad records must be what is read.
+            let paths = read.iter().map(|file| location.listed(file));
             (paths.collect::<Result<Vec<_>>>()?, String::new())
         };
         let listing = ListingOptions::new(Arc::clone(&format))
@@ -161,8 +187,6 @@ impl ExternalTable {
         for path in &paths {
             listing.validate_partitions(state, path).await?;
         }
-        let read: Vec<_> =
-            found.iter().filter(|file| file.location.as_ref().ends_with(&extension)).collect();
         let schema = match declared(command, &partitions) {
             Some(schema) => schema,
             None => inferred(session, &location, format.as_ref(), &read).await?,
@@ -172,7 +196,11 @@ impl ExternalTable {
             .with_schema(Arc::clone(&schema));
         let table: Arc<dyn TableProvider> = Arc::new(ListingTable::try_new(config)?);
         let provider = typed(table, &partitions)?;
-        Ok(Self { provider, files: Some(Files { location, options, format, schema }) })
+        let chosen = match quarantined {
+            true => read.into_iter().cloned().collect(),
+            false => Vec::new(),
+        };
+        Ok(Self { provider, files: Some(Files { location, options, format, schema, chosen }) })
     }
 
     /// Opens a Delta table that somebody else writes, at its latest version.
@@ -201,9 +229,46 @@ impl ExternalTable {
         Ok(Self { provider: Arc::new(table), files: None })
     }
 
+    /// The same table with copies in the places of some files. What is wrong in those isn't looked for any more.
+    pub(crate) fn with_copies(self, warehouse: &Storage, copies: &Copies) -> Result<Self> {
+        let Some(files) = self.files.as_ref().filter(|_| !copies.is_empty()) else {
+            return Ok(self);
+        };
+        let stays = |file: &&ObjectMeta| !copies.contains_key(file.location.as_ref());
+        let in_place = files.chosen.iter().filter(stays).map(|file| files.location.listed(file));
+        let copied = copies.values().map(|name| listed_in(warehouse, name));
+        // They can be on another store, and all files of one listing are on one.
+        let mut plans = Vec::new();
+        for paths in [in_place.collect::<Result<Vec<_>>>()?, copied.collect::<Result<Vec<_>>>()?] {
+            if !paths.is_empty() {
+                let table = provider_as_source(files.listing(paths)?);
+                plans.push(LogicalPlanBuilder::scan("files", table, None)?.build()?);
+            }
+        }
+        let mut plans = plans.into_iter();
+        let Some(first) = plans.next() else { return Ok(self) };
+        let all = plans.try_fold(LogicalPlanBuilder::from(first), |all, plan| all.union(plan))?;
+        let provider = Arc::new(ViewTable::new(all.build()?, None));
+        Ok(Self { provider, files: None })
+    }
+
     /// The table.
     pub fn provider(&self) -> Arc<dyn TableProvider> {
         Arc::clone(&self.provider)
+    }
+
+    /// Where its files are, as a URL, with a pattern at its end if there is one.
+    pub fn location(&self) -> Option<String> {
+        let shown =
+            |url: &Url| url.as_str().trim_end_matches('/').trim_end_matches("/.").to_string();
+        let Some(Files { location: Location { url, pattern }, .. }) = &self.files else {
+            let table = self.provider.downcast_ref::<WarehouseTable>()?;
+            return Some(shown(&table.spec.table));
+        };
+        Some(match pattern {
+            Some(pattern) => format!("{}/{pattern}", shown(url)),
+            None => shown(url),
+        })
     }
 
     /// Reads the files once more to find what can't be read: the engine's own message says neither
@@ -214,6 +279,25 @@ impl ExternalTable {
             None => Ok(None),
         }
     }
+}
+
+impl Files {
+    /// Files in the form of these.
+    fn listing(&self, paths: Vec<ListingTableUrl>) -> Result<Arc<dyn TableProvider>> {
+        let listing = ListingOptions::new(Arc::clone(&self.format)).with_file_extension("");
+        let config = ListingTableConfig::new_with_multi_paths(paths)
+            .with_listing_options(listing)
+            .with_schema(Arc::clone(&self.schema));
+        Ok(Arc::new(ListingTable::try_new(config)?))
+    }
+}
+
+/// An object of the warehouse, for listings.
+fn listed_in(warehouse: &Storage, name: &str) -> Result<ListingTableUrl> {
+    let url = warehouse.url().join(name).map_err(|error| {
+        JobError::Statement(format!("{name} is no name of an object in the warehouse: {error}"))
+    })?;
+    Ok(ListingTableUrl::parse(url)?)
 }
 
 fn one_location(statement: &CreateExternalTable) -> Result<&str> {
@@ -288,157 +372,4 @@ fn typed(
     let columns: Vec<_> = schema.fields().iter().map(column).collect();
     let plan = LogicalPlanBuilder::scan("files", provider_as_source(table), None)?;
     Ok(Arc::new(ViewTable::new(plan.project(columns)?.build()?, None)))
-}
-
-/// Where files are: a file, a folder, or those in a folder whose names match a pattern.
-#[derive(Debug, Clone)]
-struct Location {
-    /// The file or folder.
-    url: Url,
-    /// Such as `2026-*/*.csv`.
-    pattern: Option<String>,
-}
-
-impl Location {
-    /// A location as it is written in a statement.
-    fn parse(text: &str, folder: Option<&Path>) -> Result<Self> {
-        let is_pattern = |part: &str| part.contains(['*', '?', '[']);
-        let parts: Vec<&str> = text.split('/').collect();
-        match parts.iter().position(|part| is_pattern(part)) {
-            None => Ok(Self { url: located(text, folder)?, pattern: None }),
-            Some(at) => {
-                let above = parts[..at].join("/");
-                let above = match above.as_str() {
-                    "" if text.starts_with('/') => "/",
-                    "" => ".",
-                    other => other,
-                };
-                Ok(Self { url: located(above, folder)?, pattern: Some(parts[at..].join("/")) })
-            }
-        }
-    }
-
-    /// The location as people write it.
-    fn shown(&self) -> String {
-        let folder = readable(&self.url);
-        match &self.pattern {
-            Some(pattern) => format!("{}/{pattern}", folder.trim_end_matches('/')),
-            None => folder,
-        }
-    }
-
-    /// Whether the location is a file, and not a folder with files.
-    fn is_one(&self, found: &[ObjectMeta]) -> bool {
-        let own = object_store::path::Path::from_url_path(self.url.path());
-        matches!((found, own), ([file], Ok(own)) if file.location == own)
-    }
-
-    /// The folder for listings.
-    fn folder(&self) -> Result<ListingTableUrl> {
-        let mut url = self.url.clone();
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
-        Ok(ListingTableUrl::parse(url)?)
-    }
-
-    /// The URL of a file on the same store.
-    fn url_of(&self, file: &ObjectMeta) -> Result<Url> {
-        let mut url = self.url.clone();
-        // A percent sign in a name is itself.
-        url.set_path(&file.location.as_ref().replace('%', "%25"));
-        Ok(url)
-    }
-
-    /// The files: the location itself, or what is in the folder of that name, but not in others within
-    /// it unless they are named like partitions or the pattern says so. Names that begin with a dot or an
-    /// underscore are those of files that aren't data.
-    async fn objects(&self, session: &Session) -> Result<Vec<ObjectMeta>> {
-        if let Some(reason) = self.pattern.as_deref().and_then(pattern::wrong) {
-            return Err(JobError::Statement(format!("{}: {reason}", self.shown())));
-        }
-        let folder = Storage::of_session(session.runtime(), &self.url)?;
-        let root = folder.path("");
-        if self.pattern.is_none() && !self.url.path().ends_with('/') {
-            match folder.store().head(&root).await {
-                Ok(file) => return Ok(vec![file]),
-                Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    return Err(JobError::File { file: self.shown(), reason: error.to_string() });
-                }
-            }
-        }
-        let is_partition = |part: &str| part.contains('=');
-        let data = |file: &ObjectMeta| {
-            let parts = file.location.prefix_match(&root).into_iter().flatten();
-            let parts: Vec<String> = parts.map(|part| part.as_ref().to_string()).collect();
-            let hidden = |part: &String| part.starts_with(['.', '_']) && !is_partition(part);
-            let fits = match &self.pattern {
-                Some(pattern) => pattern::matches(pattern, &parts.join("/")),
-                None => parts.iter().filter(|part| !is_partition(part)).count() <= 1,
-            };
-            fits && !parts.iter().any(hidden)
-        };
-        let mut found: Vec<_> = folder.list().await?.into_iter().filter(data).collect();
-        found.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(found)
-    }
-}
-
-fn readable(url: &Url) -> String {
-    let path = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten();
-    path.map_or_else(|| url.to_string(), |path| path.display().to_string())
-}
-
-/// The URL of a location in a statement. A relative one is relative to `folder`.
-pub(crate) fn located(location: &str, folder: Option<&Path>) -> Result<Url> {
-    Ok(match folder {
-        Some(folder) if Url::parse(location).is_err() => {
-            parse_url(&folder.join(location).to_string_lossy())?
-        }
-        _ => parse_url(location)?,
-    })
-}
-
-/// Whether a location is a folder or in it.
-pub(crate) fn is_inside(location: &Url, folder: &Url) -> bool {
-    let with_slash = |url: &Url| format!("{}/", url.as_str().trim_end_matches('/'));
-    with_slash(location).starts_with(&with_slash(folder))
-}
-
-/// SQL reaches files in the warehouse and in declared locations, and no others.
-pub(crate) fn check_allowed(session: &Session, location: &Url) -> Result<()> {
-    let warehouse = session.warehouse().storage().url();
-    let inside = |folder: &Url| is_inside(location, folder);
-    if location.path().split('/').any(|part| part == "..") || location.as_str().contains("%2e%2e") {
-        return Err(JobError::Statement(format!("{location}: a location can't have .. in it")));
-    }
-    if inside(warehouse) || session.locations().iter().any(inside) {
-        return Ok(());
-    }
-    Err(JobError::Statement(format!(
-        "{} is neither in the warehouse nor in a declared location: add it to `locations` in nightshift.toml",
-        readable(location)
-    )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_begin_with_the_first_folder_that_has_one() {
-        let folder = Path::new("/data");
-        for (text, url, pattern) in [
-            ("logs/2026-*/*.csv", "file:///data/logs", Some("2026-*/*.csv")),
-            ("*.csv", "file:///data/.", Some("*.csv")),
-            ("/x/y/", "file:///x/y/", None),
-            ("s3://b/x/a?.json", "s3://b/x", Some("a?.json")),
-        ] {
-            let location = Location::parse(text, Some(folder)).unwrap();
-            let found = location.url.as_str().trim_end_matches('/').trim_end_matches("/.");
-            let url = url.trim_end_matches('/').trim_end_matches("/.");
-            assert_eq!((found, location.pattern.as_deref()), (url, pattern), "{text}");
-        }
-    }
 }

@@ -21,6 +21,7 @@
 //! | [`audit`] | the record of who has changed what |
 //! | [`cluster`] | what a session can tell of its executors |
 //! | [`journal`] | what has happened to runs of pipelines |
+//! | [`lineage`] | what steps of runs read and make, column by column |
 //! | [`garbage`] | what runs have left behind |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
@@ -38,6 +39,7 @@ pub mod external;
 pub mod garbage;
 pub mod introspection;
 pub mod journal;
+pub mod lineage;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;

@@ -5,6 +5,9 @@ pub trait Progress: Send + Sync {
     /// A step begins: the `number`-th of `total`.
     fn step(&self, number: usize, total: usize, name: &str);
 
+    /// A step of that name is done.
+    fn done(&self, _name: &str) {}
+
     /// A training has done `iteration` of at most `total` iterations and measured `value`.
     fn iteration(&self, model: &str, iteration: usize, total: usize, measure: &str, value: f64);
 

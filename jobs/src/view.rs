@@ -120,6 +120,14 @@ impl View {
         view
     }
 
+    /// The same view with what is published of a table, whatever the run has made of it.
+    #[must_use]
+    pub fn without_table(&self, name: &str) -> Self {
+        let mut view = self.clone();
+        view.staged.remove(name);
+        view
+    }
+
     /// Puts a query under a name.
     pub fn stage_view(&mut self, name: String, query: String) {
         self.dropped.remove(&name);

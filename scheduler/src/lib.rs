@@ -12,6 +12,7 @@ mod file_scans;
 mod flight_sql;
 mod http;
 mod job_state;
+mod lineage;
 mod semi_joins;
 mod server;
 mod statement;
@@ -20,6 +21,7 @@ pub use client::{connect, first_reachable, until_gone};
 pub use control::{Control, wait_to_lead};
 pub use flight_sql::FlightSql;
 pub use http::Http;
+pub use lineage::{LineageError, LineageReceiver, LineageTarget};
 pub use server::{Scheduler, SchedulerOptions};
 
 use ballista_core::error::BallistaError;

@@ -24,6 +24,9 @@ pub fn nightshift(folder: &Path) -> Command {
     for name in ["WAREHOUSE", "CLUSTER", "LOG", "PSEUDONYM_KEY", "PAGER", "HISTORY"] {
         command.env_remove(format!("NIGHTSHIFT_{name}"));
     }
+    for name in ["NIGHTSHIFT_LINEAGE", "NIGHTSHIFT_LINEAGE_NAMESPACE", "OPENLINEAGE_API_KEY"] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -96,8 +99,8 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// All files of a warehouse, apart from what is written down of runs.
 pub fn data(warehouse: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let records =
-        ["journals", "sources", "published"].map(|name| warehouse.join("_nightshift").join(name));
+    let records = ["journals", "sources", "published", "lineage"]
+        .map(|name| warehouse.join("_nightshift").join(name));
     let is_data = |path: &PathBuf| !records.iter().any(|record| path.starts_with(record));
     contents(warehouse).into_iter().filter(|(path, _)| is_data(path)).collect()
 }

@@ -176,6 +176,11 @@ impl Warehouse {
         self.storage.delete(&run_mark(run)).await
     }
 
+    /// Whether nobody has ended a run: all that it has written is still there.
+    pub async fn is_open(&self, run: &str) -> Result<bool> {
+        self.storage.exists(&run_mark(run)).await
+    }
+
     /// The runs that have intermediate data, or are under way.
     pub async fn runs_with_data(&self) -> Result<Vec<String>> {
         self.storage.folder(RUNS).folders().await

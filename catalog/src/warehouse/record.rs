@@ -92,6 +92,11 @@ impl TableRecord {
         })
     }
 
+    /// The folder of its files.
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
     /// The table that was written down. Its files are not looked at: nobody deletes them while the run is open.
     pub async fn recall(&self, warehouse: &Warehouse) -> Result<ReadableTable> {
         let damaged = |reason: String| CatalogError::Damaged { url: self.list.clone(), reason };
@@ -128,6 +133,11 @@ impl ModelRecord {
         let tables = model.tables.iter();
         let tables = tables.map(|(name, table)| Ok((name.clone(), TableRecord::of(table)?)));
         Ok(Self { tables: tables.collect::<Result<_>>()?, details: model.details.clone() })
+    }
+
+    /// The folders of its tables' files.
+    pub fn folders(&self) -> impl Iterator<Item = &str> {
+        self.tables.values().map(TableRecord::folder)
     }
 
     /// The model that was written down.

@@ -12,7 +12,7 @@ mod rewrite;
 
 pub use assign::{assigned, declared};
 pub use care::{RETAIN_HOURS, optimize};
-pub use insert::insert;
+pub use insert::{insert, replace_partitions};
 pub use merge::merge;
 pub use rewrite::{delete, update};
 

@@ -1,25 +1,20 @@
 //! What can't be read in a file, and where it is: the file, the line, the column and the value.
 
 use super::Files;
+use super::records::{Form, Records, TextFile};
 use crate::session::Session;
 use crate::{JobError, Result};
 use arrow::csv::ReaderBuilder;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use bytes::Bytes;
 use datafusion::common::config::CsvOptions;
-use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::listing::{
-    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl,
-};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use nightshift_catalog::storage::Storage;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
-use std::io::{BufRead, BufReader, Read};
+use object_store::ObjectMeta;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
-use tokio::runtime::Handle;
 
 impl Files {
     /// Reads file by file until one can't be read.
@@ -28,19 +23,8 @@ impl Files {
         for file in self.location.objects(session).await? {
             let found = match self.options.format {
                 "csv" | "json" => {
-                    let runtime = Handle::current();
-                    let (store, file) = (Arc::clone(&store), file.clone());
-                    let source: Source = Box::new(move || -> Box<dyn Read + Send> {
-                        let (store, file) = (Arc::clone(&store), file.clone());
-                        Box::new(Ranges {
-                            store,
-                            file,
-                            runtime: runtime.clone(),
-                            at: 0,
-                            read: Bytes::new(),
-                        })
-                    });
-                    let lines = Lines { source, compression: self.options.compression()?.into() };
+                    let compression = self.options.compression()?.into();
+                    let lines = TextFile::on_store(Arc::clone(&store), file.clone(), compression);
                     let (csv, schema) = (self.options.csv()?, Arc::clone(&self.schema));
                     // It reads, and waits for what it reads, without giving way.
                     let search = tokio::task::spawn_blocking(move || match csv {
@@ -60,18 +44,13 @@ impl Files {
 
     /// Why one file can't be read, as the engine says it.
     async fn wrong_file(&self, session: &Session, file: &ObjectMeta) -> Result<Option<String>> {
-        let path = ListingTableUrl::parse(self.location.url_of(file)?)?;
-        let listing = ListingOptions::new(Arc::clone(&self.format)).with_file_extension("");
-        let config = ListingTableConfig::new(path)
-            .with_listing_options(listing)
-            .with_schema(Arc::clone(&self.schema));
+        let table = self.listing(vec![self.location.listed(file)?])?;
         // In this process: what is read is one file, and the message is not lost on the way.
         let state = SessionStateBuilder::new()
             .with_default_features()
             .with_config(SessionConfig::new().with_target_partitions(1))
             .with_runtime_env(Arc::clone(session.runtime()))
             .build();
-        let table = Arc::new(ListingTable::try_new(config)?);
         let frame = SessionContext::new_with_state(state).read_table(table)?;
         let read = async {
             let mut rows = frame.execute_stream().await?;
@@ -82,113 +61,39 @@ impl Files {
     }
 }
 
-/// How much of a file is in memory.
-const RANGE: u64 = 8 << 20;
-
-/// A file on a store, read range by range.
-struct Ranges {
-    store: Arc<dyn ObjectStore>,
-    file: ObjectMeta,
-    runtime: Handle,
-    /// Where the next range begins.
-    at: u64,
-    /// What is left of the last.
-    read: Bytes,
-}
-
-impl Read for Ranges {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        if self.read.is_empty() && self.at < self.file.size {
-            let range = self.at..(self.at + RANGE).min(self.file.size);
-            self.at = range.end;
-            let read = self.store.get_range(&self.file.location, range);
-            self.read = self.runtime.block_on(read).map_err(std::io::Error::other)?;
-        }
-        let taken = self.read.split_to(out.len().min(self.read.len()));
-        out[..taken.len()].copy_from_slice(&taken);
-        Ok(taken.len())
-    }
-}
-
-type Source = Box<dyn Fn() -> Box<dyn Read + Send> + Send>;
-
-/// A file of lines, which can be read from its start again and again.
-struct Lines {
-    source: Source,
-    compression: FileCompressionType,
-}
-
-impl Lines {
-    /// The text, without the compression.
-    fn reader(&self) -> Result<Box<dyn Read + Send>> {
-        Ok(self.compression.convert_read((self.source)())?)
-    }
-
+impl TextFile {
     /// The first record that is not what the columns say.
     fn wrong_csv(&self, csv: &CsvOptions, schema: &SchemaRef) -> Option<String> {
-        let mut builder = ReaderBuilder::new(plain(schema))
-            .with_delimiter(csv.delimiter)
-            .with_header(csv.has_header.unwrap_or(true))
-            .with_quote(csv.quote)
-            .with_truncated_rows(csv.truncated_rows.unwrap_or(false));
-        if let Some(escape) = csv.escape {
-            builder = builder.with_escape(escape);
-        }
-        if let Some(terminator) = csv.terminator {
-            builder = builder.with_terminator(terminator);
-        }
-        if let Some(comment) = csv.comment {
-            builder = builder.with_comment(comment);
-        }
         let reader = match self.reader() {
             Ok(reader) => reader,
             Err(error) => return Some(error.to_string()),
         };
-        let mut reader = match builder.build(reader) {
+        let mut reader = match csv_reader(csv, schema).build(reader) {
             Ok(reader) => reader,
             Err(error) => return Some(error.to_string()),
         };
         let error = reader.find_map(std::result::Result::err)?;
-        let (reason, record) = record_of(&error, schema);
+        let Reason { text, record, .. } = Reason::of(&error, schema);
         let line = record.and_then(|record| self.line_of(record, csv).ok().flatten());
         Some(match (line, record) {
-            (Some(line), _) => format!("{reason} in line {line}"),
-            (None, Some(record)) => format!("{reason} in record {record}"),
-            (None, None) => reason,
+            (Some(line), _) => format!("{text} in line {line}"),
+            (None, Some(record)) => format!("{text} in record {record}"),
+            (None, None) => text,
         })
     }
 
     /// The line on which a record begins; both are counted from 1. A record can have several lines,
     /// if line breaks are in quotes, and lines that are empty or comments belong to none.
     fn line_of(&self, record: usize, csv: &CsvOptions) -> Result<Option<usize>> {
-        let end = csv.terminator.unwrap_or(b'\n');
-        let (mut found, mut quoted) = (0, false);
-        let mut reader = BufReader::new(self.reader()?);
+        let mut records = Records::of(self, Form::csv(csv, true))?;
         let mut text = Vec::new();
-        for line in 1.. {
+        let mut line = None;
+        for _ in 0..record {
             text.clear();
-            let read = reader.read_until(end, &mut text);
-            if read.map_err(nightshift_catalog::CatalogError::Io)? == 0 {
-                break;
-            }
-            let begins = !quoted
-                && !matches!(text.as_slice(), b"\n" | b"\r\n")
-                && csv.comment.is_none_or(|comment| text.first() != Some(&comment));
-            found += usize::from(begins);
-            if found == record && begins {
-                return Ok(Some(line));
-            }
-            if begins || quoted {
-                let mut escaped = false;
-                for byte in &text {
-                    if !escaped && *byte == csv.quote {
-                        quoted = !quoted;
-                    }
-                    escaped = !escaped && Some(*byte) == csv.escape;
-                }
-            }
+            let found = records.next(&mut text).map_err(nightshift_catalog::CatalogError::Io)?;
+            line = found.map(|found| found.line);
         }
-        Ok(None)
+        Ok(line)
     }
 
     /// The first line that is not an object with the columns.
@@ -220,6 +125,25 @@ impl Lines {
     }
 }
 
+/// The engine's reader of CSV files with all columns.
+pub(super) fn csv_reader(csv: &CsvOptions, schema: &SchemaRef) -> ReaderBuilder {
+    let mut builder = ReaderBuilder::new(plain(schema))
+        .with_delimiter(csv.delimiter)
+        .with_header(csv.has_header.unwrap_or(true))
+        .with_quote(csv.quote)
+        .with_truncated_rows(csv.truncated_rows.unwrap_or(false));
+    if let Some(escape) = csv.escape {
+        builder = builder.with_escape(escape);
+    }
+    if let Some(terminator) = csv.terminator {
+        builder = builder.with_terminator(terminator);
+    }
+    if let Some(comment) = csv.comment {
+        builder = builder.with_comment(comment);
+    }
+    builder
+}
+
 /// The CSV reader has no use for views.
 fn plain(schema: &SchemaRef) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
@@ -237,30 +161,62 @@ fn without_kind(error: &ArrowError) -> String {
     text.to_string()
 }
 
-/// What is wrong, and in which record of the file, counted from 1 with the header. Arrow counts
-/// columns, and the records of some errors, from 0; people name columns.
-fn record_of(error: &ArrowError, schema: &SchemaRef) -> (String, Option<usize>) {
-    let text = without_kind(error);
-    let text = text.split(". Row data").next().unwrap_or(&text);
-    let number = |text: &str| {
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        text[..end].parse::<usize>().ok().map(|number| (number, text[end..].to_string()))
-    };
-    if let Some((before, after)) = text.split_once(" for column ")
-        && let Some((column, rest)) = number(after)
-        && let Some(field) = schema.fields().get(column)
-    {
-        let record = rest.strip_prefix(" at line ").and_then(number);
-        let reason = format!("{before} for column {}", field.name());
-        return (reason, record.map(|(record, _)| record + 1));
+/// What is wrong with a record.
+pub(super) struct Reason {
+    /// In words, which name the column.
+    pub(super) text: String,
+    /// The column, if it is in one.
+    pub(super) column: Option<String>,
+    /// Which record it is, counted from 1 with the header.
+    pub(super) record: Option<usize>,
+}
+
+impl Reason {
+    /// What arrow says. It counts columns, and the records of some errors, from 0; people name columns.
+    pub(super) fn of(error: &ArrowError, schema: &SchemaRef) -> Self {
+        let whole = without_kind(error);
+        let text = whole.split(". Row data").next().unwrap_or(&whole);
+        let field = |column: usize| schema.fields().get(column).map(|field| field.name().clone());
+        if let Some((before, after)) = text.rsplit_once(" for column ")
+            && let Some((column, rest)) = number(after)
+            && let Some(name) = field(column)
+        {
+            let record = rest.strip_prefix(" at line ").and_then(number);
+            let text = format!("{before} for column {name}");
+            return Self { text, column: Some(name), record: record.map(|(record, _)| record + 1) };
+        }
+        // Of a time.
+        if let Some(after) = text.strip_prefix("Error parsing column ")
+            && let Some((column, rest)) = number(after)
+            && let Some((record, rest)) = rest.strip_prefix(" at line ").and_then(number)
+            && let Some(name) = field(column)
+        {
+            let text = format!("Error while parsing column {name}{rest}");
+            return Self { text, column: Some(name), record: Some(record + 1) };
+        }
+        if let Some((before, after)) = text.split_once(" for line ")
+            && let Some((record, rest)) = number(after)
+        {
+            let column = rest.strip_prefix(" and field ").and_then(number);
+            let name = column.and_then(|(column, _)| field(column.checked_sub(1)?));
+            let text = match &name {
+                Some(name) => format!("{before} for column {name}"),
+                None => format!("{before}{rest}"),
+            };
+            return Self { text, column: name, record: Some(record) };
+        }
+        // Of JSON.
+        let within = |name: &String| text.starts_with(&format!("whilst decoding field '{name}': "));
+        let mut names = schema.fields().iter().map(|field| field.name());
+        let column = names.find(|name| within(name)).cloned();
+        Self { text: text.to_string(), column, record: None }
     }
-    match text.split_once(" for line ") {
-        Some((before, after)) => match number(after) {
-            Some((record, rest)) => (format!("{before}{rest}"), Some(record)),
-            None => (text.to_string(), None),
-        },
-        None => (text.to_string(), None),
-    }
+}
+
+/// The number that a text begins with, and what comes after it.
+fn number(text: &str) -> Option<(usize, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().ok().map(|number| (number, &text[end..]))
 }
 
 #[cfg(test)]
@@ -269,18 +225,13 @@ mod tests {
     use arrow::datatypes::Field;
     use datafusion::common::parsers::CompressionTypeVariant;
 
-    fn source(text: &[u8]) -> Source {
-        let text = text.to_vec();
-        Box::new(move || Box::new(std::io::Cursor::new(text.clone())))
-    }
-
     fn wrong(text: &[u8], csv: &CsvOptions) -> String {
         let schema = Schema::new(vec![
             Field::new("a", DataType::Int64, true),
             Field::new("b", DataType::Utf8View, true),
         ]);
         let compression = CompressionTypeVariant::UNCOMPRESSED.into();
-        let lines = Lines { source: source(text), compression };
+        let lines = TextFile::of(text, compression);
         lines.wrong_csv(csv, &Arc::new(schema)).unwrap_or_default()
     }
 
@@ -295,7 +246,7 @@ mod tests {
         let said = wrong(b"a,b\n1,\"x\n\"\"x\"\n2,y,z\n", &csv);
         assert_eq!(said, "incorrect number of fields, expected 2 got 3 in line 4");
         let said = wrong(b"a,b\n1,x\n2,\xff\n", &csv);
-        assert_eq!(said, "Encountered invalid UTF-8 data and field 2 in line 3");
+        assert_eq!(said, "Encountered invalid UTF-8 data for column b in line 3");
         let csv = CsvOptions { has_header: Some(false), comment: Some(b'#'), ..csv };
         let said = wrong(b"# three\n1,x\n# four\nfour,x\n", &csv);
         assert!(said.ends_with("'four' as type 'Int64' for column a in line 4"), "{said}");
@@ -307,7 +258,7 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
         let text = b"{\"a\": 1}\n\n{\"a\": \"x\"}\n";
         let compression = CompressionTypeVariant::UNCOMPRESSED.into();
-        let lines = Lines { source: source(text), compression };
+        let lines = TextFile::of(text, compression);
         let said = lines.wrong_json(&schema).unwrap();
         assert!(said.contains("in line 3"), "{said}");
     }

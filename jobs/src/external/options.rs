@@ -1,5 +1,6 @@
 //! How files are to be read, as it is written in a statement.
 
+use super::quarantine::Quarantine;
 use crate::{JobError, Result};
 use datafusion::common::config::{CsvOptions, JsonOptions, TableParquetOptions};
 use datafusion::common::parsers::CompressionTypeVariant;
@@ -21,6 +22,8 @@ pub(super) struct FileOptions {
     given: BTreeMap<String, String>,
     /// The compression, as the option names it.
     compression: Option<String>,
+    /// Where records go that can't be read.
+    pub(super) quarantine: Option<Quarantine>,
 }
 
 impl FileOptions {
@@ -38,14 +41,27 @@ impl FileOptions {
                 )));
             }
         };
-        let given = options_of(given)?;
+        let mut given = options_of(given)?;
+        let quarantine = Quarantine::take(&mut given)?;
+        if quarantine.is_some() && !matches!(format, "csv" | "json") {
+            return Err(JobError::Statement(format!(
+                "option quarantine: only CSV and JSON files can be read without some of their records, \
+                 not {format}"
+            )));
+        }
         let compression = given.get("compression").map(|name| name.to_ascii_lowercase());
         match format {
             "csv" => {
                 set_options(CsvOptions::default(), &given)?;
             }
             "json" => {
-                set_options(JsonOptions::default(), &given)?;
+                let json = set_options(JsonOptions::default(), &given)?;
+                if quarantine.is_some() && !json.newline_delimited {
+                    return Err(JobError::Statement(
+                        "option quarantine: it needs an object on each line, not one list"
+                            .to_string(),
+                    ));
+                }
             }
             "parquet" => {
                 set_options(TableParquetOptions::default(), &given)?;
@@ -58,7 +74,7 @@ impl FileOptions {
                 }
             }
         }
-        Ok(Self { format, given, compression })
+        Ok(Self { format, given, compression, quarantine })
     }
 
     /// The options of CSV files; those of no others.

@@ -4,7 +4,7 @@
 //! it are over, and nobody goes on with them, so what only that needs is left out.
 
 use super::history::Brief;
-use super::{Event, RunState, journal, runs};
+use super::{Event, RunState, Status, journal, runs};
 use crate::run::EffectRecord;
 use crate::{JobError, Result};
 use chrono::{DateTime, Utc};
@@ -101,6 +101,7 @@ pub(super) async fn events(warehouse: &Warehouse, id: &str) -> Result<Vec<Record
 
 /// Puts runs that were over before a moment into an archive, if there are enough of them; says how many.
 pub async fn archive(warehouse: &Warehouse, before: DateTime<Utc>) -> Result<usize> {
+    let with_data: BTreeSet<_> = warehouse.runs_with_data().await?.into_iter().collect();
     let (mut whole, mut brief) = (Vec::new(), Vec::new());
     for id in runs(warehouse).await? {
         if whole.len() == MOST {
@@ -109,6 +110,10 @@ pub async fn archive(warehouse: &Warehouse, before: DateTime<Utc>) -> Result<usi
         // One that can't be read stays where people can look at it.
         let Ok(mut events) = journal(warehouse, &id).read::<Event>(1).await else { continue };
         let Ok(state) = RunState::fold(&id, &events) else { continue };
+        // Somebody may go on with one that has failed.
+        if state.status == Status::Failed && with_data.contains(&id) {
+            continue;
+        }
         if state.ended_at.is_none_or(|ended_at| ended_at >= before) {
             continue;
         }

@@ -1,7 +1,8 @@
 //! What can happen to a run of a pipeline.
 
+use crate::lineage::Lineage;
 use crate::pipeline::parameters::Value;
-use crate::run::{EffectRecord, Measured, Step};
+use crate::run::{EffectRecord, Measured, Step, Wrong};
 use chrono::{DateTime, Utc};
 use nightshift_catalog::registry::{Entry, Kind};
 use serde::{Deserialize, Serialize};
@@ -101,9 +102,17 @@ pub struct Planned {
     /// The run that has made what it would make again, if it is not executed because of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unchanged: Option<String>,
+    /// Whether it is not executed because somebody wanted others only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left_out: bool,
 }
 
 impl Planned {
+    /// Its file and line, `a.sql:3`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.file, self.line)
+    }
+
     /// Whether it is the same statement, whatever it reads.
     pub fn is_like(&self, other: &Self) -> bool {
         let place = |step: &Self| (step.file.clone(), step.line, step.after.clone());
@@ -160,6 +169,19 @@ pub enum Event {
         /// That process.
         driver: Driver,
     },
+    /// Somebody goes on with a run that had failed, with other statements perhaps.
+    Reopened {
+        /// The text that is run from now on, as it is kept in the warehouse.
+        source: String,
+        /// Its statements.
+        steps: Vec<Planned>,
+        /// The numbers of steps that are done, each with the number that it had before.
+        kept: Vec<(usize, usize)>,
+        /// Who goes on with it.
+        driver: Driver,
+    },
+    /// What a run that has failed has made is deleted from now on: nobody can go on with it.
+    Discarded,
     /// A step is executed.
     StepBegun {
         /// The step's number, from 0.
@@ -188,6 +210,12 @@ pub enum Event {
         made: Option<Step>,
         /// What it has done, for whoever goes on with the run.
         effect: EffectRecord,
+        /// What a check has found that only warns.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wrong: Option<Wrong>,
+        /// What it has read and made, if that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lineage: Option<Lineage>,
     },
     /// A step has failed.
     StepFailed {
@@ -197,6 +225,9 @@ pub enum Event {
         error: String,
         /// The seconds after which it is tried again, if it is.
         again_in: Option<f64>,
+        /// What a check has found.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wrong: Option<Wrong>,
     },
     /// All steps are done, and what they have made becomes what everybody sees. Whoever goes on from here finds out
     /// whether it has already.
@@ -243,6 +274,8 @@ impl Event {
         match self {
             Event::Begun(_) => "begun",
             Event::TakenOver { .. } => "taken_over",
+            Event::Reopened { .. } => "reopened",
+            Event::Discarded => "discarded",
             Event::StepBegun { .. } => "step_begun",
             Event::Iterated { .. } => "iterated",
             Event::StepDone { .. } => "step_done",

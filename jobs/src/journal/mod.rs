@@ -142,6 +142,16 @@ pub async fn cancel(warehouse: &Warehouse, run: &str, who: &str) -> Result<RunSt
     }
 }
 
+/// Writes down that what a run that is over has made is deleted; `false` if somebody goes on with it.
+pub async fn discard(warehouse: &Warehouse, run: &RunState) -> Result<bool> {
+    if run.discarded {
+        return Ok(true);
+    }
+    let writer = Uuid::now_v7().to_string();
+    let written = journal(warehouse, &run.id).append(run.next, &writer, &Event::Discarded).await?;
+    Ok(written.is_some())
+}
+
 /// A run's journal in the hands of the process that drives the run.
 pub struct RunJournal {
     warehouse: Warehouse,
@@ -179,6 +189,22 @@ impl RunJournal {
         let record = record.ok_or_else(|| fenced(run))?;
         if !state.apply(&record) {
             return Err(fenced(run));
+        }
+        let (warehouse, state) = (warehouse.clone(), Mutex::new(state));
+        Ok(Self { warehouse, journal, writer, state })
+    }
+
+    /// Goes on with a run that is over, in the state that it is in.
+    ///
+    /// # Errors
+    /// If somebody else is faster.
+    pub async fn reopen(warehouse: &Warehouse, mut state: RunState, event: Event) -> Result<Self> {
+        let journal = journal(warehouse, &state.id);
+        let writer = Uuid::now_v7().to_string();
+        let record = journal.append(state.next, &writer, &event).await?;
+        let record = record.ok_or_else(|| fenced(&state.id))?;
+        if !state.apply(&record) {
+            return Err(fenced(&state.id));
         }
         let (warehouse, state) = (warehouse.clone(), Mutex::new(state));
         Ok(Self { warehouse, journal, writer, state })

@@ -1,7 +1,8 @@
 //! The state of a run: what its events amount to.
 
 use super::event::{Begun, Driver, Event, Planned, PublishedVersion};
-use crate::run::{EffectRecord, Measured, Step};
+use crate::lineage::Lineage;
+use crate::run::{EffectRecord, Measured, Step, Wrong};
 use crate::{JobError, Result};
 use chrono::{DateTime, Utc};
 use nightshift_catalog::journal::Record;
@@ -46,6 +47,8 @@ pub enum StepStatus {
     Waiting,
     /// It is not executed: what it would make is there already.
     Unchanged,
+    /// It is not executed: somebody wanted others only.
+    LeftOut,
     /// It is executed.
     Running,
     /// It has come to its end.
@@ -60,6 +63,7 @@ impl StepStatus {
         match self {
             StepStatus::Waiting => "waiting",
             StepStatus::Unchanged => "unchanged",
+            StepStatus::LeftOut => "left out",
             StepStatus::Running => "running",
             StepStatus::Done => "done",
             StepStatus::Failed => "failed",
@@ -78,6 +82,8 @@ pub struct StepState {
     pub attempts: u32,
     /// When it was begun the last time.
     pub begun_at: Option<DateTime<Utc>>,
+    /// When it was done, or has failed, the last time.
+    pub ended_at: Option<DateTime<Utc>>,
     /// How long it has taken, when it is done.
     pub seconds: Option<f64>,
     /// What it has made.
@@ -90,6 +96,10 @@ pub struct StepState {
     pub iterations: Vec<(usize, f64)>,
     /// What it has done, for whoever goes on with the run.
     pub effect: Option<EffectRecord>,
+    /// What a check has found.
+    pub wrong: Option<Wrong>,
+    /// What it has read and made, if that is known.
+    pub lineage: Option<Lineage>,
 }
 
 /// The state of a run.
@@ -101,6 +111,14 @@ pub struct RunState {
     pub begun: Begun,
     /// When.
     pub begun_at: DateTime<Utc>,
+    /// When somebody has gone on with it after it had failed, the last time; otherwise when it has begun.
+    pub since: DateTime<Utc>,
+    /// How often that was.
+    pub reopened: u32,
+    /// The texts that it had before.
+    pub earlier: Vec<String>,
+    /// Whether what it has made is deleted, or about to be.
+    pub discarded: bool,
     /// How far it is.
     pub status: Status,
     /// When it has come to its end.
@@ -145,30 +163,19 @@ impl RunState {
         let Event::Begun(begun) = &first.event else {
             return Err(damaged(first.number, "it doesn't begin the run"));
         };
-        let step = |planned: &Planned| StepState {
-            planned: planned.clone(),
-            status: match planned.unchanged {
-                Some(_) => StepStatus::Unchanged,
-                None => StepStatus::Waiting,
-            },
-            attempts: 0,
-            begun_at: None,
-            seconds: None,
-            made: None,
-            error: None,
-            measure: None,
-            iterations: Vec::new(),
-            effect: None,
-        };
         let mut state = Self {
             id: id.to_string(),
             begun: begun.as_ref().clone(),
             begun_at: first.at,
+            since: first.at,
+            reopened: 0,
+            earlier: Vec::new(),
+            discarded: false,
             status: Status::Running,
             ended_at: None,
             error: None,
             cancelled_by: None,
-            steps: begun.steps.iter().map(step).collect(),
+            steps: begun.steps.iter().map(StepState::new).collect(),
             committed: false,
             gates: None,
             publication: None,
@@ -200,13 +207,28 @@ impl RunState {
             Event::TakenOver { driver } => {
                 self.driver = driver.clone();
                 self.taken_over += 1;
-                // What was being executed is lost with whoever executed it.
-                for step in &mut self.steps {
-                    if step.status == StepStatus::Running {
-                        step.status = StepStatus::Waiting;
-                    }
-                }
+                self.stop_steps();
             }
+            Event::Reopened { source, steps, kept, driver } => {
+                let mut states: Vec<_> = steps.iter().map(StepState::new).collect();
+                for (at, old) in kept {
+                    let (Some(state), Some(old)) = (states.get_mut(*at), self.steps.get(*old))
+                    else {
+                        return false;
+                    };
+                    let planned = state.planned.clone();
+                    *state = StepState { planned, ..old.clone() };
+                }
+                self.steps = states;
+                self.earlier.push(std::mem::replace(&mut self.begun.source, source.clone()));
+                self.since = record.at;
+                self.reopened += 1;
+                self.begun.steps.clone_from(steps);
+                self.driver = driver.clone();
+                self.status = Status::Running;
+                (self.ended_at, self.error, self.cancelled_by, self.gates) = Default::default();
+            }
+            Event::Discarded => self.discarded = true,
             Event::Publishing { gates } => {
                 self.status = Status::Publishing;
                 self.gates = Some(gates.clone());
@@ -235,7 +257,17 @@ impl RunState {
         true
     }
 
+    /// What is being executed is lost with whoever executes it.
+    fn stop_steps(&mut self) {
+        for step in &mut self.steps {
+            if step.status == StepStatus::Running {
+                step.status = StepStatus::Waiting;
+            }
+        }
+    }
+
     fn end(&mut self, status: Status, at: DateTime<Utc>) {
+        self.stop_steps();
         self.status = status;
         self.ended_at = Some(at);
     }
@@ -245,10 +277,20 @@ impl RunState {
         self.ended_at.is_some()
     }
 
-    /// Seconds from its beginning to its end, or to the last event.
+    /// The word under which the training of a step leaves what can be gone on with: another one when the step is another,
+    /// or when nobody can tell whether it is.
+    pub fn training_of(&self, step: usize) -> String {
+        let planned = self.steps.get(step).map(|step| &step.planned);
+        let fingerprint = planned.and_then(|planned| planned.fingerprint.as_ref());
+        // As much of it as tells the few apart that a step can have had in this run: some stores take no long names.
+        let short = fingerprint.map(|text| text.chars().take(8).collect());
+        short.unwrap_or_else(|| self.reopened.to_string())
+    }
+
+    /// Seconds from its beginning to its end, or to the last event; since somebody has gone on with it, if it had failed.
     pub fn seconds(&self) -> f64 {
         let end = self.ended_at.unwrap_or(self.last_at);
-        (end - self.begun_at).as_seconds_f64()
+        (end - self.since).as_seconds_f64()
     }
 
     /// How many steps are not executed, because what they would make is there already.
@@ -258,18 +300,41 @@ impl RunState {
 
     /// How many steps are done, those among them that need not be.
     pub fn done(&self) -> usize {
-        let done = [StepStatus::Done, StepStatus::Unchanged];
+        let done = [StepStatus::Done, StepStatus::Unchanged, StepStatus::LeftOut];
         self.steps.iter().filter(|step| done.contains(&step.status)).count()
     }
 }
 
 impl StepState {
+    fn new(planned: &Planned) -> Self {
+        Self {
+            planned: planned.clone(),
+            status: match planned.unchanged {
+                _ if planned.left_out => StepStatus::LeftOut,
+                Some(_) => StepStatus::Unchanged,
+                None => StepStatus::Waiting,
+            },
+            attempts: 0,
+            begun_at: None,
+            ended_at: None,
+            seconds: None,
+            made: None,
+            error: None,
+            measure: None,
+            iterations: Vec::new(),
+            effect: None,
+            wrong: None,
+            lineage: None,
+        }
+    }
+
     fn apply(&mut self, record: &Record<Event>) {
         match &record.event {
             Event::StepBegun { attempt, .. } => {
                 self.status = StepStatus::Running;
                 self.attempts = *attempt;
                 self.begun_at = Some(record.at);
+                self.ended_at = None;
             }
             Event::Iterated { measure, values, .. } => {
                 self.measure = Some(measure.clone());
@@ -279,15 +344,20 @@ impl StepState {
                 }
                 self.iterations.extend(values);
             }
-            Event::StepDone { seconds, made, effect, .. } => {
+            Event::StepDone { seconds, made, effect, lineage, wrong, .. } => {
                 self.status = StepStatus::Done;
+                self.ended_at = Some(record.at);
+                self.lineage = lineage.clone();
                 self.seconds = Some(*seconds);
                 self.made = made.clone();
                 self.error = None;
                 self.effect = Some(effect.clone());
+                self.wrong = wrong.clone();
             }
-            Event::StepFailed { error, .. } => {
+            Event::StepFailed { error, wrong, .. } => {
                 self.status = StepStatus::Failed;
+                self.wrong = wrong.clone();
+                self.ended_at = Some(record.at);
                 self.error = Some(error.clone());
             }
             _ => {}

@@ -79,6 +79,10 @@ pub fn steps<'a>(runs: impl Iterator<Item = &'a RunState>) -> Result<RecordBatch
         ("rows", numbers(made().map(|made| made.map(|made| made.rows)))),
         ("files", numbers(made().map(|made| made.map(|made| made.files)))),
         ("bytes", numbers(made().map(|made| made.map(|made| made.bytes)))),
+        (
+            "wrong_rows",
+            numbers(of().map(|step| step.wrong.as_ref().map(|wrong| wrong.rows as u64))),
+        ),
         ("error", texts(of().map(|step| step.error.as_ref()))),
     ])
 }

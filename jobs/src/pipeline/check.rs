@@ -1,10 +1,13 @@
 //! What is wrong in a pipeline, found out without running it.
 
+use super::settings::position;
+use super::source::SETTINGS;
 use super::{Draft, Pipeline};
 use crate::progress::Silent;
 use crate::run::Rehearsal;
 use crate::session::Session;
 use crate::statement::{Located, Statement};
+use crate::suggestion::did_you_mean;
 use crate::{JobError, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -61,7 +64,7 @@ impl Draft {
         let mut parts = Vec::new();
         for (statement, check) in pipeline.statements() {
             // What could not be planned is not missed once more by each statement that reads it.
-            let created = statement.creates().ok().flatten();
+            let created = statement.creates_all().unwrap_or_default();
             let reads: Vec<String> = match statement.reads() {
                 Ok(reads) => reads.created_names().into_iter().collect(),
                 Err(error) => {
@@ -82,21 +85,56 @@ impl Draft {
                 continue;
             }
             let planned = match check {
-                Some(name) => rehearsal.check(name, statement).await,
+                Some(_) => rehearsal.check(statement).await,
                 None => rehearsal.execute(statement, Some(pipeline.folder().to_path_buf())).await,
             };
             if let Err(error) = planned {
                 mistakes.push(statement.locate(error));
                 let columns = matches!(statement.statement, Statement::AddColumns { .. });
-                unknown.extend(created.or(makes.filter(|_| columns)));
+                unknown.extend(created.into_iter().chain(makes.filter(|_| columns)));
             }
         }
+        mistakes.extend(wrong_gates(&pipeline, &rehearsal, &unknown).await);
         mistakes.sort_by_key(|mistake| {
             let place = mistake.place();
             place.map(|(file, line, column)| (file.to_string(), line, column))
         });
         Ok(Checked { name: pipeline.name(), parts, mistakes })
     }
+}
+
+/// The gates that could not measure what they are about, as it would be.
+async fn wrong_gates(
+    pipeline: &Pipeline,
+    rehearsal: &Rehearsal,
+    unknown: &BTreeSet<String>,
+) -> Vec<JobError> {
+    let file = pipeline.folder().join(SETTINGS).display().to_string();
+    let text = pipeline.source.settings().unwrap_or_default();
+    let of_files = pipeline.statements().filter(|(_, check)| check.is_none());
+    let made = of_files.flat_map(|(one, _)| one.object().into_iter().chain(one.quarantine()));
+    let made: BTreeSet<String> = made.collect();
+    let mut wrong = Vec::new();
+    for gate in &pipeline.settings.gates {
+        let subject = gate.of.subject();
+        if waits(&gate.of.reads(), Some(subject), unknown) {
+            continue;
+        }
+        let reason = match made.contains(subject) {
+            true => rehearsal.gate(gate).await.err().map(|error| error.reason()),
+            false => {
+                let hint = did_you_mean(subject, made.iter().map(String::as_str));
+                Some(format!(
+                    "the pipeline makes no {subject}, which nothing would be measured of{hint}"
+                ))
+            }
+        };
+        if let Some(reason) = reason {
+            let (line, column) = position(text, gate.at);
+            wrong.push(JobError::Syntax { file: file.clone(), line, column, reason });
+        }
+    }
+    wrong
 }
 
 /// Whether a statement is about something that is not known.

@@ -1,7 +1,8 @@
 //! A text as a pipeline, with everything that is wrong in it.
 
+use super::directives::Directives;
 use super::order::Ordered;
-use super::parameters::{Value, substitute};
+use super::parameters::{Mistake, Value, substitute};
 use super::source::{CHECKS, SETTINGS, Source};
 use super::{File, Given, Pipeline, Settings};
 use crate::statement::{Located, Statement, parse, split};
@@ -49,11 +50,23 @@ impl Draft {
             settings.stand_ins()
         });
         let mut unknown = BTreeSet::new();
+        let (mut warnings, mut incomplete) = (BTreeSet::new(), BTreeSet::new());
+        let directives = Directives { settings: &settings, values: &values };
         let mut parsed = |files: Vec<(&str, &str)>| -> Vec<File> {
             let parse = |(name, text): (&str, &str)| {
                 let shown = folder.join(name).display().to_string();
-                let text = substituted(&shown, text, &values, &mut mistakes);
-                let statements = parse_all(&shown, &text, &mut mistakes, &mut unknown);
+                let (text, without) = substituted(&shown, text, &values, &mut mistakes);
+                let mut statements = parse_all(&shown, &text, &mut mistakes, &mut unknown);
+                // Nobody is told what else is wrong in one that has no value for a parameter.
+                for one in &statements {
+                    if without.iter().any(|line| (one.line..=one.last_line()).contains(line)) {
+                        incomplete.insert((one.file.clone(), one.line));
+                        unknown.extend(one.object());
+                    }
+                }
+                let check = name.starts_with(CHECKS);
+                let lines = directives.apply(&text, check, &mut statements, &mut mistakes);
+                warnings.extend(lines.into_iter().map(|line| (shown.clone(), line)));
                 File { statements, name: name.to_string() }
             };
             files.into_iter().map(parse).collect()
@@ -69,31 +82,51 @@ impl Draft {
                 query
             });
         }
-        let Ordered { files, mistakes: unordered, circular, refused } = Ordered::new(files);
+        let Ordered { files, mistakes: unordered, circular, mut refused } = Ordered::new(files);
+        refused.extend(incomplete);
         mistakes.extend(unordered);
         unknown.extend(circular);
-        let pipeline = Pipeline { source, settings, values, files, checks };
+        let pipeline = Pipeline { source, settings, values, files, checks, warnings };
         Ok(Self { pipeline, mistakes, unknown, refused })
     }
 }
 
-/// A text with values in the places of its parameters; those that can't get one stay.
+/// A text with values in the places of its parameters, and the lines on which NULL is instead, because there is none.
 fn substituted(
     file: &str,
     text: &str,
     values: &BTreeMap<String, Value>,
     mistakes: &mut Vec<JobError>,
-) -> String {
-    substitute(text, values).unwrap_or_else(|wrong| {
-        mistakes.extend(wrong.into_iter().map(|wrong| JobError::Syntax {
-            file: file.to_string(),
-            line: wrong.line,
-            column: wrong.column,
-            reason: wrong.reason,
-        }));
-        // What creates something in this text is unknown, and the places of other mistakes in it are right.
-        text.to_string()
-    })
+) -> (String, Vec<u64>) {
+    let wrong = match substitute(text, values) {
+        Ok(text) => return (text, Vec::new()),
+        Err(wrong) => wrong,
+    };
+    let lines = wrong.iter().map(|wrong| wrong.line).collect();
+    let mut text = text.to_string();
+    for Mistake { line, column, reason, .. } in wrong {
+        text = without_place(text, line, column);
+        mistakes.push(JobError::Syntax { file: file.to_string(), line, column, reason });
+    }
+    // The others get their values, if the places of mistakes in what is left are right all the same.
+    (substitute(&text, values).unwrap_or(text), lines)
+}
+
+/// A text with NULL in the place of a `${name}` that has no value, as long as that is: what comes after it stays where it
+/// is, and nobody is told once more that it can't be parsed.
+fn without_place(text: String, line: u64, column: u64) -> String {
+    let before = usize::try_from(line - 1).unwrap_or(0);
+    let start: usize = text.split_inclusive('\n').take(before).map(str::len).sum();
+    let within = text[start..].char_indices().nth(usize::try_from(column - 1).unwrap_or(0));
+    let Some((offset, _)) = within else { return text };
+    let at = start + offset;
+    match text[at..].find('}') {
+        Some(length) if text[at..].starts_with("${") => {
+            let (width, after) = (length + 1, at + length + 1);
+            format!("{}{:<width$}{}", &text[..at], "NULL", &text[after..])
+        }
+        _ => text,
+    }
 }
 
 /// The statements of a text that can be parsed; what is wrong in the others, and what they would have created.

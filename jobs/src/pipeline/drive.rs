@@ -1,24 +1,24 @@
 //! A pipeline's run, driven from its beginning, or from wherever another process has left it, to its end.
 
+use super::steps::Steps;
 use super::{Given, Pipeline, Source};
 use crate::journal::{
     Begun, Cause, Driver, Event, Planned, PublishedVersion, Recorded, Recorder, RunJournal,
-    RunState, Status,
+    RunState, Status, StepState, StepStatus,
 };
 use crate::progress::Progress;
 use crate::queries::{Caller, Via};
 use crate::run::{Measured, Run, Step};
 use crate::session::Session;
 use crate::statement::{Located, Statement};
-use crate::{JobError, Result, audit};
+use crate::{JobError, Result, audit, garbage};
 use chrono::{DateTime, Utc};
 use nightshift_catalog::CatalogError;
 use nightshift_catalog::registry::Entry;
 use nightshift_catalog::warehouse::Warehouse;
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A run that has been published.
 #[derive(Debug)]
@@ -44,12 +44,14 @@ pub struct Start {
     pub driver: Driver,
     /// Whether steps are executed that would make again what is published.
     pub all: bool,
+    /// The steps that are executed, as `select` reads them; all if there are none.
+    pub only: Vec<String>,
 }
 
 impl Start {
     /// A run that somebody wants now.
     pub fn now(cause: Cause, driver: Driver, all: bool) -> Self {
-        Self { id: Run::new_id(), cause, driver, all }
+        Self { id: Run::new_id(), cause, driver, all, only: Vec::new() }
     }
 }
 
@@ -78,10 +80,14 @@ impl Pipeline {
     ) -> Result<Drive> {
         let (progress, recorder) = Recorded::new(progress);
         let progress: Arc<dyn Progress> = Arc::new(progress);
-        let Start { id, cause, driver, all } = start;
+        let Start { id, cause, driver, all, only } = start;
         let warehouse = session.warehouse().clone();
-        let steps =
-            self.plan(&session, all).await?.into_iter().map(|planned| planned.step).collect();
+        let steps = self
+            .plan(&session, all, &only)
+            .await?
+            .into_iter()
+            .map(|planned| planned.step)
+            .collect();
         let run = Run::prepare(session, id, self.operation(), Arc::clone(&progress)).await?;
         // It is the first thing that is written.
         let kept = self.source().keep(&warehouse).await;
@@ -105,16 +111,20 @@ impl Pipeline {
     /// Its statements as they are written down.
     pub(super) fn planned(&self) -> Result<Vec<Planned>> {
         let mut planned: Vec<Planned> = Vec::new();
+        // Tables of bad records, by the steps that make them.
+        let mut quarantines: Vec<Option<String>> = Vec::new();
         for (statement, check) in self.statements() {
             let file = Path::new(&statement.file).strip_prefix(self.folder());
             let file = file.map_or(statement.file.clone(), |file| file.display().to_string());
             let reads = statement.reads()?.created_names();
             let object = statement.object();
-            let made_by = |(at, other): (usize, &Planned)| {
-                let name = Some(&other.name);
-                (reads.contains(&other.name) || object.as_ref() == name).then_some(at)
+            let needs = |name: &String| reads.contains(name) || object.as_ref() == Some(name);
+            let made = planned.iter().map(|other| &other.name).zip(&quarantines).enumerate();
+            let made_by = |(at, (name, quarantine)): (usize, (&String, &Option<String>))| {
+                (needs(name) || quarantine.as_ref().is_some_and(needs)).then_some(at)
             };
-            let after = planned.iter().enumerate().filter_map(made_by).collect();
+            let after = made.filter_map(made_by).collect();
+            quarantines.push(statement.quarantine());
             planned.push(Planned {
                 name: check.map(str::to_string).or(object).unwrap_or_else(|| file.clone()),
                 action: check.map_or(statement.statement.word(), |_| "CHECK").to_string(),
@@ -123,6 +133,7 @@ impl Pipeline {
                 after,
                 fingerprint: None,
                 unchanged: None,
+                left_out: false,
             });
         }
         Ok(planned)
@@ -193,11 +204,11 @@ async fn read_again(warehouse: &Warehouse, left: &RunState) -> Result<Pipeline> 
 
 /// A run in the hands of this process.
 pub struct Drive {
-    pipeline: Pipeline,
-    run: Run,
-    journal: RunJournal,
-    recorder: Recorder,
-    progress: Arc<dyn Progress>,
+    pub(super) pipeline: Pipeline,
+    pub(super) run: Run,
+    pub(super) journal: RunJournal,
+    pub(super) recorder: Recorder,
+    pub(super) progress: Arc<dyn Progress>,
 }
 
 impl Drive {
@@ -218,17 +229,17 @@ impl Drive {
         // Whoever has begun to publish it may have come to its end.
         let publishing = left.status == Status::Publishing;
         let executed = {
-            let (run, journal) = (&mut self.run, &self.journal);
-            let (pipeline, recorder) = (&self.pipeline, &mut self.recorder);
-            let progress = self.progress.as_ref();
+            let (run, journal, recorder) = (&mut self.run, &self.journal, &self.recorder);
+            let (pipeline, progress) = (&self.pipeline, self.progress.as_ref());
             let steps = async {
-                steps(pipeline, run, journal, recorder, progress).await?;
+                Steps { pipeline, journal, recorder, progress }.execute(run).await?;
                 gates(pipeline, run, journal).await
             };
             tokio::select! {
                 executed = steps => executed,
+                error = recorder.record(journal) => Err(error),
                 () = interrupted, if !publishing => Err(JobError::Interrupted),
-                limit = timed_out(&self.pipeline, left.begun_at), if !publishing => {
+                limit = timed_out(&self.pipeline, left.since), if !publishing => {
                     Err(JobError::TimedOut { what: format!("a run of {name}"), limit })
                 }
                 reason = journal.disturbed(), if !publishing => Err(reason),
@@ -294,16 +305,20 @@ impl Drive {
             matches!(statement.statement, Statement::Copy(_))
         };
         if self.pipeline.statements().any(copies) {
-            let (pipeline, run) = (&self.pipeline, &mut self.run);
-            let recorder = &mut self.recorder;
-            steps(pipeline, run, &self.journal, recorder, self.progress.as_ref()).await?;
+            let (pipeline, journal) = (&self.pipeline, &self.journal);
+            let (recorder, progress) = (&self.recorder, self.progress.as_ref());
+            Steps { pipeline, journal, recorder, progress }.execute(&mut self.run).await?;
         } else {
             // For what is told in the end.
             for (number, step) in state.steps.iter().enumerate() {
                 if let Some(effect) = &step.effect
                     && let Err(error) = self.run.restore(effect, step.made.clone()).await
                 {
+                    if error.can_pass() {
+                        return Err(error);
+                    }
                     tracing::debug!(number, %error, "what a step has staged is gone already");
+                    self.run.keep_all_files();
                 }
             }
         }
@@ -334,15 +349,20 @@ impl Drive {
         let is_held = !held.is_empty();
         journal.append(Event::Published { publication, versions, held: is_held }).await?;
         run.tidy().await;
+        let (warehouse, pipeline) = (run.warehouse(), &journal.state().await.begun.pipeline);
+        if let Err(error) = garbage::forget_failed(warehouse, pipeline, run.id()).await {
+            progress.note(&format!("what earlier runs have left could not be deleted: {error}"));
+        }
         if is_held {
             return Err(JobError::Held { reasons: held, kept: names(&published) });
         }
         if let Err(error) = journal.note_published().await {
             progress.note(&format!("the next run will make everything again: {error}"));
         }
-        let unchanged = journal.state().await.unchanged();
-        let (run, steps) = (run.id().to_string(), run.steps().to_vec());
-        Ok(Done { run, steps, published, unchanged })
+        let state = journal.state().await;
+        let unchanged = state.unchanged();
+        let steps = state.steps.into_iter().filter_map(|step| step.made).collect();
+        Ok(Done { run: run.id().to_string(), steps, published, unchanged })
     }
 }
 
@@ -364,7 +384,8 @@ async fn gates(pipeline: &Pipeline, run: &Run, journal: &RunJournal) -> Result<V
     Ok(found)
 }
 
-/// Ends a run without publishing anything. What it has written is deleted when everybody can know that.
+/// Ends a run without publishing anything. What it has written is deleted when everybody can know that, unless somebody
+/// may go on with it.
 async fn fail(
     run: Run,
     journal: RunJournal,
@@ -375,12 +396,14 @@ async fn fail(
         return Err(error);
     }
     // What is published can't fail any more, whoever has published it.
-    let publishing = journal.state().await.status == Status::Publishing;
+    let state = journal.state().await;
+    let publishing = state.status == Status::Publishing;
     if publishing && !run.committed().await.is_ok_and(|entries| entries.is_empty()) {
         return Err(error);
     }
     let reason = error.to_string();
-    let event = match error.is_cancellation() {
+    let cancelled = error.is_cancellation();
+    let event = match cancelled {
         true => Event::Cancelled { reason },
         false => Event::Failed { error: reason },
     };
@@ -392,129 +415,31 @@ async fn fail(
         ));
         return Err(error);
     }
-    if let Err(left) = run.abandon().await {
+    let is_of_use = |step: &StepState| {
+        step.status == StepStatus::Done
+            && step.effect.as_ref().is_some_and(|effect| !effect.is_empty())
+    };
+    // What could not be published because of others would not be next time; what somebody has ended is to be gone.
+    let of_use = !publishing && !cancelled && state.steps.iter().any(is_of_use);
+    let ended = match of_use {
+        true => {
+            progress.note(
+                "what is done is kept for a day: `nightshift run … --from-failed` goes on with it",
+            );
+            run.suspend().await
+        }
+        false => run.abandon().await,
+    };
+    if let Err(left) = ended {
         progress.note(&format!("some of the run's files could not be deleted: {left}"));
     }
     Err(error)
 }
 
 /// Waits until a run has taken longer than it may, and says what that is; for ever if it may take any time.
-async fn timed_out(pipeline: &Pipeline, begun_at: DateTime<Utc>) -> Duration {
+async fn timed_out(pipeline: &Pipeline, since: DateTime<Utc>) -> Duration {
     let Some(limit) = pipeline.settings.timeout else { return std::future::pending().await };
-    let taken = (Utc::now() - begun_at).to_std().unwrap_or_default();
+    let taken = (Utc::now() - since).to_std().unwrap_or_default();
     tokio::time::sleep(limit.saturating_sub(taken)).await;
     limit
-}
-
-/// Executes all steps that are not done.
-async fn steps(
-    pipeline: &Pipeline,
-    run: &mut Run,
-    journal: &RunJournal,
-    recorder: &mut Recorder,
-    progress: &dyn Progress,
-) -> Result<()> {
-    run.open().await?;
-    let left = journal.state().await;
-    let total = left.steps.len();
-    for (number, (statement, check)) in pipeline.statements().enumerate() {
-        let planned = &left.steps[number].planned;
-        let name = &planned.name;
-        match planned.unchanged {
-            Some(_) => progress.step(number + 1, total, &format!("{name} is unchanged")),
-            None => progress.step(number + 1, total, name),
-        }
-        if restore(pipeline, run, &left, number, statement).await? {
-            continue;
-        }
-        let mut attempt = left.steps[number].attempts + 1;
-        let mut failures = 0;
-        loop {
-            journal.append(Event::StepBegun { step: number, attempt }).await?;
-            let started = Instant::now();
-            let executed = {
-                let step = execute(pipeline, run, statement, check);
-                tokio::select! {
-                    executed = step => executed,
-                    error = recorder.record(journal, number) => Err(error),
-                }
-            };
-            recorder.flush(journal, number).await?;
-            match executed {
-                Ok((made, effect)) => {
-                    let seconds = started.elapsed().as_secs_f64();
-                    let done = Event::StepDone { step: number, seconds, made, effect };
-                    journal.append(done).await?;
-                    break;
-                }
-                Err(error @ JobError::Fenced { .. }) => return Err(error),
-                Err(error) => {
-                    failures += 1;
-                    let retries = &pipeline.settings.retries;
-                    let again = error.can_pass() && failures < retries.attempts;
-                    let pause = retries.delay(failures, random());
-                    let again_in = again.then_some(pause.as_secs_f64());
-                    let reason = error.to_string();
-                    let failed = Event::StepFailed { step: number, error: reason, again_in };
-                    journal.append(failed).await?;
-                    if !again {
-                        return Err(error);
-                    }
-                    progress.note(&format!("{error}; it is tried again in {pause:?}"));
-                    tokio::time::sleep(pause).await;
-                    attempt += 1;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A number from 0 to 1, another one each time.
-fn random() -> f64 {
-    f64::from(RandomState::new().hash_one(Instant::now()) as u32) / f64::from(u32::MAX)
-}
-
-async fn execute(
-    pipeline: &Pipeline,
-    run: &mut Run,
-    statement: &Located,
-    check: Option<&str>,
-) -> Result<(Option<Step>, crate::run::EffectRecord)> {
-    match check {
-        Some(name) => run.check(name, statement).await.map(|()| Default::default()),
-        None => {
-            let folder = pipeline.folder().to_path_buf();
-            let executed = run.execute(statement, Some(folder)).await?;
-            Ok((executed.step, executed.effect))
-        }
-    }
-}
-
-/// Takes over what another process has done in a step; `false` if it is to be done.
-async fn restore(
-    pipeline: &Pipeline,
-    run: &mut Run,
-    left: &RunState,
-    number: usize,
-    statement: &Located,
-) -> Result<bool> {
-    let state = &left.steps[number];
-    if state.planned.unchanged.is_some() {
-        return Ok(true);
-    }
-    match (&state.effect, &statement.statement) {
-        (None, _) => Ok(false),
-        // Files for other programs are complete when the run is published, and have been the other process's.
-        (Some(_), Statement::Copy(_)) => Ok(false),
-        // To open files is no work, and nothing is written down of them.
-        (Some(_), Statement::CreateExternalTable(_)) => {
-            execute(pipeline, run, statement, None).await?;
-            Ok(true)
-        }
-        (Some(effect), _) => {
-            run.restore(effect, state.made.clone()).await?;
-            Ok(true)
-        }
-    }
 }

@@ -6,7 +6,7 @@
 use super::Deployed;
 use super::settings::{Schedule, Trigger};
 use crate::Result;
-use crate::journal::{Cause, RunState, Status, due_id};
+use crate::journal::{Cause, due_id};
 use chrono::{DateTime, Utc};
 use nightshift_catalog::registry::{Kind, Registry};
 use nightshift_catalog::warehouse::Warehouse;
@@ -31,8 +31,8 @@ pub struct Due {
 pub struct Happened<'a> {
     /// What is published.
     pub registry: &'a Registry,
-    /// Runs by their ids.
-    pub runs: &'a BTreeMap<String, RunState>,
+    /// The last published run of each pipeline that others follow, and when it was published.
+    pub runs: &'a BTreeMap<String, (String, DateTime<Utc>)>,
 }
 
 /// The runs of a pipeline that are due now, the oldest first; `since` is what the last one was due for.
@@ -51,15 +51,11 @@ pub fn due(
             times.map(|at| scheduled(name, at)).collect()
         }
         Trigger::After(other) => {
-            let of_other = happened.runs.values().filter(|run| run.begun.pipeline == *other);
-            let published = of_other.filter(|run| run.status == Status::Published);
-            let last =
-                published.filter_map(|run| Some((run.ended_at?, run))).max_by_key(|run| run.0);
-            let last = last.filter(|(ended_at, _)| *ended_at > since);
-            let due = last.map(|(at, run)| Due {
-                id: due_id(name, &run.id, at),
-                cause: Cause::After { run: run.id.clone() },
-                at,
+            let last = happened.runs.get(other).filter(|(_, at)| *at > since);
+            let due = last.map(|(run, at)| Due {
+                id: due_id(name, run, *at),
+                cause: Cause::After { run: run.clone() },
+                at: *at,
             });
             due.into_iter().collect()
         }

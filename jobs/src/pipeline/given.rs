@@ -85,7 +85,7 @@ impl Settings {
     }
 
     /// The day that it is by the schedule's clocks, or in UTC.
-    fn date(&self, time: DateTime<Utc>) -> NaiveDate {
+    pub(super) fn date(&self, time: DateTime<Utc>) -> NaiveDate {
         self.cron().map_or(time.date_naive(), |cron| cron.date(time))
     }
 

@@ -3,13 +3,30 @@
 
 use super::{Given, Pipeline, Source};
 use crate::{JobError, Result};
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use nightshift_catalog::CatalogError;
 use nightshift_catalog::storage::Storage;
 use nightshift_catalog::warehouse::Warehouse;
+use object_store::buffered::BufWriter;
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
 
 /// The folder of inputs within the warehouse.
 const KEPT: &str = "_nightshift/inputs";
+
+/// What is written when all files are there: what was only copied in part is copied again.
+const COMPLETE: &str = "_complete";
+
+/// How much of a file is read at a time.
+const PIECE: u64 = 8 << 20;
+
+/// How long ago inputs must have been copied that are deleted.
+const OLD: TimeDelta = TimeDelta::days(7);
 
 impl Pipeline {
     /// The same pipeline with its inputs in the warehouse. Inputs that are there already are not copied again.
@@ -30,19 +47,37 @@ impl Pipeline {
         files.sort();
         let name = self.name_of(&files)?;
         let kept = warehouse.storage().folder(&format!("{KEPT}/{name}"));
-        // Written last, so that what was only copied in part is copied again.
-        let complete = "_complete";
-        if !kept.exists(complete).await? {
+        if !kept.exists(COMPLETE).await? {
             for file in &files {
-                let bytes =
-                    std::fs::read(self.folder().join(file)).map_err(|e| self.wrong(file, &e))?;
-                kept.put(&slashed(file), bytes).await?;
+                self.copy(file, &kept).await?;
             }
-            kept.put(complete, bytes::Bytes::new()).await?;
         }
+        // Written again when it is there, so that nobody takes inputs that are needed again for old ones.
+        kept.put(COMPLETE, Bytes::new()).await?;
         let name = Some(self.name());
         let source = Source { folder: location(&kept), name, files: self.source().files.clone() };
         Self::of(source, &Given::Recorded(self.values().clone()))
+    }
+
+    /// Copies a file into a folder, piece by piece.
+    async fn copy(&self, file: &Path, folder: &Storage) -> Result<()> {
+        let wrong = |error: std::io::Error| self.wrong(file, &error);
+        let mut read = File::open(self.folder().join(file)).map_err(wrong)?;
+        let name = slashed(file);
+        let mut writer = BufWriter::new(Arc::clone(folder.store()), folder.path(&name));
+        loop {
+            let mut piece = Vec::new();
+            let mut next = (&mut read).take(PIECE);
+            if next.read_to_end(&mut piece).map_err(wrong)? == 0 {
+                break;
+            }
+            if let Err(source) = writer.put(Bytes::from(piece)).await {
+                let url = format!("{}{name}", folder.url());
+                return Err(CatalogError::Store { url, source }.into());
+            }
+        }
+        let written = writer.shutdown().await;
+        written.map_err(|error| CatalogError::Io(error).into())
     }
 
     /// A name that says what the inputs are.
@@ -62,6 +97,38 @@ impl Pipeline {
         let folder = self.folder().display().to_string();
         JobError::Pipeline { folder, reason: format!("{}: {error}", file.display()) }
     }
+}
+
+/// Deletes inputs that none of these texts reads, and that were not copied lately. Returns how many there were.
+///
+/// # Errors
+/// If one of the texts can't be read: then nothing is known of what it needs.
+pub async fn forget_inputs(
+    warehouse: &Warehouse,
+    sources: &BTreeSet<String>,
+    now: DateTime<Utc>,
+) -> Result<usize> {
+    let all = warehouse.storage().folder(KEPT);
+    let mut needed = BTreeSet::new();
+    for source in sources {
+        // The name alone: the warehouse can have other addresses.
+        let folder = Source::kept(warehouse, source).await?.folder;
+        needed.extend(folder.file_name().map(|name| name.to_string_lossy().into_owned()));
+    }
+    let mut forgotten = 0;
+    for name in all.folders().await? {
+        let folder = all.folder(&name);
+        if needed.contains(&name) {
+            continue;
+        }
+        let newest = folder.list().await?.into_iter().map(|object| object.last_modified).max();
+        if newest.is_some_and(|newest| now - newest > OLD) {
+            tracing::info!(inputs = name, "inputs that no pipeline needs are deleted");
+            folder.delete_all().await?;
+            forgotten += 1;
+        }
+    }
+    Ok(forgotten)
 }
 
 /// A folder of the warehouse as relative locations are relative to it.
@@ -120,6 +187,12 @@ mod tests {
         std::fs::write(p.join("data/logs/b.csv"), "3").unwrap();
         let other = Pipeline::read(&p).unwrap().with_kept_inputs(&warehouse).await.unwrap();
         assert_ne!(other.folder(), kept.folder());
+
+        let needed = BTreeSet::from([other.source().keep(&warehouse).await.unwrap()]);
+        let (soon, later) = (Utc::now() + TimeDelta::days(6), Utc::now() + TimeDelta::days(8));
+        assert_eq!(forget_inputs(&warehouse, &needed, soon).await.unwrap(), 0);
+        assert_eq!(forget_inputs(&warehouse, &needed, later).await.unwrap(), 1);
+        assert!(!kept.folder().exists() && other.folder().join("data/a.csv").exists());
 
         std::fs::write(p.join("pipeline.toml"), "inputs = ['../w']").unwrap();
         let outside = Pipeline::read(&p).unwrap().with_kept_inputs(&warehouse).await;

@@ -2,6 +2,7 @@
 
 mod check;
 mod deployed;
+mod directives;
 mod draft;
 mod drive;
 mod due;
@@ -10,9 +11,12 @@ mod inputs;
 mod order;
 pub mod parameters;
 mod plan;
+mod reopen;
 mod schedule;
+mod select;
 mod settings;
 mod source;
+mod steps;
 
 pub use check::{Checked, Part};
 pub use deployed::{AllDeployed, Deployed};
@@ -20,17 +24,21 @@ pub use draft::Draft;
 pub use drive::{Done, Drive, Start, go_on};
 pub use due::{Due, Happened, Positions, due, next};
 pub use given::{Given, Interval};
+pub use inputs::forget_inputs;
 pub use plan::{PlannedStep, Why};
+pub use reopen::reopen;
 pub use schedule::{CatchUp, Cron};
 pub use settings::{
-    Bounds, Concurrency, Gate, Gated, Parameter, Retries, Schedule, Settings, Trigger,
+    Bounds, Channel, ColumnMeasure, Concurrency, Event, Gate, Gated, Notify, Parameter, Retries,
+    Schedule, Settings, Trigger,
 };
 pub use source::Source;
 
+use crate::run::folders_of;
 use crate::statement::Located;
 use crate::{JobError, Result};
 use parameters::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A file of a pipeline.
@@ -51,6 +59,8 @@ pub struct Pipeline {
     /// In the order in which they can run.
     files: Vec<File>,
     checks: Vec<File>,
+    /// The files and lines of checks that find nothing that keeps a run from being published.
+    warnings: BTreeSet<(String, u64)>,
 }
 
 impl Pipeline {
@@ -84,11 +94,20 @@ impl Pipeline {
         of_files.map(|statement| (statement, None)).chain(of_checks)
     }
 
+    /// The folders of the tables that its statements write to.
+    pub fn folders(&self) -> Vec<String> {
+        let folders = self.statements().filter_map(|(one, _)| folders_of(&one.statement).ok());
+        folders.flatten().collect()
+    }
+
+    /// Whether what a check finds doesn't keep a run from being published.
+    fn only_warns(&self, check: &Located) -> bool {
+        self.warnings.contains(&(check.file.clone(), check.line))
+    }
+
     /// The pipeline's name.
     pub fn name(&self) -> String {
-        let folder = || self.folder().file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = self.settings.name.clone().or_else(|| self.source.name.clone());
-        name.or_else(folder).unwrap_or_else(|| "pipeline".to_string())
+        self.source.name(&self.settings)
     }
 
     /// The folder.
@@ -114,6 +133,10 @@ impl Pipeline {
     /// The program that provides the inputs, if one of them is missing.
     pub fn missing_inputs(&self) -> Result<Option<PathBuf>> {
         let folder = self.folder();
+        if self.source.is_in_a_store() {
+            // They were copied there, and are no files of this machine.
+            return Ok(None);
+        }
         let missing = self.settings.inputs.iter().find(|input| !folder.join(input).exists());
         match (missing, &self.settings.fetch) {
             (None, _) => Ok(None),
@@ -165,6 +188,39 @@ mod tests {
         .unwrap();
         let order: Vec<_> = pipeline.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(order, ["c.sql", "d.sql", "b.sql", "a.sql"]);
+    }
+
+    #[test]
+    fn inputs_that_were_copied_into_a_store_are_not_missing() {
+        let files = [
+            ("a.sql", "CREATE TABLE x.a AS SELECT 1 AS y"),
+            ("pipeline.toml", "inputs = ['a.csv']"),
+        ];
+        let files = files.map(|(name, text)| (name.to_string(), text.to_string())).into();
+        let folder = PathBuf::from("s3://bucket/warehouse/_nightshift/inputs/1");
+        let source = Source { folder, name: Some("p".to_string()), files };
+        let there = Pipeline::of(source.clone(), &Given::default()).unwrap().missing_inputs();
+        assert_eq!(there.unwrap(), None);
+        let source = Source { folder: PathBuf::from("somewhere"), ..source };
+        let missing = Pipeline::of(source, &Given::default()).unwrap().missing_inputs();
+        assert!(missing.unwrap_err().to_string().contains("a.csv is missing"));
+    }
+
+    #[test]
+    fn a_quarantine_is_made_by_the_statement_that_opens_the_files() {
+        let raw = "CREATE EXTERNAL TABLE x.raw (y BIGINT) STORED AS CSV LOCATION 'y.csv' \
+                   OPTIONS (quarantine 'x.bad')";
+        let pipeline = pipeline(&[
+            ("a.sql", "CREATE TABLE x.a AS SELECT * FROM x.bad"),
+            ("b.sql", "DELETE FROM x.bad WHERE line = 1"),
+            ("raw.sql", raw),
+            ("checks/k.sql", "SELECT * FROM x.bad WHERE false"),
+        ])
+        .unwrap();
+        let order: Vec<_> = pipeline.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(order, ["raw.sql", "b.sql", "a.sql"]);
+        let after: Vec<_> = pipeline.planned().unwrap().into_iter().map(|s| s.after).collect();
+        assert_eq!(after, [vec![], vec![0], vec![0, 1], vec![0, 1]]);
     }
 
     #[test]

@@ -71,8 +71,13 @@ impl Names {
         let mut names = Self { creators, changers, refused };
         for (at, statement) in statements(files) {
             let place = || (statement.file.clone(), statement.line);
-            match statement.creates() {
-                Ok(Some(name)) => match names.creators.get(&name) {
+            let created = statement.creates_all().unwrap_or_else(|error| {
+                mistakes.push(error);
+                names.refused.insert(place());
+                Vec::new()
+            });
+            for name in created {
+                match names.creators.get(&name) {
                     Some(other) if other.0 != at.0 => {
                         let both = (&files[other.0].name, &files[at.0].name);
                         let reason = format!("both {} and {} create {name}", both.0, both.1);
@@ -80,11 +85,6 @@ impl Names {
                         names.refused.insert(place());
                     }
                     _ => drop(names.creators.insert(name, at)),
-                },
-                Ok(None) => {}
-                Err(error) => {
-                    mistakes.push(error);
-                    names.refused.insert(place());
                 }
             }
             if let Some(name) = statement.changes() {

@@ -12,7 +12,7 @@ use crate::journal::{self, Planned, RunState};
 use crate::progress::Silent;
 use crate::run::Rehearsal;
 use crate::session::Session;
-use crate::statement::{Located, References, Statement, parse};
+use crate::statement::{CreateTable, Located, References, Statement, parse};
 use crate::training::{model_spec, table_names};
 use arrow::datatypes::Schema;
 use datafusion::logical_expr::Volatility;
@@ -74,6 +74,8 @@ struct Part<'a> {
     check: bool,
     /// What it makes or changes.
     object: Option<String>,
+    /// The table that it makes of bad records.
+    quarantine: Option<String>,
     reads: BTreeSet<String>,
     fingerprint: Option<String>,
     bytes: u64,
@@ -81,26 +83,39 @@ struct Part<'a> {
 
 impl Pipeline {
     /// What a run would do now. `all` says that it is to execute everything.
-    pub async fn plan(&self, session: &Session, all: bool) -> Result<Vec<PlannedStep>> {
+    /// `only` names the steps that are executed, if not all are: `x.a`, `x.a+` with all that follows, `+x.a` with all
+    /// that it needs.
+    pub async fn plan(
+        &self,
+        session: &Session,
+        all: bool,
+        only: &[String],
+    ) -> Result<Vec<PlannedStep>> {
+        let left_out = self.left_out(only)?;
         let warehouse = session.warehouse();
         let registry = warehouse.registry().await?;
-        if all && let Err(error) = self.parts(session, &registry).await {
-            // The steps themselves will say what is wrong.
-            tracing::debug!(%error, "what steps read can't be identified");
-            return self.all_steps();
-        }
         let last = journal::last_published(warehouse, &self.name()).await?;
-        let parts = self.parts(session, &registry).await?;
-        let whys = decide(&parts, last.as_ref(), &registry, all);
-        let planned = self.planned()?.into_iter().zip(parts).zip(whys);
+        let before = self.made_before(last.as_ref(), &left_out)?;
+        let parts = match self.parts(session, &registry, &before).await {
+            Ok(parts) => parts,
+            Err(error) if all => {
+                // The steps themselves will say what is wrong.
+                tracing::debug!(%error, "what steps read can't be identified");
+                return self.all_steps(&left_out);
+            }
+            Err(error) => return Err(error),
+        };
+        let whys = decide(&parts, last.as_ref(), &registry, all, &left_out);
+        let planned = self.planned()?.into_iter().zip(parts).zip(whys).enumerate();
         Ok(planned
-            .map(|((step, part), why)| {
+            .map(|(at, ((step, part), why))| {
                 let made_by =
                     || last.as_ref().map(|last| origin(last, part.fingerprint.as_deref()));
                 let unchanged = if why.is_none() { made_by().flatten() } else { None };
                 let fingerprint = part.fingerprint;
+                let left_out = left_out.contains(&at);
                 PlannedStep {
-                    step: Planned { fingerprint, unchanged, ..step },
+                    step: Planned { fingerprint, unchanged, left_out, ..step },
                     why,
                     reads: part.reads.into_iter().collect(),
                     bytes: part.bytes,
@@ -110,25 +125,74 @@ impl Pipeline {
     }
 
     /// All steps, to be executed whatever they read.
-    fn all_steps(&self) -> Result<Vec<PlannedStep>> {
-        let planned = self.planned()?.into_iter();
+    fn all_steps(&self, left_out: &BTreeSet<usize>) -> Result<Vec<PlannedStep>> {
+        let planned = self.planned()?.into_iter().enumerate();
         Ok(planned
-            .map(|step| {
-                let (why, reads) = (Some(Why::Asked), Vec::new());
-                PlannedStep { step, why, reads, bytes: 0 }
+            .map(|(at, step)| {
+                let left_out = left_out.contains(&at);
+                let why = (!left_out).then_some(Why::Asked);
+                let step = Planned { left_out, ..step };
+                PlannedStep { step, why, reads: Vec::new(), bytes: 0 }
             })
             .collect())
     }
 
-    async fn parts(&self, session: &Session, registry: &Registry) -> Result<Vec<Part<'_>>> {
+    /// The fingerprints of steps that are left out: those that they had when they were executed last.
+    fn made_before(
+        &self,
+        last: Option<&RunState>,
+        left_out: &BTreeSet<usize>,
+    ) -> Result<BTreeMap<usize, Option<String>>> {
+        let steps = self.planned()?;
+        let mut before = BTreeMap::new();
+        for at in left_out {
+            let is_like = |other: &&Planned| {
+                other.name == steps[*at].name && other.action == steps[*at].action
+            };
+            let place = steps[..*at].iter().filter(is_like).count();
+            let last = last.map(|last| last.begun.steps.as_slice()).unwrap_or_default();
+            let same = last.iter().filter(is_like).nth(place);
+            before.insert(*at, same.and_then(|same| same.fingerprint.clone()));
+        }
+        Ok(before)
+    }
+
+    /// The fingerprints of all steps over what is published in a registry; `before` has those of steps that are left
+    /// out.
+    pub(super) async fn fingerprints(
+        &self,
+        session: &Session,
+        registry: &Registry,
+        before: &BTreeMap<usize, Option<String>>,
+    ) -> Result<Vec<Option<String>>> {
+        let parts = self.parts(session, registry, before).await?;
+        Ok(parts.into_iter().map(|part| part.fingerprint).collect())
+    }
+
+    async fn parts(
+        &self,
+        session: &Session,
+        registry: &Registry,
+        before: &BTreeMap<usize, Option<String>>,
+    ) -> Result<Vec<Part<'_>>> {
         let volatile = Volatile::of(session);
         let mut parts: Vec<Part<'_>> = Vec::new();
-        for (statement, check) in self.statements() {
+        for (at, (statement, check)) in self.statements().enumerate() {
             let object = check.map_or_else(|| statement.object(), |_| None);
             let mut reads = statement.reads()?.created_names();
             let changed = statement.changes();
             let mut hash = blake3::Hasher::new();
             hash.update(statement.text.as_bytes());
+            if let Statement::CreateTable(CreateTable { slice: Some(slice), .. }) =
+                &statement.statement
+            {
+                hash.update(
+                    format!("\n{} {} {}", slice.column, slice.first, slice.last).as_bytes(),
+                );
+            }
+            if check.is_some() && self.only_warns(statement) {
+                hash.update(b"\nwarns");
+            }
             let mut known = !volatile.is_in(&statement.text);
             let mut bytes = 0;
             let mut within = BTreeSet::new();
@@ -148,9 +212,12 @@ impl Pipeline {
                 bytes += files.bytes;
             }
             reads.extend(changed);
-            let fingerprint = known.then(|| hash.finalize().to_hex()[..32].to_string());
-            let check = check.is_some();
-            parts.push(Part { statement, check, object, reads, fingerprint, bytes });
+            let fingerprint = match before.get(&at) {
+                Some(before) => before.clone(),
+                None => known.then(|| hash.finalize().to_hex()[..32].to_string()),
+            };
+            let (check, quarantine) = (check.is_some(), statement.quarantine());
+            parts.push(Part { statement, check, object, quarantine, reads, fingerprint, bytes });
         }
         Ok(parts)
     }
@@ -169,13 +236,14 @@ fn decide(
     last: Option<&RunState>,
     registry: &Registry,
     all: bool,
+    left_out: &BTreeSet<usize>,
 ) -> Vec<Option<Why>> {
     let mut whys: Vec<Option<Why>> = parts.iter().map(|part| alone(part, last, all)).collect();
     // What is made in several steps is made again in all of them, or in none.
     let mut chains: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, part) in parts.iter().enumerate() {
-        if let Some(object) = &part.object {
-            chains.entry(object).or_default().push(at);
+        for name in part.object.iter().chain(&part.quarantine) {
+            chains.entry(name).or_default().push(at);
         }
     }
     loop {
@@ -187,7 +255,7 @@ fn decide(
                 (true, _) => Why::After(name.to_string()),
                 // What was there before it is changed once more by each run.
                 (false, false) => Why::Changed,
-                (false, true) if is_current(parts, chain, last, registry) => continue,
+                (false, true) if is_current(name, parts, chain, last, registry) => continue,
                 (false, true) => Why::Replaced,
             };
             for at in chain {
@@ -195,6 +263,10 @@ fn decide(
             }
         }
         for at in 0..parts.len() {
+            // Whoever opens files makes the table of bad records again.
+            if whys[at].is_none() && parts[at].quarantine.is_some() && is_read(parts, &whys, at) {
+                whys[at] = Some(Why::Always);
+            }
             let made = |name: &&String| {
                 chains.get(name.as_str()).is_some_and(|chain| {
                     chain.iter().any(|maker| *maker < at && whys[*maker].is_some())
@@ -202,8 +274,9 @@ fn decide(
             };
             let in_place = |name: &&String| {
                 chains.get(name.as_str()).is_some_and(|chain| {
-                    let first = &parts[chain[0]].statement.statement;
-                    matches!(first, Statement::CreateExternalTable(_))
+                    let first = &parts[chain[0]];
+                    matches!(first.statement.statement, Statement::CreateExternalTable(_))
+                        && first.object.as_ref() == Some(*name)
                 })
             };
             if whys[at].is_none() {
@@ -215,16 +288,28 @@ fn decide(
             break;
         }
     }
-    // Files are opened for those that read them.
+    for at in left_out {
+        whys[*at] = None;
+    }
+    // Files are opened for those that read them, and for the table of bad records.
     for at in 0..parts.len() {
         let Statement::CreateExternalTable(_) = parts[at].statement.statement else { continue };
-        let object = parts[at].object.as_ref();
-        let read = |(other, part): (usize, &Part<'_>)| {
-            whys[other].is_some() && part.reads.iter().any(|name| Some(name) == object)
-        };
-        whys[at] = parts.iter().enumerate().any(read).then_some(Why::Always);
+        if is_read(parts, &whys, at) {
+            whys[at] = Some(Why::Always);
+        } else if parts[at].quarantine.is_none() {
+            whys[at] = None;
+        }
     }
     whys
+}
+
+/// Whether a step that is executed reads what another one makes.
+fn is_read(parts: &[Part<'_>], whys: &[Option<Why>], at: usize) -> bool {
+    let object = parts[at].object.as_ref();
+    let reads = |(part, why): (&Part<'_>, &Option<Why>)| {
+        why.is_some() && part.reads.iter().any(|name| Some(name) == object)
+    };
+    parts.iter().zip(whys).any(reads)
 }
 
 /// Why a step is executed, whatever becomes of others.
@@ -233,7 +318,7 @@ fn alone(part: &Part<'_>, last: Option<&RunState>, all: bool) -> Option<Why> {
         return Some(Why::Asked);
     }
     match &part.statement.statement {
-        Statement::CreateExternalTable(_) => return None,
+        Statement::CreateExternalTable(_) if part.quarantine.is_none() => return None,
         Statement::CreateSchema { .. }
         | Statement::Copy(_)
         | Statement::Vacuum { .. }
@@ -269,8 +354,9 @@ fn replaces(statement: &Statement) -> bool {
     }
 }
 
-/// Whether what the steps of a chain have made is what everybody reads.
+/// Whether what the steps of a chain have made under its name is what everybody reads.
 fn is_current(
+    name: &str,
     parts: &[Part<'_>],
     chain: &[usize],
     last: Option<&RunState>,
@@ -279,16 +365,19 @@ fn is_current(
     let first = &parts[chain[0]];
     let kind = match &first.statement.statement {
         Statement::CreateTable(_) => Kind::Table,
+        Statement::CreateExternalTable(_) if first.quarantine.as_deref() == Some(name) => {
+            Kind::Table
+        }
         Statement::CreateModel(_) => Kind::Model,
         Statement::CreateView(_) => Kind::View,
         _ => return true,
     };
     let made_by = last.and_then(|last| origin(last, first.fingerprint.as_deref()));
-    let entry = first.object.as_ref().and_then(|name| registry.current(kind, name));
+    let entry = registry.current(kind, name);
     // A statement that is there no more has left its traces.
     let before = last.map(|last| {
-        let steps = last.begun.steps.iter();
-        let same = steps.filter(|s| s.action != "CHECK" && Some(&s.name) == first.object.as_ref());
+        let steps = last.begun.steps.iter().filter(|step| step.action != "CHECK");
+        let same = steps.filter(|s| s.name == name || Some(&s.name) == first.object.as_ref());
         same.map(|step| step.fingerprint.as_deref()).collect::<Vec<_>>()
     });
     let now: Vec<_> = chain.iter().map(|at| parts[*at].fingerprint.as_deref()).collect();
@@ -316,7 +405,10 @@ struct Names<'a> {
 impl Names<'_> {
     /// What a name stands for after the steps so far.
     async fn identify(&self, name: &str, parts: &[Part<'_>], depth: usize) -> Result<Identity> {
-        let maker = parts.iter().rev().find(|part| part.object.as_deref() == Some(name));
+        let makes = |part: &&Part<'_>| {
+            part.object.as_deref() == Some(name) || part.quarantine.as_deref() == Some(name)
+        };
+        let maker = parts.iter().rev().find(makes);
         if let Some(maker) = maker {
             return Ok(Identity { identity: maker.fingerprint.clone(), ..Identity::default() });
         }
@@ -436,7 +528,7 @@ fn tables_of(statement: &Located) -> Result<Vec<String>> {
             let tables = table_names(&model_spec(model)?).iter();
             tables.map(|table| format!("{}.{table}", model.name)).collect()
         }
-        _ => statement.object().into_iter().collect(),
+        _ => statement.object().into_iter().chain(statement.quarantine()).collect(),
     })
 }
 

@@ -10,7 +10,7 @@
 //!   that comes twice, at its first coming.
 
 use crate::suggestion::did_you_mean;
-use chrono::{DateTime, Days, LocalResult, NaiveDate, NaiveDateTime, Offset, TimeDelta};
+use chrono::{DateTime, Days, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeDelta};
 use chrono::{SubsecRound, TimeZone, Utc};
 use chrono_tz::{GapInfo, TZ_VARIANTS, Tz};
 use croner::parser::{CronParser, Seconds, Year};
@@ -206,6 +206,15 @@ impl Cron {
                 std::iter::successors(next(&since), next).take(MOST_DUE).collect()
             }
         }
+    }
+
+    /// When what was due at a time has to be there: the first moment after it at which clocks of
+    /// the zone show `at`.
+    pub fn deadline(&self, due: DateTime<Utc>, at: NaiveTime) -> Option<DateTime<Utc>> {
+        let today = self.date(due);
+        let days = today.iter_days().take(3);
+        let shown = days.filter_map(|day| self.shown(day.and_time(at)));
+        shown.map(|(first, _)| first).find(|moment| *moment > due)
     }
 
     /// The first moment at which clocks of the zone show a time, or have left it out.
@@ -435,6 +444,19 @@ mod tests {
         assert_eq!(leap.after(DateTime::<Utc>::MAX_UTC), None);
         assert_eq!(leap.latest(time("2000-01-01T00:00Z"), DateTime::<Utc>::MIN_UTC), None);
         leap.date(DateTime::<Utc>::MAX_UTC);
+    }
+
+    #[test]
+    fn a_deadline_is_the_next_time_that_clocks_show() {
+        let berlin = cron("0 22 * * *", "Europe/Berlin");
+        let at = |due, hour, minute| {
+            berlin.deadline(time(due), NaiveTime::from_hms_opt(hour, minute, 0).unwrap())
+        };
+        assert_eq!(at("2026-01-10T21:00Z", 6, 0), Some(time("2026-01-11T05:00Z")));
+        assert_eq!(at("2026-01-10T21:00Z", 23, 30), Some(time("2026-01-10T22:30Z")));
+        assert_eq!(at("2026-01-10T21:00Z", 22, 0), Some(time("2026-01-11T21:00Z")));
+        assert_eq!(at("2026-03-28T21:00Z", 2, 30), Some(time("2026-03-29T01:00Z")));
+        assert_eq!(at("2026-10-24T20:00Z", 2, 30), Some(time("2026-10-25T00:30Z")));
     }
 
     #[test]

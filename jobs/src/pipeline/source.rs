@@ -1,5 +1,6 @@
 //! The text of a pipeline, as it is in a folder and as it is kept in the warehouse.
 
+use super::Settings;
 use crate::{JobError, Result};
 use nightshift_catalog::warehouse::Warehouse;
 use serde::{Deserialize, Serialize};
@@ -49,9 +50,21 @@ impl Source {
         Ok(Self { folder: folder.to_path_buf(), name: None, files })
     }
 
+    /// The name of a pipeline of these settings.
+    pub(super) fn name(&self, settings: &Settings) -> String {
+        let folder = || self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = settings.name.clone().or_else(|| self.name.clone());
+        name.or_else(folder).unwrap_or_else(|| "pipeline".to_string())
+    }
+
     /// The text of `pipeline.toml`, if there is one.
     pub(super) fn settings(&self) -> Option<&str> {
         self.files.get(SETTINGS).map(String::as_str)
+    }
+
+    /// Whether its folder is one of a store, by its URL.
+    pub(super) fn is_in_a_store(&self) -> bool {
+        self.folder.to_string_lossy().contains("://")
     }
 
     /// The files of statements by their names.
@@ -63,9 +76,8 @@ impl Source {
     /// Keeps the text in the warehouse, under a name that says what it is: the same text is kept once.
     pub async fn keep(&self, warehouse: &Warehouse) -> Result<String> {
         // A process that runs it again may have another current folder.
-        let is_url = self.folder.to_string_lossy().contains("://");
         let folder = match std::path::absolute(&self.folder) {
-            Ok(folder) if !is_url => folder,
+            Ok(folder) if !self.is_in_a_store() => folder,
             _ => self.folder.clone(),
         };
         let text = serde_json::to_vec(&Self { folder, ..self.clone() });

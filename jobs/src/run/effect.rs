@@ -3,7 +3,7 @@
 
 use super::{Made, Run, Step};
 use crate::Result;
-use crate::external::ExternalTable;
+use crate::external::{Copies, ExternalTable};
 use nightshift_catalog::registry::{Change, Details, NewEntry};
 use nightshift_catalog::warehouse::{
     ModelRecord, Name, ReadableModel, ReadableTable, TableRecord, Warehouse,
@@ -23,17 +23,28 @@ pub(super) struct Effect {
     pub(super) names: Vec<NewEntry>,
     /// Files that are read in place under a name.
     pub(super) external: Option<(String, ExternalTable)>,
+    /// What is read instead of some of these files.
+    pub(super) copies: Copies,
 }
 
 impl Effect {
+    /// Whether it is none: what was to be created is there already.
+    pub(super) fn is_none(&self) -> bool {
+        self.made.is_none()
+            && self.tables.is_empty()
+            && self.models.is_empty()
+            && self.names.is_empty()
+            && self.external.is_none()
+    }
+
     /// What changes names only.
     pub(super) fn names(names: Vec<NewEntry>) -> Self {
         Self { names, ..Self::default() }
     }
 }
 
-/// An effect, written down. Files that are read in place are not in it: whoever goes on with the run opens them
-/// again.
+/// An effect, written down. Files that are read in place are not in it, only what is read instead of some of them:
+/// whoever goes on with the run opens them again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EffectRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -42,6 +53,8 @@ pub struct EffectRecord {
     models: Vec<(Name, ModelRecord)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     names: Vec<NewEntry>,
+    #[serde(default, skip_serializing_if = "Copies::is_empty")]
+    copies: Copies,
 }
 
 impl EffectRecord {
@@ -54,10 +67,29 @@ impl EffectRecord {
             tables: tables.collect::<Result<_>>()?,
             models: models.collect::<Result<_>>()?,
             names: effect.names.clone(),
+            copies: effect.copies.clone(),
         })
     }
 
-    async fn recall(&self, warehouse: &Warehouse) -> Result<Effect> {
+    /// Whether nothing was made that later statements could read.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.models.is_empty()
+    }
+
+    /// The folders of the tables that were written.
+    pub fn folders(&self) -> Vec<String> {
+        let tables = self.tables.iter().map(|(_, table)| table.folder());
+        let of_models = self.models.iter().flat_map(|(_, model)| model.folders());
+        tables.chain(of_models).map(str::to_string).collect()
+    }
+
+    /// What is read instead of some files.
+    pub(super) fn copies(&self) -> &Copies {
+        &self.copies
+    }
+
+    /// The effect without the files that are read in place.
+    pub(super) async fn recall(&self, warehouse: &Warehouse) -> Result<Effect> {
         let mut effect = Effect::names(self.names.clone());
         for (name, table) in &self.tables {
             effect.tables.push((name.clone(), table.recall(warehouse).await?));

@@ -1,12 +1,8 @@
 //! Gates: what must hold of the models and tables of a run before it is published.
 
 use super::Run;
+use crate::Result;
 use crate::pipeline::{Gate, Gated};
-use crate::view::View;
-use crate::{JobError, Result};
-use arrow::array::{Array, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
 use nightshift_catalog::delta::Contents;
 use nightshift_catalog::registry::Kind;
 use nightshift_catalog::warehouse::Warehouse;
@@ -15,11 +11,12 @@ use serde::{Deserialize, Serialize};
 /// What a gate has found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The model or table.
+    /// The model, table or column.
     pub of: String,
     /// The measure.
     pub measure: String,
-    /// What it is now; `None` if the run has not made the model or table.
+    /// What it is now; `None` if the run has not made the model or table, or if it is a drift and nothing is
+    /// published.
     pub measured: Option<f64>,
     /// What it is of what is published.
     pub published: Option<f64>,
@@ -37,9 +34,12 @@ impl Run {
             }
             Gated::Rows(table) => self.of_table(table, Contents::rows).await?,
             Gated::Bytes(table) => self.of_table(table, Contents::bytes).await?,
+            Gated::Column { table, column, measure } => {
+                self.of_column(table, column, *measure).await?
+            }
         };
         let held = measured.and_then(|measured| gate.check(measured, published).err());
-        let (of, measure) = (gate.of.name().to_string(), gate.measure.clone());
+        let (of, measure) = (gate.of.name(), gate.measure.clone());
         Ok(Measured { of, measure, measured, published, held })
     }
 
@@ -62,9 +62,7 @@ impl Run {
         if !self.staged.models.keys().any(|name| name.to_string() == model) {
             return Ok((None, None));
         }
-        let top = top.map_or(String::new(), |top| format!(", {top}"));
-        // Names that are checked: nothing in them needs quotes.
-        let query = format!("SELECT \"{column}\" FROM ml_evaluate('{model}', '{holdout}'{top})");
+        let query = evaluation(model, column, holdout, top);
         let measured = self.number(&self.view, &query).await?;
         let published = match self.view.registry().current(Kind::Model, model) {
             None => None,
@@ -74,13 +72,22 @@ impl Run {
         Ok((Some(measured), published))
     }
 
-    async fn number(&self, view: &View, query: &str) -> Result<f64> {
-        let batches = self.session.collect(view.plan_text(&self.session, query).await?).await?;
-        let row = batches.iter().find(|batch| batch.num_rows() > 0);
-        let none = || JobError::Statement(format!("{query} returns no number"));
-        let column = cast(row.ok_or_else(none)?.column(0), &DataType::Float64)?;
-        let column = column.as_primitive::<Float64Type>();
-        Ok(if column.is_valid(0) { column.value(0) } else { f64::NAN })
+    /// Plans what a gate measures with a query, of tables and models that there are.
+    pub(super) async fn plan_gate(&self, gate: &Gate) -> Result<()> {
+        match &gate.of {
+            Gated::Training { .. } | Gated::Rows(_) | Gated::Bytes(_) => Ok(()),
+            Gated::Column { table, column, measure } => {
+                self.plan_column(table, column, *measure).await
+            }
+            Gated::Evaluation { model, column, holdout, top } => {
+                if self.view.model(&self.session, model).await?.is_none() {
+                    return Ok(());
+                }
+                let query = evaluation(model, column, holdout, *top);
+                self.session.analyze(self.view.plan_text(&self.session, &query).await?)?;
+                Ok(())
+            }
+        }
     }
 
     async fn of_table(
@@ -112,4 +119,11 @@ impl Run {
             model.details.held_by = held_by.clone();
         }
     }
+}
+
+/// The query of a measure of `ml_evaluate`.
+fn evaluation(model: &str, column: &str, holdout: &str, top: Option<u64>) -> String {
+    let top = top.map_or(String::new(), |top| format!(", {top}"));
+    // Names that are checked: nothing in them needs quotes.
+    format!("SELECT \"{column}\" FROM ml_evaluate('{model}', '{holdout}'{top})")
 }

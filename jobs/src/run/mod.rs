@@ -4,7 +4,8 @@
 //! everybody sees, in one commit. A run that fails is abandoned: its files are deleted.
 
 use crate::change;
-use crate::external::{ExternalTable, Externals};
+use crate::external::{Externals, Quarantine};
+use crate::lineage::Lineage;
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::statement::{CreateModel, Located, Statement};
@@ -13,7 +14,6 @@ use crate::{JobError, Result, training};
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::sql::parser::CreateExternalTable;
 use nightshift_catalog::CatalogError;
 use nightshift_catalog::delta::Contents;
 use nightshift_catalog::export::ExportTarget;
@@ -28,11 +28,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
 
+mod columns;
 mod copies;
+mod drift;
 mod effect;
+mod files;
 mod gates;
+mod lineage;
 mod names;
 mod rehearsal;
+mod slices;
 mod tables;
 
 pub use effect::EffectRecord;
@@ -101,6 +106,15 @@ pub struct Step {
     pub seconds: f64,
 }
 
+/// Rows that a check has found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Wrong {
+    /// How many.
+    pub rows: usize,
+    /// Some of them, as a table.
+    pub sample: String,
+}
+
 /// What a statement has made.
 #[derive(Debug)]
 struct Made {
@@ -119,7 +133,7 @@ impl Made {
 }
 
 /// The folders of tables to which a statement writes.
-fn folders_of(statement: &Statement) -> Result<Vec<String>> {
+pub(crate) fn folders_of(statement: &Statement) -> Result<Vec<String>> {
     let table = match statement {
         Statement::CreateTable(table) => &table.name,
         Statement::Insert(insert) => &insert.table,
@@ -127,6 +141,10 @@ fn folders_of(statement: &Statement) -> Result<Vec<String>> {
         Statement::Update(update) => &update.table,
         Statement::Merge(merge) => &merge.table,
         Statement::Optimize { table, .. } => table,
+        Statement::CreateExternalTable(table) => match Quarantine::named(&table.options) {
+            Some(name) => return Ok(vec![Warehouse::table_folder(&Name::try_from(name)?)]),
+            None => return Ok(Vec::new()),
+        },
         Statement::CreateModel(model) => {
             let tables = training::table_names(&training::model_spec(model)?).iter();
             let folder = |table: &&str| Warehouse::model_table_folder(&model.name, table);
@@ -137,7 +155,8 @@ fn folders_of(statement: &Statement) -> Result<Vec<String>> {
     Ok(vec![Warehouse::table_folder(table)])
 }
 
-/// A run that is under way.
+/// A run that is under way. A clone sees what it has made so far, and nothing that it makes later.
+#[derive(Clone)]
 pub struct Run {
     id: String,
     operation: String,
@@ -147,26 +166,37 @@ pub struct Run {
     /// Tables' folders that the run has begun to write to.
     touched: BTreeSet<String>,
     /// Where it writes files for other programs.
-    exports: Mutex<Vec<ExportTarget>>,
+    exports: Arc<Mutex<Vec<ExportTarget>>>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
     /// Whether statements are only planned.
     rehearsed: bool,
     /// Whether another process may have published it already.
     published_before: bool,
+    /// What trainings leave is used again under the same word only.
+    training: String,
+    /// Whether another process could not be followed in all that it has made: then no file is known to be too many.
+    incomplete: bool,
+    /// Whether it is written down, and so what its statements read and make.
+    recorded: bool,
+    /// Whether its statement is one by itself, of a connection that reads files in place longer than the run.
+    by_itself: bool,
 }
 
-/// A statement that has been executed.
+/// A statement that has been executed, and whose effect later statements don't see yet.
 pub struct Executed {
     /// What it has made, if that is to be told.
     pub step: Option<Step>,
     /// What it has done, for whoever goes on with the run.
-    pub effect: EffectRecord,
+    pub record: EffectRecord,
+    /// What it has read and made, if that is known and written down.
+    pub lineage: Option<Lineage>,
+    effect: Effect,
 }
 
 impl Run {
-    /// Begins a run. `operation` says what it is, for the record; `externals` are files that it can
-    /// read in place from the start.
+    /// Begins a run of one statement. `operation` says what it is, for the record; `externals` are files that it
+    /// can read in place from the start.
     pub async fn start(
         session: Session,
         operation: String,
@@ -176,7 +206,7 @@ impl Run {
         let view = View::now(&session, externals).await?;
         let run = Self::over(session, view, Self::new_id(), operation, progress);
         run.open().await?;
-        Ok(run)
+        Ok(Self { by_itself: true, ..run })
     }
 
     /// A run that is written down before it is opened.
@@ -188,7 +218,8 @@ impl Run {
     ) -> Result<Self> {
         session.warehouse().check_writable().await?;
         let view = View::now(&session, Externals::new()).await?;
-        Ok(Self::over(session, view, id, operation, progress))
+        let run = Self::over(session, view, id, operation, progress);
+        Ok(Self { recorded: true, ..run })
     }
 
     /// Opens the run: its tasks can write from now on.
@@ -210,7 +241,7 @@ impl Run {
     ) -> Result<Self> {
         let view = View::as_of(&session, publication).await?;
         let run = Self::over(session, view, id, operation, progress);
-        Ok(Self { published_before, ..run })
+        Ok(Self { published_before, recorded: true, ..run })
     }
 
     /// An id for a run that is to begin.
@@ -232,12 +263,27 @@ impl Run {
             view,
             staged: Staged::default(),
             touched: BTreeSet::new(),
-            exports: Mutex::default(),
+            exports: Arc::default(),
             steps: Vec::new(),
             progress,
             rehearsed: false,
             published_before: false,
+            training: "0".to_string(),
+            incomplete: false,
+            recorded: false,
+            by_itself: false,
         }
+    }
+
+    /// The run for one of its steps, whose training goes on with what was left under the same word.
+    #[must_use]
+    pub fn for_step(&self, training: String) -> Self {
+        Self { training, ..self.clone() }
+    }
+
+    /// Lets no file be deleted when the run is at its end.
+    pub fn keep_all_files(&mut self) {
+        self.incomplete = true;
     }
 
     /// The number of the publication that the run's statements read, beside what it makes itself.
@@ -248,6 +294,11 @@ impl Run {
     /// Its id; ids are in the order in which runs began.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether a name is a view that was published before the run.
+    pub fn is_published_view(&self, name: &str) -> bool {
+        self.view.registry().current(Kind::View, name).is_some()
     }
 
     /// The files that the run reads in place.
@@ -262,16 +313,24 @@ impl Run {
 
     /// Executes a statement that makes or changes something. What is only read in place, and a name, is
     /// no step. `folder` is what relative locations are relative to.
-    pub async fn execute(
-        &mut self,
-        located: &Located,
-        folder: Option<PathBuf>,
-    ) -> Result<Executed> {
-        let started = Instant::now();
-        // Of one that fails, files can be left.
+    pub async fn execute(&mut self, located: &Located, folder: Option<PathBuf>) -> Result<()> {
+        self.touch(located)?;
+        let executed = self.attempt(located, folder).await?;
+        self.accept(executed);
+        Ok(())
+    }
+
+    /// Notes where a statement writes: of one that fails, files can be left.
+    pub fn touch(&mut self, located: &Located) -> Result<()> {
         let folders = folders_of(&located.statement).map_err(|error| located.locate(error))?;
         self.touched.extend(folders);
-        let effect = match self.perform(&located.statement, folder).await {
+        Ok(())
+    }
+
+    /// Executes a statement without letting others see what it does.
+    pub async fn attempt(&self, located: &Located, folder: Option<PathBuf>) -> Result<Executed> {
+        let started = Instant::now();
+        let effect = match self.perform(&located.statement, folder.clone()).await {
             Ok(effect) => effect,
             // To explain it can take reading all files.
             Err(error) if self.rehearsed => return Err(located.locate(error)),
@@ -295,9 +354,14 @@ impl Run {
             true => EffectRecord::default(),
             false => EffectRecord::of(&effect)?,
         };
-        self.apply(effect);
-        self.steps.extend(step.clone());
-        Ok(Executed { step, effect: record })
+        let lineage = self.lineage(located, folder.as_deref(), &effect).await;
+        Ok(Executed { step, record, lineage, effect })
+    }
+
+    /// Lets the run's later statements see what a statement has done.
+    pub fn accept(&mut self, executed: Executed) {
+        self.apply(executed.effect);
+        self.steps.extend(executed.step);
     }
 
     /// What a statement would do. It changes nothing that others see, and can be tried again.
@@ -311,7 +375,7 @@ impl Run {
             }
             Statement::CreateTable(table) => self.create_table(table).await,
             Statement::CreateExternalTable(table) => {
-                self.create_external(table.clone(), folder).await
+                self.create_external(table, folder.as_deref()).await
             }
             Statement::CreateView(view) => self.create_view(view).await,
             Statement::CreateModel(model) => self.create_model(model).await,
@@ -347,8 +411,8 @@ impl Run {
         }
     }
 
-    /// Runs a check: a query that returns the rows that are wrong.
-    pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
+    /// Runs a check: a query that returns the rows that are wrong. Of those that it finds, some are shown.
+    pub async fn check(&self, located: &Located) -> Result<Option<Wrong>> {
         let collected = async {
             let plan = plan(&self.session, &self.view, located).await?;
             match self.rehearsed {
@@ -366,7 +430,7 @@ impl Run {
         };
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         if rows == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let mut sample = Vec::new();
         let mut left = SAMPLE;
@@ -376,7 +440,7 @@ impl Run {
             sample.push(taken);
         }
         let sample = pretty_format_batches(&sample)?.to_string();
-        Err(JobError::Check { check: name.to_string(), rows, sample })
+        Ok(Some(Wrong { rows, sample }))
     }
 
     /// A table of this run as its other statements can read it.
@@ -390,21 +454,11 @@ impl Run {
         Ok(warehouse.make_readable(staged, &list).await?)
     }
 
-    async fn create_external(
-        &self,
-        table: CreateExternalTable,
-        folder: Option<PathBuf>,
-    ) -> Result<Effect> {
-        let name = crate::statement::name_of(&table.name)?.to_string();
-        let external = ExternalTable::open(&self.session, table, folder.as_deref()).await?;
-        Ok(Effect { external: Some((name, external)), ..Effect::default() })
-    }
-
     async fn create_model(&self, model: &CreateModel) -> Result<Effect> {
         if !self.check_free(&model.name, Kind::Model, model.or_replace, model.if_not_exists)? {
             return Ok(Effect::default());
         }
-        let folder = format!("{}/training/{}", self.folder(), model.name);
+        let folder = format!("{}/training/{}/{}", self.folder(), model.name, self.training);
         let progress = self.progress.as_ref();
         let (session, view) = (&self.session, &self.view);
         let staged = match self.rehearsed {
@@ -467,7 +521,9 @@ impl Run {
         let kept = self.staged.files();
         let tidied = async {
             warehouse.close_run(&self.id).await?;
-            warehouse.discard(&self.id, &self.touched, &kept).await?;
+            if !self.incomplete {
+                warehouse.discard(&self.id, &self.touched, &kept).await?;
+            }
             warehouse.forget(&self.folder()).await
         };
         if let Err(error) = tidied.await {
@@ -500,6 +556,20 @@ impl Run {
         self.tidy().await;
         self.export().await?;
         Ok((self.steps, published))
+    }
+
+    /// The warehouse that it writes to.
+    pub fn warehouse(&self) -> &Warehouse {
+        self.session.warehouse()
+    }
+
+    /// Leaves what it has made where somebody finds it who goes on with it, apart from files for other programs.
+    pub async fn suspend(self) -> Result<()> {
+        for export in self.exports() {
+            export.discard(&self.id).await?;
+        }
+        tracing::info!(run = %self.id, "run suspended, nothing is published");
+        Ok(())
     }
 
     /// Deletes everything that the run has written.

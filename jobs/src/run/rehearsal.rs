@@ -3,6 +3,7 @@
 use super::Run;
 use crate::Result;
 use crate::external::Externals;
+use crate::pipeline::Gate;
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::statement::Located;
@@ -27,12 +28,17 @@ impl Rehearsal {
 
     /// Plans a statement that makes or changes something.
     pub async fn execute(&mut self, located: &Located, folder: Option<PathBuf>) -> Result<()> {
-        self.0.execute(located, folder).await.map(drop)
+        self.0.execute(located, folder).await
     }
 
     /// Plans a check.
-    pub async fn check(&self, name: &str, located: &Located) -> Result<()> {
-        self.0.check(name, located).await
+    pub async fn check(&self, located: &Located) -> Result<()> {
+        self.0.check(located).await.map(drop)
+    }
+
+    /// Plans what a gate measures with a query.
+    pub async fn gate(&self, gate: &Gate) -> Result<()> {
+        self.0.plan_gate(gate).await
     }
 
     /// The columns that a table has in what is published, and those that it would have.

@@ -35,6 +35,11 @@ impl Run {
                 let query = ast::Statement::Query(query.clone());
                 let query = EngineStatement::Statement(Box::new(query));
                 let plan = self.view.plan(&self.session, query).await?;
+                if let Some(slice) = &table.slice
+                    && let Some(effect) = self.replace_slice(table, slice, &plan).await?
+                {
+                    return Ok(effect);
+                }
                 let schema = Arc::new(stored(plan.schema().as_arrow())?);
                 partition::check(&schema, &partitions)?;
                 let session = &self.session;

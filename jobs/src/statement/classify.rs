@@ -93,6 +93,7 @@ fn create_table(table: ast::CreateTable) -> Result<Statement> {
         partitioned_by: Vec::new(),
         comment,
         query: table.query,
+        slice: None,
     }))
 }
 

@@ -1,6 +1,7 @@
 //! What a statement can be.
 
 use crate::JobError;
+use chrono::NaiveDate;
 use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, Expr, MergeClause, Query, TableAlias, TableFactor,
@@ -23,6 +24,11 @@ pub struct Located {
 }
 
 impl Located {
+    /// The line it ends on.
+    pub fn last_line(&self) -> u64 {
+        self.line + self.text.trim_end().matches('\n').count() as u64
+    }
+
     /// Says where an error happened, unless it says so itself.
     pub fn locate(&self, error: JobError) -> JobError {
         match error {
@@ -178,6 +184,19 @@ pub struct CreateTable {
     pub comment: Option<String>,
     /// What it is to hold.
     pub query: Option<Box<Query>>,
+    /// The partitions that are made anew if the table is there; `None` for all of it.
+    pub slice: Option<Slice>,
+}
+
+/// The partitions of a table that are those of some days.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// The column that says which day it is.
+    pub column: String,
+    /// The first day.
+    pub first: NaiveDate,
+    /// The last day.
+    pub last: NaiveDate,
 }
 
 /// `CREATE [OR REPLACE] VIEW [IF NOT EXISTS] name AS query`.

@@ -4,6 +4,8 @@ use super::arguments::with_queries;
 use super::classify::{name_of, parts_of};
 use super::kinds::*;
 use crate::Result;
+use crate::external::Quarantine;
+use crate::session::{CATALOG, SCHEMA};
 use datafusion::common::TableReference;
 use datafusion::sql::parser::{CopyToSource, DFParser, Statement as EngineStatement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -24,6 +26,15 @@ pub fn creates(statement: &Statement) -> Result<Option<String>> {
         Statement::CreateExternalTable(table) => Some(name_of(&table.name)?.to_string()),
         _ => None,
     })
+}
+
+/// The table that a statement makes of the records which it can't read, as `schema.name`. Whether its options are right
+/// is found out when it is executed.
+pub fn quarantine(statement: &Statement) -> Option<String> {
+    match statement {
+        Statement::CreateExternalTable(table) => Quarantine::named(&table.options),
+        _ => None,
+    }
 }
 
 /// What is there already and changed by a statement, as `schema.name`.
@@ -146,7 +157,11 @@ impl References {
     /// What of it another statement may create, as `schema.name`.
     pub fn created_names(&self) -> BTreeSet<String> {
         let of_table = |table: &TableReference| match table {
+            TableReference::Full { catalog, schema, table } if &**catalog == CATALOG => {
+                format!("{schema}.{table}")
+            }
             TableReference::Full { catalog, schema, .. } => format!("{catalog}.{schema}"),
+            TableReference::Bare { table } => format!("{SCHEMA}.{table}"),
             other => other.to_string(),
         };
         let about = self.about.iter().map(|(_, name)| name.clone());
@@ -205,6 +220,16 @@ impl Located {
         creates(&self.statement).map_err(|error| self.locate(error))
     }
 
+    /// All that the statement creates: files that are read in place can have a table of bad records besides.
+    pub fn creates_all(&self) -> Result<Vec<String>> {
+        Ok(self.creates()?.into_iter().chain(self.quarantine()).collect())
+    }
+
+    /// The table that the statement makes of the records which it can't read.
+    pub fn quarantine(&self) -> Option<String> {
+        quarantine(&self.statement)
+    }
+
     /// What the statement changes.
     pub fn changes(&self) -> Option<String> {
         changes(&self.statement)
@@ -250,5 +275,18 @@ mod tests {
                     JOIN ml_predict('a.m', 'a.c') ON true JOIN ml_evaluate('a.m', '(SELECT * FROM a.d)', 3)";
         assert_eq!(names(text), ["a.b", "a.c", "a.d", "a.m", "a.n"]);
         assert_eq!(names("SELECT 1"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn files_in_place_can_have_a_second_table() {
+        let created = |options: &str| {
+            let text = format!("CREATE EXTERNAL TABLE a.b STORED AS CSV LOCATION 'x' {options}");
+            parse("f.sql", &text).unwrap()[0].creates_all().unwrap()
+        };
+        assert_eq!(created(""), ["a.b"]);
+        let both = ["a.b", "c.bad"];
+        assert_eq!(created("OPTIONS ('quarantine' 'C.Bad', has_header true)"), both);
+        assert_eq!(created("OPTIONS (format.QUARANTINE 'c.bad')"), both);
+        assert_eq!(created("OPTIONS (quarantine 'bad')"), ["a.b"]);
     }
 }

@@ -72,8 +72,30 @@ impl Unparsed {
         self.tokens.iter().filter_map(|token| parameter(&token.token)).collect()
     }
 
-    /// The table, view or model that it begins to create, as `schema.name`, even if the rest can't be parsed.
-    pub fn creates(&self) -> Option<String> {
+    /// What it begins to create, as `schema.name`, even if the rest can't be parsed.
+    pub fn creates(&self) -> Vec<String> {
+        self.name().into_iter().chain(self.quarantine()).collect()
+    }
+
+    /// The table of bad records that files in place are to have.
+    fn quarantine(&self) -> Option<String> {
+        let text = |token: &Token| match token {
+            Token::SingleQuotedString(text) => Some(text.clone()),
+            Token::Word(word) => Some(word.value.clone()),
+            _ => None,
+        };
+        let pairs = self.tokens.windows(2);
+        let mut named = pairs.filter(|pair| {
+            text(&pair[0].token).is_some_and(|name| name.eq_ignore_ascii_case("quarantine"))
+        });
+        named.find_map(|pair| match &pair[1].token {
+            Token::SingleQuotedString(name) => Some(name.to_lowercase()),
+            _ => None,
+        })
+    }
+
+    /// The table, view or model of its first words.
+    fn name(&self) -> Option<String> {
         let mut words = self.tokens.iter().map(|token| &token.token).peekable();
         let mut take = |word: &str| {
             let is_word = |token: &&Token| matches!(token, Token::Word(found) if found.value.eq_ignore_ascii_case(word));

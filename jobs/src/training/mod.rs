@@ -221,6 +221,6 @@ fn total(measures: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// A quoted identifier.
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,17 +1,21 @@
 //! What a leader does.
 
+use super::lineage::LineageFeed;
+use super::notices;
+use super::telling::Telling;
 use super::told::ToLog;
-use chrono::{TimeDelta, Utc};
+use crate::lineage::LineageReceiver;
+use chrono::{DateTime, TimeDelta, Utc};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_jobs::garbage;
-use nightshift_jobs::journal::{self, Driver, RunState};
+use nightshift_jobs::journal::{self, Driver, RunState, Status};
 use nightshift_jobs::pipeline::{
     self, AllDeployed, Concurrency, Deployed, Done, Due, Given, Happened, Pipeline, Positions,
-    Source, Start,
+    Source, Start, Trigger,
 };
 use nightshift_jobs::session::Session;
 use nightshift_jobs::{JobError, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -27,6 +31,9 @@ const MOST_AT_ONCE: usize = 8;
 
 /// The time between two searches for runs of long ago.
 const BETWEEN_TIDYING: Duration = Duration::from_secs(600);
+
+/// The time between two looks whether somebody goes on with runs that had failed.
+const BETWEEN_FAILED: Duration = Duration::from_secs(15);
 
 /// The time between two deletions of files that no version needs.
 const BETWEEN_VACUUMS: Duration = Duration::from_secs(24 * 3600);
@@ -49,16 +56,28 @@ pub struct Leading {
     ids: BTreeMap<String, Id>,
     /// Runs that could not be driven to their end, and when that is tried again.
     resting: BTreeMap<String, Instant>,
+    /// The last published run of each pipeline, and when it was published, however long ago: what follows on it may
+    /// have had to wait.
+    published: BTreeMap<String, (String, DateTime<Utc>)>,
+    /// The pipelines whose last published run was looked for.
+    known: BTreeSet<String>,
+    telling: Telling,
+    /// When it was looked whether somebody goes on with runs that had failed.
+    looked: Option<Instant>,
     /// When runs of long ago were archived.
     tidied: Option<Instant>,
     /// When files were deleted that no version needs.
     vacuumed: Instant,
+    lineage: Option<LineageFeed>,
 }
 
 impl Leading {
-    /// A leader that knows nothing yet.
-    pub fn new(session: Session) -> Self {
+    /// A leader that knows nothing yet. `commands` says whether pipelines can have programs run by this process.
+    pub fn new(session: Session, commands: bool) -> Self {
         Self {
+            telling: Telling::new(session.warehouse(), commands),
+            published: BTreeMap::new(),
+            known: BTreeSet::new(),
             session,
             parsed: BTreeMap::new(),
             positions: Positions::default(),
@@ -67,9 +86,18 @@ impl Leading {
             driven: JoinSet::new(),
             ids: BTreeMap::new(),
             resting: BTreeMap::new(),
+            looked: None,
             tidied: None,
             vacuumed: Instant::now(),
+            lineage: None,
         }
+    }
+
+    /// The same, which tells somebody of runs.
+    pub fn with_lineage(self, receiver: Option<LineageReceiver>) -> Self {
+        let warehouse = self.warehouse().clone();
+        let lineage = receiver.map(|receiver| LineageFeed::new(warehouse, receiver));
+        Self { lineage, ..self }
     }
 
     /// Leads. A store that can't be reached is tried again; runs end when this is dropped, and the next leader goes on
@@ -78,6 +106,7 @@ impl Leading {
         let mut deployed = loop {
             let read = async {
                 self.positions = Positions::read(self.warehouse()).await?;
+                self.telling.go_on().await?;
                 AllDeployed::read(self.warehouse()).await
             };
             match read.await {
@@ -135,6 +164,9 @@ impl Leading {
     async fn look(&mut self, deployed: &mut AllDeployed) -> Result<()> {
         deployed.refresh().await?;
         self.refresh_runs().await?;
+        if let Some(lineage) = &mut self.lineage {
+            lineage.look(&self.runs);
+        }
         self.take_over();
         let before = self.positions.clone();
         let begun = self.begin_due(deployed).await;
@@ -142,21 +174,27 @@ impl Leading {
             self.positions.save(self.warehouse()).await?;
         }
         begun?;
+        self.telling.look(&self.runs).await?;
         if self.tidied.is_none_or(|tidied| tidied.elapsed() >= BETWEEN_TIDYING) {
             self.tidied = Some(Instant::now());
-            self.tidy().await?;
+            self.tidy(deployed).await?;
         }
         Ok(())
     }
 
     /// Deletes what runs have left, once a day what no version needs, and puts runs of long ago into archives.
-    async fn tidy(&mut self) -> Result<()> {
+    async fn tidy(&mut self, deployed: &AllDeployed) -> Result<()> {
         garbage::forget_runs(self.warehouse(), Utc::now()).await?;
         if self.vacuumed.elapsed() >= BETWEEN_VACUUMS {
             self.vacuumed = Instant::now();
             let files = garbage::vacuum(self.warehouse()).await?;
             tracing::info!(files, "files that no version needs are deleted");
+            let of_runs = self.runs.values().map(|run| run.begun.source.clone());
+            let deployed = deployed.pipelines().map(|deployed| deployed.source.clone());
+            let sources = of_runs.chain(deployed).collect();
+            pipeline::forget_inputs(self.warehouse(), &sources, Utc::now()).await?;
         }
+        self.telling.tidy().await?;
         journal::tidy(self.warehouse()).await?;
         while journal::archive(self.warehouse(), Utc::now() - KEPT).await? > 0 {}
         Ok(())
@@ -167,13 +205,18 @@ impl Leading {
         let ids = journal::runs(self.warehouse()).await?;
         self.runs.retain(|id, _| ids.binary_search(id).is_ok());
         self.resting.retain(|_, until| *until > Instant::now());
+        let reopened = self.may_be_reopened().await?;
         for id in ids {
-            if self.runs.get(&id).is_some_and(RunState::is_over) || self.ids.contains_key(&id) {
+            let is_over = self.runs.get(&id).is_some_and(RunState::is_over);
+            if is_over && !reopened.contains(&id) || self.ids.contains_key(&id) {
                 continue;
             }
             let known = self.runs.get(&id).cloned();
             match journal::state_since(self.warehouse(), &id, known).await {
-                Ok(state) => drop(self.runs.insert(id, state)),
+                Ok(state) => {
+                    self.note_published(&state);
+                    self.runs.insert(id, state);
+                }
                 // One that can't be read holds up no others.
                 Err(error) if error.can_pass() => return Err(error),
                 Err(error) => {
@@ -185,6 +228,18 @@ impl Leading {
             }
         }
         Ok(())
+    }
+
+    /// Runs that have failed, and that somebody may have gone on with since the last look.
+    async fn may_be_reopened(&mut self) -> Result<BTreeSet<String>> {
+        let failed = |run: &RunState| run.status == Status::Failed;
+        let is_time = self.looked.is_none_or(|looked| looked.elapsed() >= BETWEEN_FAILED);
+        if !is_time || !self.runs.values().any(failed) {
+            return Ok(BTreeSet::new());
+        }
+        self.looked = Some(Instant::now());
+        let with_data = self.warehouse().runs_with_data().await?.into_iter();
+        Ok(with_data.filter(|id| self.runs.get(id).is_some_and(failed)).collect())
     }
 
     /// Goes on with runs of schedulers that drive them no more.
@@ -216,15 +271,27 @@ impl Leading {
             let Some(pipeline) = self.parsed(&deployed.source).await? else { continue };
             let Some(schedule) = &pipeline.settings().schedule else { continue };
             let since = self.positions.of(&deployed.name);
-            let happened = Happened { registry: &registry, runs: &self.runs };
+            if let Trigger::After(other) = &schedule.trigger {
+                self.know_last(other).await?;
+            }
+            let happened = Happened { registry: &registry, runs: &self.published };
             for due in pipeline::due(deployed, schedule, since, now, &happened) {
                 let (run, name) = (due.id.clone(), &deployed.name);
+                let late = notices::due_of_waiting(&due, &pipeline, now);
                 match self.begin(deployed, &pipeline, schedule.concurrency, due).await {
                     Ok(true) => {}
-                    Ok(false) => break,
+                    Ok(false) => {
+                        if let Some(notice) = late {
+                            self.telling.tell(&notice, &pipeline, &deployed.source).await?;
+                        }
+                        break;
+                    }
                     Err(error) if error.can_pass() => return Err(error),
                     // What is wrong with one pipeline is none of the others'.
                     Err(error) => {
+                        if let Some(notice) = late {
+                            self.telling.tell(&notice, &pipeline, &deployed.source).await?;
+                        }
                         let reason = error.to_string();
                         if self.unreadable.insert(run.clone(), reason.clone()) != Some(reason) {
                             tracing::error!(run, pipeline = name, %error, "a run that is due can't be begun");
@@ -235,6 +302,28 @@ impl Leading {
             }
         }
         Ok(())
+    }
+
+    /// Finds out which run of a pipeline was published last, as long as nobody has told it here.
+    async fn know_last(&mut self, pipeline: &str) -> Result<()> {
+        if self.known.contains(pipeline) {
+            return Ok(());
+        }
+        if let Some(last) = journal::last_published(self.warehouse(), pipeline).await? {
+            self.note_published(&last);
+        }
+        self.known.insert(pipeline.to_string());
+        Ok(())
+    }
+
+    fn note_published(&mut self, run: &RunState) {
+        if let (Status::Published, Some(at)) = (run.status, run.ended_at) {
+            let last = self.published.entry(run.begun.pipeline.clone());
+            let last = last.or_insert_with(|| (run.id.clone(), at));
+            if last.1 < at {
+                *last = (run.id.clone(), at);
+            }
+        }
     }
 
     /// The pipeline of a text; `None` if it can't be read, which is told once.
@@ -287,7 +376,13 @@ impl Leading {
             self.positions.go_to(name, at);
             return Ok(true);
         }
-        let start = Start { id: id.clone(), cause, driver: Driver::this(true), all: false };
+        let start = Start {
+            id: id.clone(),
+            cause,
+            driver: Driver::this(true),
+            all: false,
+            only: Vec::new(),
+        };
         let progress = Arc::new(ToLog { run: id.clone() });
         let given = Given::Due(at);
         let pipeline = Pipeline::of(pipeline.source().clone(), &given)?;

@@ -4,8 +4,13 @@
 //! begins those that are due. All that it knows is in the warehouse, so that the next leader knows it too.
 
 mod leader;
+mod lineage;
+mod notices;
+mod notify;
+mod telling;
 mod told;
 
+use crate::lineage::LineageReceiver;
 use futures::future::BoxFuture;
 use leader::Leading;
 use nightshift_catalog::lease::{Candidate, Lease};
@@ -26,13 +31,27 @@ pub struct Control {
     candidate: Candidate,
     /// The lease that it has already.
     lease: Option<Lease>,
+    /// Whether pipelines can have programs run by this process.
+    commands: bool,
+    /// Who is told of runs.
+    lineage: Option<LineageReceiver>,
 }
 
 impl Control {
     /// Something that runs pipelines in a session, as soon as `candidate` leads, which it does already if there is a
     /// lease.
     pub fn new(session: Session, candidate: Candidate, lease: Option<Lease>) -> Self {
-        Self { session, candidate, lease }
+        Self { session, candidate, lease, commands: false, lineage: None }
+    }
+
+    /// The same, in which pipelines can have programs run by this process, to tell somebody of their runs.
+    pub fn with_commands(self, commands: bool) -> Self {
+        Self { commands, ..self }
+    }
+
+    /// The same, which tells of runs.
+    pub fn with_lineage(self, lineage: Option<LineageReceiver>) -> Self {
+        Self { lineage, ..self }
     }
 
     /// Leads until another process does, or may. When it is to stop, gives up what it leads.
@@ -58,7 +77,9 @@ impl Control {
             tracing::info!(term, "this scheduler leads");
             let mut renewing = tokio::spawn(renew(lease, stopped));
             tokio::select! {
-                () = Leading::new(self.session.clone()).lead() => {}
+                () = Leading::new(self.session.clone(), self.commands)
+                    .with_lineage(self.lineage.clone())
+                    .lead() => {}
                 _ = &mut renewing => {
                     tracing::warn!(term, "this scheduler leads no more: another does, or may");
                     return self;

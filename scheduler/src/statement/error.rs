@@ -148,7 +148,7 @@ fn kind(error: &JobError) -> Kind {
         },
         JobError::Option { .. } => OPTION,
         JobError::TrainingData { .. } => DATA,
-        JobError::File { .. } => CAST,
+        JobError::File { .. } | JobError::Quarantine { .. } => CAST,
         JobError::Check { .. } => CHECK,
         JobError::Interrupted | JobError::Cancelled => CANCELLED,
         JobError::Catalog(error) => of_catalog(error),

@@ -1,7 +1,7 @@
 //! What must hold before a run is published.
 
 use super::keys::Keys;
-use super::measures::{Evaluation, Gated, of_table};
+use super::measures::{Column, DRIFT, Evaluation, Gated};
 
 /// What must hold before a run is published.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +12,8 @@ pub struct Gate {
     pub measure: String,
     /// What it must not exceed.
     pub bounds: Bounds,
+    /// Where it says what is measured: a byte of the text.
+    pub(in crate::pipeline) at: usize,
 }
 
 /// Between what a measure has to be; all bounds are allowed values themselves.
@@ -74,16 +76,29 @@ impl Gate {
             keys.wrong(at, "its measure is needed");
         }
         let measure: Option<(usize, String)> = keys.located("measure");
+        let column = Column::of(keys);
+        let at = column.place().or(measure.as_ref().map(|(at, _)| *at));
+        let beside_max = ["min", "min_ratio", "max_ratio"].map(|name| keys.place(name));
         let bounds = Bounds::of(keys);
         let evaluation = Evaluation::of(keys);
         let of = match (kind?, measure.as_ref()?) {
-            ("model", measure) => evaluation.model(keys, model, measure),
+            ("model", measure) => {
+                column.refuse(keys, "a model has no column");
+                evaluation.model(keys, model, measure)
+            }
             (_, measure) => {
                 evaluation.refuse(keys, "a table has no holdout");
-                of_table(keys, table, measure)
+                let senseless = beside_max.into_iter().flatten().filter(|_| measure.1 == DRIFT);
+                for at in senseless {
+                    keys.wrong(
+                        at,
+                        "drift is from what is published, and 0 is none: its bound is max",
+                    );
+                }
+                column.table(keys, table, measure)
             }
         };
-        Some(Self { of: of?, measure: measure?.1, bounds: bounds? })
+        Some(Self { of: of?, measure: measure?.1, bounds: bounds?, at: at? })
     }
 }
 
@@ -150,7 +165,8 @@ mod tests {
             "5:1: a bound is needed: one or more of min, max, min_ratio, max_ratio",
             "6:9: als: a name looks like schema.table",
             "7:11: rmse needs a holdout",
-            "10:11: there is no measure 'row' of a table, but rows, bytes; did you mean rows?",
+            "10:11: there is no measure 'row' of a table, but rows, bytes, mean, stddev, minimum, \
+             maximum, nulls, distinct, drift; did you mean rows?",
             "11:13: min_ratio can't be -1",
             "12:1: a table has no holdout",
             "13:1: its measure is needed",
@@ -170,6 +186,35 @@ mod tests {
                 format!("[[gate]]\nmodel = 'a.m'\nholdout = 'a.h'\nmin = 1\nmeasure = '{measure}'");
             check(&text, &["5:11: there is no measure"]);
         }
+    }
+
+    #[test]
+    fn mistakes_about_columns_are_said_one_by_one() {
+        let drift = "drift is from what is published, and 0 is none: its bound is max";
+        let text = "[[gate]]\ntable = 'a.t'\nmeasure = 'mean'\nmin = 1\n\
+                    [[gate]]\ntable = 'a.t'\ncolumn = 'x'\nmeasure = 'rows'\nmin = 1\n\
+                    [[gate]]\nmodel = 'a.m'\ncolumn = 'x'\nmeasure = 'loss'\nmax = 1\n\
+                    [[gate]]\ntable = 'a.t'\ncolumn = 3\nmeasure = 'nulls'\nmax = 1\n\
+                    [[gate]]\ntable = 'a.t'\ncolumn = 'x'\nmeasure = 'drift'\nmin = 0\nmax = 1\n\
+                    min_ratio = 0\nmax_ratio = 1\n\
+                    [[gate]]\ntable = 'a.t'\ncolumn = 'x'\nmeasure = 'maximun'\nmax = 1\n";
+        let expected = [
+            "3:11: mean needs a column: column = \"name\"".to_string(),
+            "7:1: rows is of the whole table, without a column".to_string(),
+            "12:1: a model has no column".to_string(),
+            "17:10: invalid type: integer `3`, expected a string".to_string(),
+            format!("24:1: {drift}"),
+            format!("26:1: {drift}"),
+            format!("27:1: {drift}"),
+            "31:11: there is no measure 'maximun' of a table, but rows, bytes, mean, stddev, minimum, \
+             maximum, nulls, distinct, drift; did you mean maximum?"
+                .to_string(),
+        ];
+        check(text, &expected.each_ref().map(String::as_str));
+        let whole = "[[gate]]\ntable = 'a.t'\ncolumn = 'x'\nmeasure = 'drift'\nmax = 0.25\n";
+        let (settings, mistakes) = Settings::parse("p.toml", whole);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!(super::super::position(whole, settings.gates[0].at), (3, 10));
     }
 
     #[test]

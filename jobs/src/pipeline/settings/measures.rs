@@ -30,8 +30,22 @@ const BESIDE_RANKINGS: [&str; 2] = ["users", "coverage"];
 /// Columns of `ml_evaluate` for values that are predicted.
 const OF_PREDICTIONS: [&str; 3] = ["pairs", "rmse", "mae"];
 
-/// What is measured of a table.
+/// What is measured of a table as a whole.
 const OF_TABLES: [&str; 2] = ["rows", "bytes"];
+
+/// What is measured of a column.
+const OF_COLUMNS: [(&str, ColumnMeasure); 7] = [
+    ("mean", ColumnMeasure::Mean),
+    ("stddev", ColumnMeasure::Deviation),
+    ("minimum", ColumnMeasure::Minimum),
+    ("maximum", ColumnMeasure::Maximum),
+    ("nulls", ColumnMeasure::Nulls),
+    ("distinct", ColumnMeasure::Distinct),
+    (DRIFT, ColumnMeasure::Drift),
+];
+
+/// The measure that is of what is published and of what the run has made at once.
+pub(super) const DRIFT: &str = "drift";
 
 /// How many recommendations count, if nothing is said.
 const TOP: u64 = 20;
@@ -62,14 +76,60 @@ pub enum Gated {
     Rows(String),
     /// How many bytes the files of a table have.
     Bytes(String),
+    /// Something about the values of a column.
+    Column {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What of its values.
+        measure: ColumnMeasure,
+    },
+}
+
+/// What is measured of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnMeasure {
+    /// The mean of its numbers.
+    Mean,
+    /// The standard deviation of its numbers.
+    Deviation,
+    /// The least of its numbers.
+    Minimum,
+    /// The greatest of its numbers.
+    Maximum,
+    /// The share of rows in which it is NULL.
+    Nulls,
+    /// How many different values it has.
+    Distinct,
+    /// How far its distribution is from the published one.
+    Drift,
 }
 
 impl Gated {
-    /// The model or the table.
-    pub fn name(&self) -> &str {
+    /// The model, the table, or the column with its table.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Training { model, .. } | Self::Evaluation { model, .. } => model.clone(),
+            Self::Rows(table) | Self::Bytes(table) => table.clone(),
+            Self::Column { table, column, .. } => format!("{table}.{column}"),
+        }
+    }
+
+    /// The model or table, without a column.
+    pub fn subject(&self) -> &str {
         match self {
             Self::Training { model, .. } | Self::Evaluation { model, .. } => model,
-            Self::Rows(table) | Self::Bytes(table) => table,
+            Self::Rows(table) | Self::Bytes(table) | Self::Column { table, .. } => table,
+        }
+    }
+
+    /// The tables and models that a query reads to measure it.
+    pub fn reads(&self) -> Vec<String> {
+        match self {
+            Self::Training { .. } | Self::Rows(_) | Self::Bytes(_) => Vec::new(),
+            Self::Evaluation { model, holdout, .. } => vec![model.clone(), holdout.clone()],
+            Self::Column { table, .. } => vec![table.clone()],
         }
     }
 }
@@ -152,20 +212,55 @@ fn ranking(measure: &str) -> Option<(String, Option<u64>)> {
     Some((format!("{name}k"), Some(length)))
 }
 
-/// The measure of a table.
-pub(super) fn of_table(
-    keys: &mut Keys<'_, '_>,
-    table: Option<String>,
-    (at, measure): &(usize, String),
-) -> Option<Gated> {
-    match measure.as_str() {
-        "rows" => table.map(Gated::Rows),
-        "bytes" => table.map(Gated::Bytes),
-        _ => {
-            let known: Vec<_> = OF_TABLES.map(str::to_string).to_vec();
-            keys.wrong(*at, unknown(measure, "a table", &known));
-            None
+/// The column that something is measured of, and where that is said.
+pub(super) struct Column {
+    /// Where its key is.
+    at: Option<usize>,
+    /// Where its name is, and the name.
+    name: Option<(usize, String)>,
+}
+
+impl Column {
+    pub(super) fn of(keys: &mut Keys<'_, '_>) -> Self {
+        Self { at: keys.place("column"), name: keys.located("column") }
+    }
+
+    /// Where its name is.
+    pub(super) fn place(&self) -> Option<usize> {
+        self.name.as_ref().map(|(at, _)| *at)
+    }
+
+    /// Notes that a column has no meaning.
+    pub(super) fn refuse(&self, keys: &mut Keys<'_, '_>, reason: impl Into<String>) {
+        if let Some(at) = self.at {
+            keys.wrong(at, reason);
         }
+    }
+
+    /// The measure of a table, or of this column of it.
+    pub(super) fn table(
+        self,
+        keys: &mut Keys<'_, '_>,
+        table: Option<String>,
+        (at, measure): &(usize, String),
+    ) -> Option<Gated> {
+        if OF_TABLES.contains(&measure.as_str()) {
+            self.refuse(keys, format!("{measure} is of the whole table, without a column"));
+            return match measure.as_str() {
+                "rows" => table.map(Gated::Rows),
+                _ => table.map(Gated::Bytes),
+            };
+        }
+        let Some((_, of)) = OF_COLUMNS.iter().find(|(name, _)| name == measure) else {
+            let of_columns = OF_COLUMNS.iter().map(|(name, _)| name);
+            let known: Vec<_> = OF_TABLES.iter().chain(of_columns).map(|n| n.to_string()).collect();
+            keys.wrong(*at, unknown(measure, "a table", &known));
+            return None;
+        };
+        if self.at.is_none() {
+            keys.wrong(*at, format!("{measure} needs a column: column = \"name\""));
+        }
+        Some(Gated::Column { table: table?, column: self.name?.1, measure: *of })
     }
 }
 
@@ -220,8 +315,16 @@ mod tests {
             assert_eq!(of(figure, ""), training(figure));
         }
         let rows = gate("table = 'a.t'\nmeasure = 'rows'\nmin_ratio = 0.9\nmax_ratio = 1.1");
-        assert_eq!((rows.of.clone(), rows.of.name()), (Gated::Rows("a.t".to_string()), "a.t"));
+        let table = "a.t".to_string();
+        assert_eq!((rows.of.clone(), rows.of.name()), (Gated::Rows(table.clone()), table.clone()));
         let bounds = Bounds { min_ratio: Some(0.9), max_ratio: Some(1.1), ..Bounds::default() };
         assert_eq!(rows.bounds, bounds);
+        for (name, measure) in OF_COLUMNS {
+            let text = format!("table = 'a.t'\ncolumn = 'a \"b\"'\nmeasure = '{name}'\nmax = 1");
+            let (found, column) = (gate(&text), "a \"b\"".to_string());
+            assert_eq!(found.of.name(), "a.t.a \"b\"");
+            assert_eq!(found.of, Gated::Column { table: table.clone(), column, measure });
+            assert_eq!(found.of.reads(), ["a.t"]);
+        }
     }
 }

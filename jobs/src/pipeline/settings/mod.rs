@@ -4,17 +4,20 @@ mod durations;
 mod gates;
 mod keys;
 mod measures;
+mod notify;
 mod parameters;
 mod retries;
 mod schedule;
 
 pub use gates::{Bounds, Gate};
-pub use measures::Gated;
+pub use measures::{ColumnMeasure, Gated};
+pub use notify::{Channel, Event, Notify};
 pub use parameters::Parameter;
 pub use retries::Retries;
 pub use schedule::{Concurrency, Schedule, Trigger};
 
 use super::parameters::Value;
+use super::source::{SETTINGS, Source};
 use crate::JobError;
 use keys::{Keys, Mistakes};
 use std::collections::BTreeMap;
@@ -23,7 +26,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 /// What is said of a pipeline besides its statements.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The pipeline's name; that of its folder if it is missing.
     pub name: Option<String>,
@@ -39,13 +42,42 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     /// How often a step is tried, and when.
     pub retries: Retries,
+    /// How many steps are executed at the same time, at most.
+    pub parallel: usize,
     /// Values that its statements use, by name.
     pub parameters: BTreeMap<String, Parameter>,
     /// What must hold before a run is published.
     pub gates: Vec<Gate>,
+    /// Who is told of what.
+    pub notify: Vec<Notify>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::of(DeTable::new(), &mut Mistakes::default())
+    }
+}
+
+/// How many steps are executed at the same time, if nothing is said.
+const PARALLEL: usize = 4;
+
+fn parallel(keys: &mut Keys<'_, '_>) -> usize {
+    match keys.located::<usize>("parallel") {
+        None => PARALLEL,
+        Some((at, 0)) => {
+            keys.wrong(at, "parallel is at least 1: then steps are executed one after another");
+            PARALLEL
+        }
+        Some((_, parallel)) => parallel,
+    }
 }
 
 impl Settings {
+    /// Those of a text, as far as they can be read.
+    pub fn of_source(source: &Source) -> Self {
+        source.settings().map(|text| Self::parse(SETTINGS, text).0).unwrap_or_default()
+    }
+
     /// Reads the text of a file, and says everything that is wrong in it; `file` is its name in
     /// errors. What is good counts all the same.
     pub(super) fn parse(file: &str, text: &str) -> (Self, Vec<JobError>) {
@@ -89,8 +121,10 @@ impl Settings {
             schedule: keys.table("schedule", Schedule::of).flatten(),
             timeout: keys.text("timeout", durations::duration),
             retries: keys.table("retries", Retries::of).unwrap_or_default(),
+            parallel: parallel(&mut keys),
             parameters: keys.table("parameters", parameters::of).unwrap_or_default(),
             gates: keys.tables("gate", Gate::of),
+            notify: keys.tables("notify", Notify::of),
         };
         keys.end();
         settings
@@ -150,7 +184,8 @@ mod tests {
     fn everything_that_can_be_said_is_read() {
         let text = "owner = 'data@example.com'\ntimeout = '2h'\nretries = { attempts = 5 }\n\
                     parameters = { top = 20 }\nschedule = { after = 'other' }\n\
-                    gate = [{ model = 'a.b', measure = 'loss', max = 1 }]\n";
+                    gate = [{ model = 'a.b', measure = 'loss', max = 1 }]\n\
+                    [[notify]]\nemail = 'a@b'\n[[notify]]\ncommand = ['page']\n";
         let (settings, mistakes) = Settings::parse("p.toml", text);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         assert_eq!(settings.owner.as_deref(), Some("data@example.com"));
@@ -160,7 +195,8 @@ mod tests {
             settings.schedule.map(|found| found.trigger),
             Some(Trigger::After("other".to_string()))
         );
-        assert_eq!((settings.parameters.len(), settings.gates.len()), (1, 1));
+        let found = (settings.parameters.len(), settings.gates.len(), settings.notify.len());
+        assert_eq!(found, (1, 1, 2));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::super::schedule::{CatchUp, Cron, pattern, zone};
 use super::keys::Keys;
+use chrono::NaiveTime;
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -16,6 +17,8 @@ pub struct Schedule {
     pub catch_up: CatchUp,
     /// What becomes of a run that is due while another one is going on.
     pub concurrency: Concurrency,
+    /// When a run has to be published, by the clocks of the trigger's time zone.
+    pub deadline: Option<NaiveTime>,
 }
 
 impl fmt::Display for Schedule {
@@ -57,7 +60,7 @@ impl Schedule {
     pub(super) fn of(keys: &mut Keys<'_, '_>) -> Option<Self> {
         let kind = keys.one_of(&["cron", "after", "when"]);
         let by_time = keys.place("cron").is_some();
-        let of_times = ["time_zone", "catch_up"];
+        let of_times = ["time_zone", "catch_up", "deadline"];
         for key in of_times.into_iter().filter(|_| !by_time) {
             if let Some(at) = keys.place(key) {
                 keys.wrong(at, format!("{key} has a meaning only together with cron"));
@@ -73,6 +76,11 @@ impl Schedule {
         let zone = keys.text("time_zone", zone);
         let catch_up = keys.take("catch_up").unwrap_or_default();
         let concurrency = keys.take("concurrency").unwrap_or_default();
+        let deadline = keys.text("deadline", |text| {
+            let read = |form| NaiveTime::parse_from_str(text, form).ok();
+            let time = ["%H:%M", "%H:%M:%S"].into_iter().find_map(read);
+            time.ok_or_else(|| format!("'{text}' is no time of the day: write one like '06:00'"))
+        });
         let trigger = match kind? {
             "cron" => {
                 let (expression, pattern) = cron?;
@@ -82,7 +90,7 @@ impl Schedule {
             "after" => Trigger::After(after?),
             _ => Trigger::When(when?),
         };
-        Some(Self { trigger, catch_up, concurrency })
+        Some(Self { trigger, catch_up, concurrency, deadline })
     }
 }
 
@@ -100,13 +108,14 @@ mod tests {
     fn what_makes_a_pipeline_run_is_read() {
         let found = schedule(
             "cron = '30 2 * * *'\ntime_zone = 'Europe/Berlin'\ncatch_up = 'all'\n\
-             concurrency = 'queue'",
+             concurrency = 'queue'\ndeadline = '06:00'",
         );
         let cron = Cron::new("30 2 * * *", "Europe/Berlin").unwrap();
         let expected = Schedule {
             trigger: Trigger::Cron(cron),
             catch_up: CatchUp::All,
             concurrency: Concurrency::Queue,
+            deadline: NaiveTime::from_hms_opt(6, 0, 0),
         };
         assert_eq!(found, Some(expected));
         let found = schedule("cron = '@daily'").unwrap();
@@ -114,25 +123,29 @@ mod tests {
         assert_eq!((found.catch_up, found.concurrency), (CatchUp::Latest, Concurrency::Skip));
         let found = schedule("when = 'features.ratings'").unwrap();
         assert_eq!(found.trigger, Trigger::When("features.ratings".to_string()));
+        let found = schedule("cron = '@daily'\ndeadline = 06:30:00").unwrap();
+        assert_eq!(found.deadline, NaiveTime::from_hms_opt(6, 30, 0));
     }
 
     #[test]
     fn mistakes_are_said_one_by_one() {
         let text = "[schedule]\ncron = '0 3 * *'\ntime_zone = 'Europe/Berln'\nafter = 'q'\n\
-                    catch_up = 'some'\nconcurency = 'skip'";
+                    catch_up = 'some'\ndeadline = 'noon'\nconcurency = 'skip'";
         let expected = [
             "2:8: '0 3 * *' is no cron expression, 5 fields are needed, not 4",
             "3:13: 'Europe/Berln' is no time zone: write one like 'Europe/Berlin'; did you mean",
             "4:1: after and cron exclude each other: give one of cron, after, when",
             "5:12: unknown variant `some`, expected one of `none`, `latest`, `all`",
-            "6:1: unknown field `concurency`",
+            "6:12: 'noon' is no time of the day",
+            "7:1: unknown field `concurency`",
         ];
         check(text, &expected);
         check("[schedule]", &["1:2: one of cron, after, when is needed"]);
-        let text = "[schedule]\nafter = ''\ncatch_up = 'all'";
+        let text = "[schedule]\nafter = ''\ndeadline = '06:00'\ncatch_up = 'all'";
         let expected = [
             "2:9: the name of a pipeline is not empty",
-            "3:1: catch_up has a meaning only together with cron",
+            "3:1: deadline has a meaning only together with cron",
+            "4:1: catch_up has a meaning only together with cron",
         ];
         check(text, &expected);
         check("schedule.when = 'x'", &["1:17: x: a name looks like schema.table"]);
