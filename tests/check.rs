@@ -279,9 +279,10 @@ fn gates_that_can_not_measure_anything_are_found() {
         ("pipeline.toml", 4, 10, "x.t has no column nam; did you mean name?"),
         ("pipeline.toml", 9, 10, "x.t.name can't be measured: it is VARCHAR, not a number"),
         ("pipeline.toml", 14, 10, "can't be measured: it is BIGINT[], and only numbers"),
-        ("pipeline.toml", 19, 10, "x.old has no column idd; did you mean id?"),
+        ("pipeline.toml", 19, 10, "the pipeline makes no x.old"),
         ("pipeline.toml", 25, 11, "there is no table x.holdot; did you mean x.holdout?"),
         ("pipeline.toml", 30, 11, "ndcg_at_k"),
+        ("pipeline.toml", 59, 10, "the pipeline makes no x.later"),
     ];
     assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
     for (mistake, (file, line, column, part)) in mistakes.iter().zip(expected) {
