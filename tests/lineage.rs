@@ -10,7 +10,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 use support::*;
 
 const FILES: [(&str, &str); 5] = [
@@ -232,15 +231,11 @@ fn a_scheduler_tells_of_the_runs_that_it_begins() {
     succeed(nightshift(here).arg("deploy").arg(&follower));
     succeed(nightshift(here).args(["sql", "-c", "INSERT INTO x.a SELECT 1"]));
     let file = here.join("events.jsonl");
-    let deadline = Instant::now() + Duration::from_secs(120);
     let is_told = || {
         let all = events(&file);
         types(&of(&all, "follower")).contains(&"COMPLETE".to_string())
     };
-    while !is_told() {
-        assert!(Instant::now() < deadline, "the scheduler has told nothing");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for(is_told, "the scheduler has told nothing");
     let all = events(&file);
     let made = of(&all, "follower.x.b");
     assert_eq!(types(&made), ["START", "COMPLETE"]);

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::*;
 
 /// A request: its headers, by names in lower case, and its body.
@@ -56,14 +56,6 @@ fn next(requests: &Receiver<Request>) -> Request {
 
 fn header<'a>(request: &'a Request, name: &str) -> &'a str {
     request.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str()).unwrap()
-}
-
-fn wait_for(mut happened: impl FnMut() -> bool, otherwise: &str) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !happened() {
-        assert!(Instant::now() < deadline, "{otherwise}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A scheduler that knows the key, and an executor.

@@ -8,21 +8,11 @@ use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 use support::*;
 
 fn rows(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     let out = succeed(nightshift(folder).args(arguments).args(["--format", "json"]));
     serde_json::from_str(&out).unwrap()
-}
-
-/// Waits for something that takes some seconds.
-fn wait_for(mut happened: impl FnMut() -> bool, otherwise: &str) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !happened() {
-        assert!(Instant::now() < deadline, "{otherwise}");
-        std::thread::yield_now();
-    }
 }
 
 fn runs_of(folder: &Path, pipeline: &str) -> Vec<Value> {

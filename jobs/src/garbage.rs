@@ -16,7 +16,7 @@ use uuid::Uuid;
 const OVER: TimeDelta = TimeDelta::minutes(10);
 
 /// How long somebody can go on with a run of a pipeline that has failed.
-pub const FAILED: TimeDelta = TimeDelta::hours(24);
+const FAILED: TimeDelta = TimeDelta::hours(24);
 
 /// How long ago a statement must have begun that counts as killed.
 const KILLED: TimeDelta = TimeDelta::days(7);

@@ -235,8 +235,17 @@ impl Cluster {
 }
 
 /// Waits for something that must happen soon.
-pub fn wait_until(mut happened: impl FnMut() -> bool, otherwise: &str) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+pub fn wait_until(happened: impl FnMut() -> bool, otherwise: &str) {
+    wait(20, happened, otherwise);
+}
+
+/// Waits for something that takes some seconds.
+pub fn wait_for(happened: impl FnMut() -> bool, otherwise: &str) {
+    wait(120, happened, otherwise);
+}
+
+fn wait(seconds: u64, mut happened: impl FnMut() -> bool, otherwise: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
     while !happened() {
         assert!(std::time::Instant::now() < deadline, "{otherwise}");
         std::thread::yield_now();

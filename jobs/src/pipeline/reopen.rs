@@ -130,6 +130,10 @@ async fn last_failed(session: &Session, pipeline: &str) -> Result<RunState> {
     };
     let state = journal::state(warehouse, &id).await?;
     match state.status {
+        // The journal of one that is in an archive has come to its end.
+        Status::Failed if !journal::runs(warehouse).await?.contains(&id) => {
+            Err(error(format!("its last run {id} was long ago: run it anew")))
+        }
         Status::Failed if !state.discarded && (warehouse.is_open(&id).await? || !made(&state)) => {
             Ok(state)
         }

@@ -113,12 +113,12 @@ fn too_late(
         }
         (_, None) => {
             let usual = usual?;
-            let ready = run.begun_at + TimeDelta::try_milliseconds((usual * 1e3) as i64)?;
+            let ready = run.since + TimeDelta::try_milliseconds((usual * 1e3) as i64)?;
             (ready > deadline).then(|| {
                 format!(
                     "it has to be published by {by}, and will hardly be: it began at {}, and the last one has taken \
                      {usual:.0} seconds",
-                    shown(run.begun_at)
+                    shown(run.since)
                 )
             })
         }

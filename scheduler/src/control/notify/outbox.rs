@@ -3,7 +3,6 @@
 
 use super::Notice;
 use chrono::{DateTime, TimeDelta, Utc};
-use nightshift_catalog::CatalogError;
 use nightshift_catalog::storage::Storage;
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_jobs::pipeline::Event;
@@ -142,10 +141,11 @@ fn told(id: &str) -> String {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|error| {
-        let location = FOLDER.to_string();
-        JobError::Catalog(CatalogError::Location { url: location, reason: error.to_string() })
-    })
+    let damaged = |error: serde_json::Error| JobError::Damaged {
+        what: FOLDER.to_string(),
+        reason: error.to_string(),
+    };
+    serde_json::to_vec(value).map_err(damaged)
 }
 
 #[cfg(test)]
