@@ -68,16 +68,33 @@ impl Steps<'_> {
                 run.touch(statement)?;
                 self.recorder.begin(name, number);
                 let of_step = run.for_step(left.training_of(number));
-                running.push(self.step(number, of_step, statement, check, state.attempts));
+                let step = self.step(number, of_step, statement, check, state.attempts);
+                running.push(async move { (number, step.await) });
                 continue;
             }
-            let Some(ended) = running.next().await else { return Ok(()) };
-            let (number, executed) = ended?;
+            let Some((number, ended)) = running.next().await else { return Ok(()) };
+            done.insert(number);
+            let executed = match ended {
+                Ok(executed) => executed,
+                Err(error @ JobError::Fenced { .. }) => return Err(error),
+                Err(error) => {
+                    // What tasks still write for other programs could not be taken back.
+                    let copies =
+                        |at: &&usize| matches!(statements[**at].0.statement, Statement::Copy(_));
+                    let mut left: BTreeSet<usize> =
+                        begun.difference(&done).filter(copies).copied().collect();
+                    while !left.is_empty()
+                        && let Some((number, _)) = running.next().await
+                    {
+                        left.remove(&number);
+                    }
+                    return Err(error);
+                }
+            };
             if let Some(executed) = executed {
                 run.accept(executed);
             }
             self.progress.done(&left.steps[number].planned.name);
-            done.insert(number);
         }
     }
 
@@ -89,7 +106,7 @@ impl Steps<'_> {
         statement: &Located,
         check: Option<&str>,
         attempts: u32,
-    ) -> Result<(usize, Option<Executed>)> {
+    ) -> Result<Option<Executed>> {
         let (mut attempt, mut failures) = (attempts + 1, 0);
         loop {
             self.journal.append(Event::StepBegun { step: number, attempt }).await?;
@@ -109,7 +126,7 @@ impl Steps<'_> {
                     let done =
                         Event::StepDone { step: number, seconds, made, effect, wrong, lineage };
                     self.journal.append(done).await?;
-                    return Ok((number, executed));
+                    return Ok(executed);
                 }
                 Err(error @ JobError::Fenced { .. }) => return Err(error),
                 Err(error) => error,
