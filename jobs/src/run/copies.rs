@@ -83,9 +83,10 @@ impl Run {
         let files = match self.session.write_to(target, plan).await {
             Ok(files) => files,
             Err(error) => {
-                // It may be tried again.
+                // It may be tried again. Tasks that go on may write more: it is looked for once more when the run ends.
                 export.discard(&self.id).await?;
                 exports().retain(|other| other.location() != &location);
+                self.failed_exports.lock().unwrap_or_else(PoisonError::into_inner).push(export);
                 return Err(error);
             }
         };

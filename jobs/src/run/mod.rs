@@ -167,6 +167,8 @@ pub struct Run {
     touched: BTreeSet<String>,
     /// Where it writes files for other programs.
     exports: Arc<Mutex<Vec<ExportTarget>>>,
+    /// Where it has tried to.
+    failed_exports: Arc<Mutex<Vec<ExportTarget>>>,
     steps: Vec<Step>,
     progress: Arc<dyn Progress>,
     /// Whether statements are only planned.
@@ -264,6 +266,7 @@ impl Run {
             staged: Staged::default(),
             touched: BTreeSet::new(),
             exports: Arc::default(),
+            failed_exports: Arc::default(),
             steps: Vec::new(),
             progress,
             rehearsed: false,
@@ -563,11 +566,20 @@ impl Run {
         self.session.warehouse()
     }
 
-    /// Leaves what it has made where somebody finds it who goes on with it, apart from files for other programs.
-    pub async fn suspend(self) -> Result<()> {
-        for export in self.exports() {
+    async fn discard_exports(&self) -> Result<()> {
+        let failed = self.failed_exports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for export in self.exports().into_iter().chain(failed) {
             export.discard(&self.id).await?;
         }
+        Ok(())
+    }
+
+    /// Leaves what it has made where somebody finds it who goes on with it, apart from files for other programs.
+    pub async fn suspend(self) -> Result<()> {
+        // What tasks finish in between is deleted by them.
+        self.warehouse().close_run(&self.id).await?;
+        self.discard_exports().await?;
+        self.warehouse().open_run(&self.id).await?;
         tracing::info!(run = %self.id, "run suspended, nothing is published");
         Ok(())
     }
@@ -577,9 +589,7 @@ impl Run {
         let warehouse = self.session.warehouse();
         warehouse.close_run(&self.id).await?;
         warehouse.discard(&self.id, &self.touched, &BTreeSet::new()).await?;
-        for export in self.exports() {
-            export.discard(&self.id).await?;
-        }
+        self.discard_exports().await?;
         warehouse.forget(&self.folder()).await?;
         tracing::info!(run = %self.id, "run abandoned, nothing is published");
         Ok(())
