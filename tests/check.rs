@@ -294,6 +294,36 @@ fn gates_that_can_not_measure_anything_are_found() {
     }
 }
 
+/// A parameter that has no value is told of where it is used, and not where it is declared.
+#[test]
+fn parameters_without_a_value_are_found_where_they_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = "[parameters]\nsince = { type = 'date' }\nunused = { type = 'text' }\n";
+    let query =
+        "CREATE OR REPLACE TABLE x.a AS -- ${since}\nSELECT DATE '2026-01-01' > ${since} AS late";
+    let files = [
+        ("pipeline.toml", settings),
+        ("a.sql", query),
+        ("b.sql", "CREATE OR REPLACE TABLE x.b AS SELECT ${since} AS since"),
+        ("checks/k.sql", "-- severty: warn\nSELECT * FROM x.a WHERE late"),
+    ];
+    pipeline(folder.path(), "p", &files);
+    let (code, mistakes, said) = check(folder.path());
+    assert_eq!(code, Some(1), "{said}");
+    let expected = [
+        ("a.sql", 2, Some(28), "parameter since: it has no default"),
+        ("checks/k.sql", 1, None, "there is no `-- severty:`; did you mean severity?"),
+        ("pipeline.toml", 1, None, "parameter unused: it has no default"),
+    ];
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    for (mistake, (file, line, column, part)) in mistakes.iter().zip(expected) {
+        let place = (mistake["line"].as_u64(), mistake["column"].as_u64());
+        let of_file = mistake["file"].as_str().unwrap().ends_with(&format!("p/{file}"));
+        let text = mistake["mistake"].as_str().unwrap();
+        assert!(of_file && place == (Some(line), column) && text.contains(part), "{mistake}");
+    }
+}
+
 /// Mistakes of all kinds in a copy of the main job: each is said with its file and line, in one run.
 #[test]
 fn mistakes_of_settings_and_statements_are_found_together() {

@@ -100,6 +100,35 @@ fn a_model_that_has_become_worse_is_held() {
         show.contains("x.als ndcg_at_20 0.") && show.contains("HELD") && show.contains("passed"),
         "{show}"
     );
+    // Programs read it as rows, besides those of the steps.
+    let last = "SELECT name, kind, column_name, measure, measured, published, outcome, reason \
+                FROM system.run_gates WHERE run = (SELECT max(run) FROM system.runs) ORDER BY gate";
+    let found = query(here, last);
+    let about = |row: &Value| {
+        let text = |name: &str| row[name].as_str().unwrap().to_string();
+        [text("name"), text("kind"), text("measure")].join(" ")
+    };
+    let expected =
+        ["x.als model ndcg_at_20", "x.als model coverage", "x.likes table rows"].map(String::from);
+    assert_eq!(found.iter().map(about).collect::<Vec<_>>(), expected);
+    let (worse, rows) = (&found[0], &found[2]);
+    assert_eq!((&worse["outcome"], &rows["outcome"]), (&"held".into(), &"passed".into()));
+    assert!(worse["measured"].as_f64().unwrap() < worse["published"].as_f64().unwrap(), "{worse}");
+    assert!(worse["reason"].as_str().unwrap().contains("min_ratio is 0.98"), "{worse}");
+    assert_eq!((&rows["measured"], &rows["reason"]), (&rows["published"], &Value::Null));
+    assert!(found.iter().all(|row| row["column_name"].is_null()), "{found:?}");
+    let show = |more: &[&str]| -> Vec<Value> {
+        let arguments = [&["runs", "show", "last", "--format", "json"], more].concat();
+        serde_json::from_str(&succeed(nightshift(here).args(arguments))).unwrap()
+    };
+    let shown = show(&["--gates"]);
+    assert_eq!(shown.iter().map(about).collect::<Vec<_>>(), expected);
+    assert_eq!((&shown[0]["run"], &shown[0]["pipeline"]), (&run[0]["run"], &"taste".into()));
+    assert_eq!(show(&[])[0]["name"], "x.likes");
+    let table = succeed(nightshift(here).args(["runs", "show", "last", "--gates"]));
+    assert!(table.contains("ndcg_at_20") && !table.contains("taste"), "{table}");
+    let first = "SELECT count(*) AS n FROM system.run_gates WHERE published IS NULL";
+    assert_eq!(query(here, first)[0]["n"], 3);
     let because = "SELECT held_by FROM system.model_versions WHERE held";
     assert!(query(here, because)[0]["held_by"].as_str().unwrap().contains("ndcg_at_20"));
     let different = models(here, &["diff", "x.als", "1", "2"]);
@@ -107,6 +136,7 @@ fn a_model_that_has_become_worse_is_held() {
         different.iter().any(|row| row["of"] == "metric" && row["name"] == "loss"),
         "{different:?}"
     );
+    assert!(different.iter().all(|row| row["name"] != ""), "{different:?}");
 
     // The same data as before gives what is published, which passes.
     succeed(nightshift(here).args(["run", "--all"]).arg(&taste));
@@ -204,6 +234,13 @@ fn a_table_whose_columns_have_become_others_is_held() {
     assert!(show.contains("x.ratings.rating mean 3.000000 (published -) passed"), "{show}");
     assert!(show.contains("x.ratings.Kind nulls 0.100000 (published -) passed"), "{show}");
     assert!(show.contains("x.ratings.Kind distinct 7.000000 (published -) passed"), "{show}");
+
+    let of_kinds = "SELECT name || ' ' || kind || ' ' || measure || ' ' || outcome AS found \
+                    FROM system.run_gates WHERE column_name = 'Kind' ORDER BY gate";
+    let found = query(here, of_kinds);
+    let found: Vec<_> = found.iter().map(|row| row["found"].as_str().unwrap()).collect();
+    let expected = ["drift not measured", "nulls passed", "distinct passed"];
+    assert_eq!(found, expected.map(|found| format!("x.ratings table {found}")));
 
     // Other rows of the same distributions.
     let same = run(&["salt=1"]);

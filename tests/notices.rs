@@ -62,7 +62,7 @@ fn header<'a>(request: &'a Request, name: &str) -> &'a str {
 fn cluster(folder: &Path, arguments: &[&str]) -> [Process; 2] {
     let mut command = nightshift(folder);
     command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]).args(arguments);
-    command.env("HOOK_KEY", "key").env("NO_COLOR", "1");
+    command.env("HOOK_KEY", "key");
     let log = std::fs::File::create(folder.join("scheduler.log")).unwrap();
     let (scheduler, line) = Process::start_logging(&mut command, log);
     let address = line.strip_prefix("scheduler ").unwrap();
@@ -109,7 +109,7 @@ fn failures_and_recoveries_are_told_until_somebody_has_heard_it() {
             (&body["event"], &body["pipeline"], &body["owner"]),
             (&"failure".into(), &"p".into(), &"ann".into())
         );
-        assert!(body["reason"].as_str().unwrap().to_lowercase().contains("dividebyzero"), "{body}");
+        assert!(body["reason"].as_str().unwrap().contains("division by zero"), "{body}");
         assert!(header(request, "x-nightshift-signature").starts_with("t="));
     }
     assert_eq!(header(&first, "x-nightshift-delivery"), header(&again, "x-nightshift-delivery"));
@@ -127,6 +127,69 @@ fn failures_and_recoveries_are_told_until_somebody_has_heard_it() {
     );
     let told: Value = serde_json::from_str(&std::fs::read_to_string(&told).unwrap()).unwrap();
     assert_eq!((&told["event"], &told["run"]), (&"recovery".into(), &recovered.1["run"]));
+}
+
+/// What a scheduler lacks is said before there is anything to tell, and waits for one that has it; what a receiver
+/// refuses is kept for people to look at.
+#[test]
+fn nothing_that_could_not_be_delivered_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (address, requests) = receiver(|_| "410 Gone");
+    let first = cluster(here, &[]);
+    publish(here);
+    succeed(nightshift(here).args(["sql", "-c", "CREATE TABLE x.zero AS SELECT 0 AS y"]));
+    let told = here.join("told");
+    let toml = format!(
+        "[schedule]\nwhen = 'x.trigger'\n\
+         [[notify]]\nwebhook = 'http://{address}/s3cret'\n\
+         [[notify]]\nwebhook = 'http://{address}/other'\nsecret_env = 'NO_SUCH_KEY'\n\
+         [[notify]]\ncommand = ['sh', '-c', 'cat > {}', 's3cret']\n",
+        told.display()
+    );
+    deploy(here, &toml, "CREATE OR REPLACE TABLE x.a AS SELECT 1 / y AS z FROM x.zero");
+    let log = || std::fs::read_to_string(here.join("scheduler.log")).unwrap();
+    let lacking = |what: &str| {
+        log().lines().any(|line| line.contains("will have to wait") && line.contains(what))
+    };
+    wait_for(|| lacking("NO_SUCH_KEY is not set"), "the variable is not missed");
+    wait_for(|| lacking("--notify-commands"), "the flag is not missed");
+    assert!(!here.join("warehouse/_nightshift/notices").exists());
+
+    publish(here);
+    let sql = "SELECT pipeline, event, receiver, status, attempts, error FROM system.notices \
+               ORDER BY receiver, status";
+    let notices = || query(here, sql);
+    let all_tried = || {
+        let found = notices();
+        found.len() == 3 && found.iter().all(|row| row["attempts"].as_u64().unwrap() > 0)
+    };
+    wait_for(all_tried, "not all notices were tried");
+    let found = notices();
+    assert!(!format!("{found:?}").contains("s3cret"), "{found:?}");
+    let webhook = format!("webhook http://{address}/…");
+    let expected = [
+        ("command sh", "waiting", "--notify-commands"),
+        (webhook.as_str(), "undeliverable", "it answers 410 Gone"),
+        (webhook.as_str(), "waiting", "the environment variable NO_SUCH_KEY is not set"),
+    ];
+    for (row, (receiver, status, error)) in found.iter().zip(expected) {
+        assert_eq!((&row["pipeline"], &row["event"]), (&"p".into(), &"failure".into()));
+        assert_eq!((&row["receiver"], &row["status"]), (&receiver.into(), &status.into()));
+        assert!(row["error"].as_str().unwrap().contains(error), "{row}");
+    }
+    drop(first);
+
+    let _second = cluster(here, &["--notify-commands"]);
+    wait_for(
+        || std::fs::read_to_string(&told).is_ok_and(|text| text.ends_with('}')),
+        "the command was not run",
+    );
+    wait_for(|| notices().len() == 2, "it was not noted that the command was run");
+    assert!(notices().iter().all(|row| row["receiver"] == webhook.as_str()));
+    // It was asked once, by the first of them.
+    next(&requests);
+    assert!(requests.try_recv().is_err());
 }
 
 /// A receiver that never answers holds up no run, and hears of it from the next leader.

@@ -19,6 +19,8 @@ const FILES: [(&str, &str); 6] = [
     ("b.sql", "CREATE OR REPLACE TABLE shop.wrong AS SELECT count(*) AS n FROM shop.rejected"),
     ("checks/k.sql", "SELECT * FROM shop.rejected WHERE line < 2 OR record IS NULL"),
 ];
+/// A table of the name that the quarantine has.
+const SAME: &str = "CREATE OR REPLACE TABLE shop.rejected AS SELECT 1 AS y";
 const REJECTED: &str =
     "SELECT file, line, \"column\", reason, record FROM shop.rejected ORDER BY file, line";
 
@@ -46,7 +48,9 @@ fn bad_records_become_rows_of_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     pipeline(here, "p", &FILES);
-    succeed(nightshift(here).args(["check", "p"]));
+    let parts = succeed(nightshift(here).args(["check", "p", "--format", "json"]));
+    let parts: Vec<Value> = serde_json::from_str(&parts).unwrap();
+    assert!(parts.iter().any(|part| part["makes"] == "raw.orders, shop.rejected"), "{parts:?}");
     let output = nightshift(here).args(["run", "p"]).output().unwrap();
     let said = text(&output);
     assert!(output.status.success(), "{said}");
@@ -95,6 +99,12 @@ fn bad_records_become_rows_of_a_table() {
     assert_eq!(query(here, "SELECT count(*) AS n FROM shop.orders")[0]["n"], 3);
     let before = "SELECT count(*) AS n FROM shop.rejected VERSION AS OF 0";
     assert_eq!(query(here, before)[0]["n"], 3);
+
+    // The step that makes the quarantine can be named by it.
+    let only = ["plan", "p", "--all", "--only", "shop.rejected", "--format", "json"];
+    let steps: Vec<Value> = serde_json::from_str(&succeed(nightshift(here).args(only))).unwrap();
+    let runs = steps.iter().filter(|step| step["plan"] == "runs").map(|step| &step["step"]);
+    assert_eq!(runs.collect::<Vec<_>>(), ["raw.orders"], "{steps:?}");
 }
 
 #[test]
@@ -155,14 +165,12 @@ fn options_are_checked_before_a_run() {
             "PARTITIONED BY",
         ),
         (format!("{ORDERS};\n{}", changed("raw.orders", "raw.again")), "created twice"),
+        (format!("{ORDERS};\n{SAME}"), "shop.rejected is created twice"),
+        (format!("{SAME};\n{ORDERS}"), "shop.rejected is created twice"),
     ] {
         refused("raw.sql", &sql, expected);
     }
-    refused(
-        "c.sql",
-        "CREATE OR REPLACE TABLE shop.rejected AS SELECT 1 AS y",
-        "create shop.rejected",
-    );
+    refused("c.sql", SAME, "create shop.rejected");
     std::fs::remove_file(here.join("p/c.sql")).unwrap();
     refused("b.sql", "CREATE OR REPLACE TABLE shop.b AS SELECT nope FROM shop.rejected", "nope");
     assert!(!here.join("warehouse").exists());

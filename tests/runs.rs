@@ -51,6 +51,21 @@ fn words(events: &[Value]) -> Vec<String> {
     events.iter().map(|e| format!("{}{}", e["event"].as_str().unwrap(), step(e))).collect()
 }
 
+/// Lets the events of all runs, and the signs of life of their processes, be as old as if they had been killed long ago.
+fn make_old(folder: &Path) {
+    let folder = folder.join("warehouse/_nightshift");
+    for (path, bytes) in contents(&folder.join("journals/runs")) {
+        let mut event: Value = serde_json::from_slice(&bytes).unwrap();
+        event["at"] = "2026-01-01T00:00:00Z".into();
+        std::fs::write(path, event.to_string()).unwrap();
+    }
+    for (path, _) in
+        contents(&folder.join("runs")).into_iter().filter(|(p, _)| p.ends_with("alive"))
+    {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
 /// Waits until the journal of the only run that there is has an event of a kind.
 fn wait_for(folder: &Path, kind: &str, process: &mut Child) {
     let journals = folder.join("warehouse/_nightshift/journals/runs");
@@ -175,8 +190,12 @@ fn a_run_goes_on_after_its_process_was_killed() {
     let before = events(folder.path());
     assert_eq!(words(&before)[..4], ["begun", "step_begun 1", "step_done 1", "step_begun 2"]);
     let run = rows(folder.path(), &["runs"]);
-    assert_eq!((&run[0]["status"], &run[0]["steps_done"]), (&"running".into(), &1.into()));
+    assert_eq!((&run[0]["status"], &run[0]["steps_done"]), (&"lost".into(), &1.into()));
     assert!(!folder.path().join("warehouse/system").exists());
+    let lost = rows(folder.path(), &["runs", "--status", "lost"]);
+    assert_eq!((lost.len(), &lost[0]["status"]), (1, &"lost".into()));
+    let show = succeed(nightshift(folder.path()).args(["runs", "show", "last"]));
+    assert!(show.contains("nobody drives it any more"), "{show}");
 
     succeed(nightshift(folder.path()).args(["runs", "resume", "last"]));
     let all = events(folder.path());
@@ -218,12 +237,11 @@ fn a_run_goes_on_after_its_process_was_killed() {
         all.iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "parquet")).count()
     };
     assert_eq!(files(folder.path()), files(other.path()));
-    let again = nightshift(folder.path()).args(["runs", "resume", "last"]).output().unwrap();
-    assert!(
-        !again.status.success() && text(&again).contains("it is published"),
-        "{}",
-        text(&again)
-    );
+    let run = run[0]["run"].as_str().unwrap();
+    for (meant, said) in [(run, "it is published"), ("last", "no run is under way")] {
+        let again = nightshift(folder.path()).args(["runs", "resume", meant]).output().unwrap();
+        assert!(!again.status.success() && text(&again).contains(said), "{}", text(&again));
+    }
 }
 
 /// Two processes that think they drive the same run: the one that was there first can't do anything any more.
@@ -242,6 +260,11 @@ fn a_process_that_was_stopped_meanwhile_writes_nothing() {
     wait_for(folder.path(), "iterated", &mut process);
     let signal = |name: &str| succeed(Command::new("kill").args([name, &process.id().to_string()]));
     signal("-STOP");
+    // It is still there, and nobody can tell whether it goes on before a minute has passed.
+    let early = nightshift(folder.path()).args(["runs", "resume", "last"]).output().unwrap();
+    assert!(!early.status.success() && text(&early).contains("seems to drive"), "{}", text(&early));
+    assert_eq!(rows(folder.path(), &["runs"])[0]["status"], "running");
+    make_old(folder.path());
     succeed(nightshift(folder.path()).args(["runs", "resume", "last"]));
     let (journal, tables) = (events(folder.path()), published(folder.path()));
     let files = contents(&folder.path().join("warehouse/x"));
@@ -271,8 +294,30 @@ fn a_run_ends_when_somebody_asks_for_it() {
     assert_eq!(words(&events(folder.path())).last().unwrap(), "cancelled");
     assert!(!folder.path().join("warehouse/system").exists());
     assert_eq!(contents(&folder.path().join("warehouse/x")), []);
-    let resumed = nightshift(folder.path()).args(["runs", "resume", "last"]).output().unwrap();
+    let run = run[0]["run"].as_str().unwrap();
+    let resumed = nightshift(folder.path()).args(["runs", "resume", run]).output().unwrap();
     assert!(text(&resumed).contains("it is cancelled"), "{}", text(&resumed));
+    let again = nightshift(folder.path()).args(["runs", "cancel", "last"]).output().unwrap();
+    assert!(
+        !again.status.success() && text(&again).contains("no run is under way"),
+        "{}",
+        text(&again)
+    );
+}
+
+#[test]
+fn a_run_whose_process_is_gone_is_ended_by_whoever_wants_that() {
+    let (folder, pipeline) = setting();
+    let mut process = start(nightshift(folder.path()).arg("run").arg(&pipeline));
+    wait_for(folder.path(), "iterated", &mut process);
+    kill(process);
+    succeed(nightshift(folder.path()).args(["runs", "cancel", "last"]));
+    assert_eq!(rows(folder.path(), &["runs"])[0]["status"], "cancelled");
+    // Nothing is executed for that.
+    let words = words(&events(folder.path()));
+    assert_eq!(words[words.len() - 3..], ["cancelling", "taken_over", "cancelled"]);
+    assert_eq!(contents(&folder.path().join("warehouse/x")), []);
+    assert_eq!(contents(&folder.path().join("warehouse/_nightshift/runs")), []);
 }
 
 #[test]
@@ -288,7 +333,7 @@ fn a_failed_run_says_why_and_can_be_tried_again() {
     assert_eq!(failed.status.code(), Some(3), "{}", text(&failed));
     let run = rows(folder.path(), &["runs"]).remove(0);
     assert_eq!((&run["status"], &run["steps_done"]), (&"failed".into(), &1.into()));
-    assert!(run["error"].as_str().unwrap().contains("checks/none.sql found 1 wrong rows"), "{run}");
+    assert!(run["error"].as_str().unwrap().contains("checks/none.sql found 1 wrong row,"), "{run}");
     let show = succeed(nightshift(folder.path()).args(["runs", "show", "last"]));
     assert!(show.contains("too small") && show.contains("failed"), "{show}");
     // A mistake of the check is not tried three times.
@@ -304,6 +349,13 @@ fn a_failed_run_says_why_and_can_be_tried_again() {
     assert_eq!(status, ["published", "failed"]);
     assert!(runs[0]["cause"].as_str().unwrap().starts_with("retry of "), "{}", runs[0]);
     assert_eq!(query(folder.path(), "SELECT y FROM x.a")[0]["y"], 2);
+    // When its text was deleted, that is said.
+    std::fs::remove_dir_all(folder.path().join("warehouse/_nightshift/sources")).unwrap();
+    let gone = "no longer kept: texts are kept for 90 days after their last run";
+    let shown = succeed(nightshift(folder.path()).args(["runs", "show", "last"]));
+    assert!(shown.contains(gone), "{shown}");
+    let retried = nightshift(folder.path()).args(["runs", "retry", "last"]).output().unwrap();
+    assert!(!retried.status.success() && text(&retried).contains(gone), "{}", text(&retried));
 }
 
 #[test]

@@ -276,6 +276,9 @@ fn a_standby_goes_on_with_what_the_leader_was_doing() {
     start_training(here);
     wait_for(|| was_written(here, "iterated"), "no training has begun");
     pair.schedulers[leader].as_mut().unwrap().kill();
+    // Clients that know both wait for the other to lead.
+    let cluster = pair.addresses.join(",");
+    succeed(nightshift(here).args(["sql", "--cluster", &cluster, "-c", "SELECT 1 AS one"]));
     wait_for(|| published(here, "p") == 1, "the run was not published");
     assert_eq!(pair.leader(), Some(1 - leader));
     let runs = runs_of(here, "p");
@@ -298,7 +301,6 @@ fn a_standby_goes_on_with_what_the_leader_was_doing() {
     let models = "SELECT version FROM system.registry WHERE kind = 'model'";
     assert_eq!(query(here, models).len(), 1);
     // Clients that know both find the one that leads.
-    let cluster = pair.addresses.join(",");
     let out = succeed(nightshift(here).args([
         "sql",
         "--cluster",
@@ -309,6 +311,32 @@ fn a_standby_goes_on_with_what_the_leader_was_doing() {
         "SELECT count(*) AS n FROM x.pairs",
     ]));
     assert!(out.contains("20000"), "{out}");
+}
+
+#[test]
+fn a_command_goes_on_with_the_scheduler_that_leads_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let mut pair = Pair::start(here);
+    let leader = pair.wait_for_leader();
+    let pipeline = pipeline(here, "p", &TRAINING);
+    let log = std::fs::File::create(here.join("run.log")).unwrap();
+    let mut run = nightshift(here)
+        .args(["run", "--cluster", &pair.addresses.join(",")])
+        .arg(pipeline)
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    wait_for(|| was_written(here, "iterated"), "no training has begun");
+    pair.schedulers[leader].as_mut().unwrap().kill();
+    let status = run.wait().unwrap();
+    let said = || std::fs::read_to_string(here.join("run.log")).unwrap();
+    assert!(status.success(), "{}", said());
+    assert_eq!(pair.leader(), Some(1 - leader));
+    let runs = runs_of(here, "p");
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!((&runs[0]["status"], &runs[0]["taken_over"]), (&"published".into(), &0.into()));
 }
 
 #[test]

@@ -104,6 +104,16 @@ fn steps_are_left_out_when_others_are_named() {
     assert_eq!(run(here, &[]).0, Some(0));
     assert_eq!(with_status(here, "unchanged"), ["x.d"]);
     assert_eq!((values("x.a"), values("x.c"), values("x.d")), (2.into(), 12.into(), 2.into()));
+
+    // What is made is checked, whatever else is left out.
+    std::fs::write(
+        p.join("c.sql"),
+        "CREATE OR REPLACE TABLE x.c AS SELECT CAST(NULL AS BIGINT) AS y",
+    )
+    .unwrap();
+    let (code, said) = run(here, &["--only", "x.c"]);
+    assert!(code == Some(3) && said.contains("checks/k.sql found 1 wrong row"), "{said}");
+    assert_eq!(values("x.c"), 12);
 }
 
 #[test]
@@ -195,6 +205,10 @@ fn a_check_can_warn() {
     assert!(shown.contains("warning: 3 wrong rows") && shown.contains("| 7 |"), "{shown}");
     let steps = query(here, "SELECT wrong_rows FROM system.run_steps WHERE name = 'checks/k.sql'");
     assert_eq!(steps[0]["wrong_rows"], 3);
+    // It warns as long as there are such rows, whether or not anything has changed.
+    let (code, said) = run(here, &[]);
+    assert!(code == Some(0) && said.contains("found 3 wrong rows"), "{said}");
+    assert!(said.contains("nothing has changed: 1 step would"), "{said}");
     std::fs::write(p.join("checks/k.sql"), "-- severity: error\nSELECT y FROM x.a WHERE y > 6")
         .unwrap();
     let (code, said) = run(here, &[]);

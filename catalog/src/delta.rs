@@ -6,9 +6,11 @@
 use crate::storage::Storage;
 use crate::{CatalogError, Result};
 use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
+use deltalake_core::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::{Action, Add, Remove, StructType, new_metadata};
-use deltalake_core::logstore::{StorageConfig, default_logstore};
+use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -132,6 +134,30 @@ pub async fn has_version(table: &Storage, version: u64) -> Result<bool> {
     table.exists(&format!("_delta_log/{version:020}.json")).await
 }
 
+/// The version that was the latest of the table in a folder at a moment, by the store's clock; `None` if the log doesn't
+/// reach back so far.
+pub async fn version_at(table: &Storage, moment: DateTime<Utc>) -> Result<Option<u64>> {
+    let listed = table.folder("_delta_log").list().await?;
+    let earlier = listed.iter().filter(|object| object.last_modified < moment);
+    let names = earlier.filter_map(|object| object.location.filename());
+    Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).max())
+}
+
+/// Deletes what the log of the table in a folder has of versions before `oldest`, as far as it was written before a
+/// moment: nothing that the versions from `oldest` on, those that were committed since, or the latest are read from.
+/// Returns how many objects there were.
+pub async fn shorten(table: &Storage, oldest: u64, before: DateTime<Utc>) -> Result<usize> {
+    // Delta's own function takes a log that can't be listed for one that is short.
+    let listed = table.folder("_delta_log").list().await?;
+    if !listed.iter().any(|object| object.last_modified < before) {
+        return Ok(0);
+    }
+    let log = log_of(table);
+    let deleted =
+        cleanup_expired_logs_for(oldest, log.as_ref(), before.timestamp_millis(), None).await;
+    deleted.map_err(|source| delta_error(table, source))
+}
+
 fn snapshot(table: &Storage, delta: &DeltaTable) -> Result<Snapshot> {
     let state = delta.snapshot().map_err(|source| delta_error(table, source))?;
     refuse_unsupported(table, delta)?;
@@ -169,19 +195,27 @@ async fn open(table: &Storage, version: Option<u64>) -> Result<Option<DeltaTable
     if table.folder("_delta_log").list().await?.is_empty() {
         return Ok(None);
     }
-    let store = Arc::clone(table.store());
-    let folder = Arc::new(PrefixStore::new(Arc::clone(&store), table.path("")));
-    let log = default_logstore(folder, store, table.url(), &StorageConfig::default());
-    let mut delta = DeltaTable::new(log);
+    let mut delta = DeltaTable::new(log_of(table));
     let loaded = match version {
         Some(version) => delta.load_version(version).await,
         None => delta.load().await,
     };
-    match loaded {
-        Ok(()) => Ok(Some(delta)),
-        Err(DeltaTableError::NotATable(_)) => Ok(None),
-        Err(source) => Err(delta_error(table, source)),
+    let Err(source) = loaded else { return Ok(Some(delta)) };
+    if let Some(version) = version
+        && !has_version(table, version).await?
+    {
+        return Err(CatalogError::NotKept { url: table.url().to_string(), version });
     }
+    match source {
+        DeltaTableError::NotATable(_) => Ok(None),
+        source => Err(delta_error(table, source)),
+    }
+}
+
+fn log_of(table: &Storage) -> LogStoreRef {
+    let store = Arc::clone(table.store());
+    let folder = Arc::new(PrefixStore::new(Arc::clone(&store), table.path("")));
+    default_logstore(folder, store, table.url(), &StorageConfig::default())
 }
 
 fn delta_error(table: &Storage, source: DeltaTableError) -> CatalogError {
@@ -252,7 +286,7 @@ pub async fn commit(
 async fn checkpoint(table: &Storage, version: u64) {
     let made = async {
         let Some(delta) = open(table, Some(version)).await? else { return Ok(()) };
-        let made = deltalake_core::checkpoints::create_checkpoint(&delta, None).await;
+        let made = create_checkpoint(&delta, None).await;
         made.map_err(|source| delta_error(table, source))
     };
     if let Err(error) = made.await {
@@ -273,7 +307,7 @@ fn actions(
             reason: reason.to_string(),
         })
     };
-    let now = chrono::Utc::now().timestamp_millis();
+    let now = Utc::now().timestamp_millis();
     let mut actions = vec![json!({"commitInfo": {
         "timestamp": now,
         "operation": note.operation,

@@ -86,6 +86,18 @@ pub enum CatalogError {
         #[source]
         source: Box<deltalake_core::DeltaTableError>,
     },
+    /// A version of a table that is not in its log.
+    #[error(
+        "version {version} of the table at {url} is not in its log: versions that were replaced are kept there \
+         for {} days",
+        crate::cleaning::LOG_DAYS
+    )]
+    NotKept {
+        /// The table.
+        url: String,
+        /// The version.
+        version: u64,
+    },
     /// A table that uses something that would be misread.
     #[error("table at {url} uses {feature}, which can't be read here")]
     Unsupported {

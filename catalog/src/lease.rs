@@ -71,11 +71,16 @@ fn encode(term: &Term) -> Result<Vec<u8>> {
     })
 }
 
-/// The number of the last term, if there was one.
-async fn last(storage: &Storage) -> Result<Option<u64>> {
+/// The numbers of the terms that are there.
+async fn terms(storage: &Storage) -> Result<Vec<u64>> {
     let listed = storage.list().await?;
     let names = listed.iter().filter_map(|object| object.location.filename());
-    Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).max())
+    Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+}
+
+/// The number of the last term, if there was one.
+async fn last(storage: &Storage) -> Result<Option<u64>> {
+    Ok(terms(storage).await?.into_iter().max())
 }
 
 /// What is known of a term; `None` if it can't be read, as when it was only half written.
@@ -109,7 +114,8 @@ impl Candidate {
 
     /// Begins a term if nobody leads.
     pub async fn attempt(&mut self) -> Result<Option<Lease>> {
-        let number = last(&self.storage).await?;
+        let mut old = terms(&self.storage).await?;
+        let number = old.iter().copied().max();
         if let Some(number) = number {
             let term = read(&self.storage, number).await?;
             let over = term.as_ref().is_some_and(|term| term.over);
@@ -133,9 +139,14 @@ impl Candidate {
         if !self.storage.create(&object(next), encode(&term)?).await? {
             return Ok(None);
         }
-        // Nobody looks at terms before the last.
-        if let Some(old) = next.checked_sub(2).filter(|old| *old > 0) {
-            self.storage.delete(&object(old)).await?;
+        // Nobody looks at terms before the last. This one has begun, whether or not they can be deleted: whoever
+        // leads next tries again.
+        old.retain(|old| old + 1 < next);
+        for old in old {
+            if let Err(error) = self.storage.delete(&object(old)).await {
+                tracing::warn!(term = old, %error, "a term of long ago is not deleted");
+                break;
+            }
         }
         let (storage, length) = (self.storage.clone(), self.length);
         Ok(Some(Lease { storage, number: next, term, length, written }))
@@ -245,6 +256,24 @@ mod tests {
         first.give_up().await.unwrap();
         assert_eq!(leader(&warehouse).await.unwrap(), None);
         assert_eq!(other.attempt().await.unwrap().unwrap().number(), 2);
+    }
+
+    #[tokio::test]
+    async fn terms_that_nobody_looks_at_are_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let warehouse = warehouse(&folder);
+        let storage = warehouse.storage().folder(FOLDER);
+        let leader = Leader { id: "x".to_string(), address: "a".to_string() };
+        let term = encode(&Term { leader, beat: 0, over: true }).unwrap();
+        // The leader of the last but one had deleted none.
+        for number in [1, 2, 4, 5] {
+            storage.put(&object(number), term.clone()).await.unwrap();
+        }
+        let mut one = Candidate::new(&warehouse, "a".to_string(), Duration::from_secs(60));
+        assert_eq!(one.attempt().await.unwrap().unwrap().number(), 6);
+        let mut left = terms(&storage).await.unwrap();
+        left.sort_unstable();
+        assert_eq!(left, [5, 6]);
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@
 //! | [`registry`] | what is published: tables and model versions |
 //! | [`journal`] | sequences of events |
 //! | [`lease`] | who leads, of those that share a warehouse |
-//! | [`cleaning`] | files that no version needs any more |
+//! | [`cleaning`] | files that no version needs any more, and logs of long ago |
 //! | [`warehouse`] | names to tables, and publication of what a run has written |
 
 mod cache;

@@ -22,7 +22,7 @@ pub const FOLDER: &str = "system/registry";
 
 /// Publications are kept in one file each until there are this many; then in one file together, so that
 /// a reader of a registry that has grown for months has little to fetch.
-const MOST_FILES: usize = 32;
+pub(crate) const MOST_FILES: usize = 32;
 
 /// How often a publication is tried against others.
 const ATTEMPTS: usize = 50;

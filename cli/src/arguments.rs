@@ -240,7 +240,8 @@ pub enum ModelsCommand {
 /// Arguments of `runs`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "RUN is the id of a run, the beginning or the end of one, or the word last."
+    after_help = "RUN is the id of a run, the beginning or the end of one, or the word last: for cancel and resume, \
+                  the last run that is not over."
 )]
 pub struct RunsArguments {
     /// How many runs are listed, the latest first
@@ -249,9 +250,10 @@ pub struct RunsArguments {
     /// List runs of this pipeline only
     #[arg(long, value_name = "NAME")]
     pub pipeline: Option<String>,
-    /// List only runs that are running, publishing, published, held, failed or cancelled
+    /// List only runs that are running, lost (nobody drives them any more), publishing, published, held, failed or
+    /// cancelled
     #[arg(long, value_name = "STATUS",
-          value_parser = ["running", "publishing", "published", "held", "failed", "cancelled"])]
+          value_parser = ["running", "lost", "publishing", "published", "held", "failed", "cancelled"])]
     pub status: Option<String>,
     /// What to do instead
     #[command(subcommand)]
@@ -264,10 +266,13 @@ pub struct RunsArguments {
 /// What can be done with a run.
 #[derive(Debug, Subcommand)]
 pub enum RunsCommand {
-    /// Show a run: its steps, how its trainings went, why it has failed
+    /// Show a run: its steps, what its gates have found, how its trainings went, why it has failed
     Show {
         /// The run
         run: String,
+        /// List only what its gates have found
+        #[arg(long)]
+        gates: bool,
     },
     /// Print the events of a run
     Logs {
@@ -286,7 +291,8 @@ pub enum RunsCommand {
     Resume {
         /// The run
         run: String,
-        /// Even if a run of the pipeline that has begun later is published, whose tables it may replace
+        /// Even if its process may still be there, or a run of the pipeline that has begun later is published, whose tables
+        /// it may replace
         #[arg(long)]
         anyway: bool,
     },

@@ -10,12 +10,12 @@ use chrono::NaiveDate;
 use futures::StreamExt;
 use nightshift_catalog::CatalogError;
 use nightshift_executor::told_to_stop;
-use nightshift_jobs::JobError;
 use nightshift_jobs::journal::{Cause, Driver};
 use nightshift_jobs::pipeline::{Done, Given, Pipeline, Source, Start};
 use nightshift_jobs::progress::Silent;
 use nightshift_jobs::queries::{Caller, Via};
 use nightshift_jobs::session::Session;
+use nightshift_jobs::{JobError, counted};
 use std::sync::Arc;
 
 /// How often a day is run when others have changed the same tables meanwhile.
@@ -60,6 +60,7 @@ pub async fn backfill(arguments: BackfillArguments) -> Result<(), Failure> {
     output.close()?;
     match done.iter().filter(|(_, outcome)| outcome.is_err()).count() {
         0 => Ok(()),
+        1 => Err(format!("1 of {} has failed", counted(total, "day")).into()),
         failed => Err(format!("{failed} of {total} days have failed").into()),
     }
 }

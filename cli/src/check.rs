@@ -6,8 +6,8 @@ use crate::cluster::Executing;
 use crate::commands::open;
 use crate::output::Output;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
-use nightshift_jobs::JobError;
 use nightshift_jobs::pipeline::{Checked, Draft, Part, Source};
+use nightshift_jobs::{JobError, counted};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +23,8 @@ pub async fn check(arguments: RunArguments) -> Result<(), Failure> {
     if mistakes.is_empty() {
         output.all(&of_parts(parts)?)?;
         let seconds = started.elapsed().as_secs_f64();
-        eprintln!("{name}: {} statements, nothing is wrong ({seconds:.1} s)", parts.len());
+        let count = counted(parts.len(), "statement");
+        eprintln!("{name}: {count}, nothing is wrong ({seconds:.1} s)");
         return output.close();
     }
     if arguments.place.format != Format::Table {
@@ -46,10 +47,7 @@ pub fn refuse(checked: &Checked) -> Result<(), Failure> {
 }
 
 fn count(checked: &Checked) -> String {
-    let count = match checked.mistakes.len() {
-        1 => "1 mistake".to_string(),
-        count => format!("{count} mistakes"),
-    };
+    let count = counted(checked.mistakes.len(), "mistake");
     format!("{count} in the pipeline {}; nothing was run", checked.name)
 }
 
@@ -58,12 +56,13 @@ fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
 }
 
 fn of_parts(parts: &[Part]) -> Result<RecordBatch, Failure> {
+    let makes = parts.iter().map(|part| (!part.makes.is_empty()).then(|| part.makes.join(", ")));
     let reads: Vec<String> = parts.iter().map(|part| part.reads.join(", ")).collect();
     Ok(RecordBatch::try_from_iter([
         ("file", texts(parts.iter().map(|part| part.file.as_str()))),
         ("line", Arc::new(UInt64Array::from_iter_values(parts.iter().map(|part| part.line)))),
         ("statement", texts(parts.iter().map(|part| part.action))),
-        ("makes", Arc::new(StringArray::from_iter(parts.iter().map(|part| part.makes.as_deref())))),
+        ("makes", Arc::new(StringArray::from_iter(makes))),
         ("reads", texts(reads.iter().map(String::as_str))),
     ])?)
 }

@@ -13,6 +13,7 @@ use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::memory::{Memory, share_of_the_machine};
 use nightshift_executor::{ExecutorOptions, told_to_stop};
 use nightshift_jobs::cluster::ClusterView;
+use nightshift_jobs::counted;
 use nightshift_jobs::session::Session;
 use nightshift_scheduler::{
     Control, FlightSql, Http, Scheduler, SchedulerError, SchedulerOptions, connect,
@@ -477,19 +478,20 @@ pub async fn up(arguments: UpArguments) -> Result<(), Failure> {
     let address = format!("grpc://127.0.0.1:{}", arguments.port);
     let machine = std::thread::available_parallelism()?.get();
     let executors = usize::from(arguments.executors);
-    let cores = arguments.cores.unwrap_or((machine / executors).max(1)).to_string();
+    let cores = arguments.cores.unwrap_or((machine / executors).max(1));
     let shared = work_dir.path().to_string_lossy();
     let memory = share_of_the_machine() / executors as u64;
     Memory::divide(Some(memory), None)
         .map_err(|error| format!("--executors {executors}: {error}"))?;
-    let memory = (memory >> 20).to_string();
+    let (of_each, memory) = (cores.to_string(), (memory >> 20).to_string());
     for number in 1..=executors {
-        let cores = ["--cores", &cores, "--memory", &memory];
+        let cores = ["--cores", &of_each, "--memory", &memory];
         let arguments = ["executor", "--scheduler", &address, "--work-dir", &shared];
         let arguments = arguments.into_iter().chain(cores).map(String::from);
         start(format!("executor {number}"), arguments.collect())?;
     }
-    println!("cluster {address}: 1 scheduler, {executors} executors with {cores} cores each");
+    let (executors, cores) = (counted(executors, "executor"), counted(cores, "core"));
+    println!("cluster {address}: 1 scheduler, {executors} with {cores} each");
     println!("flight grpc://127.0.0.1:{flight_port}");
     println!("http http://127.0.0.1:{http_port}");
     println!("run something on it:  nightshift run FOLDER --cluster {address}");

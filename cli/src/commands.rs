@@ -10,11 +10,11 @@ use crate::{Failure, backfill, check, models, plan, progress, runs, shell};
 use nightshift_catalog::registry::{Entry, Kind};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::told_to_stop;
-use nightshift_jobs::JobError;
 use nightshift_jobs::journal::{self, Cause, Driver};
 use nightshift_jobs::pipeline::{Done, Pipeline, Source, Start, reopen};
 use nightshift_jobs::queries::{Caller, Via};
 use nightshift_jobs::session::Session;
+use nightshift_jobs::{JobError, counted};
 use nightshift_scheduler::LineageReceiver;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
@@ -155,10 +155,10 @@ pub fn report(place: &Place, done: &Done) -> Result<(), Failure> {
     match (done.unchanged, done.steps.is_empty()) {
         (0, _) => {}
         (unchanged, true) => {
-            eprintln!(
-                "nothing has changed: all {unchanged} steps would make again what is published"
-            );
+            let steps = counted(unchanged, "step");
+            eprintln!("nothing has changed: {steps} would make again what is published");
         }
+        (1, false) => eprintln!("1 step is unchanged and was not executed"),
         (unchanged, false) => eprintln!("{unchanged} steps are unchanged and were not executed"),
     }
     tell_published(&done.published);
@@ -171,13 +171,14 @@ pub fn tell_published(entries: &[Entry]) {
     let models: Vec<_> =
         models.map(|entry| format!("{} version {}", entry.name, entry.version)).collect();
     let tables = entries.iter().filter(|entry| entry.kind == Kind::Table).count();
+    let tables = counted(tables, "table");
     match entries.first() {
         None => {}
         Some(entry) if models.is_empty() => {
-            eprintln!("publication {}: {tables} tables", entry.publication);
+            eprintln!("publication {}: {tables}", entry.publication);
         }
         Some(entry) => {
-            eprintln!("publication {}: {tables} tables, {}", entry.publication, models.join(", "));
+            eprintln!("publication {}: {tables}, {}", entry.publication, models.join(", "));
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What is logged, and where to.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write};
+use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
@@ -11,8 +13,16 @@ use tracing_subscriber::{EnvFilter, Layer};
 pub fn start(default: &str) {
     let filter =
         EnvFilter::try_from_env("NIGHTSHIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let no_color = std::env::var_os("NO_COLOR");
+    let coloured = is_coloured(std::io::stderr().is_terminal(), no_color.as_deref());
+    let lines = tracing_subscriber::fmt::layer().with_ansi(coloured).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(lines.with_filter(News)).with(filter).init();
+}
+
+/// Whether lines have colours: files and other programs have no use for their codes. `no_color` is the variable by
+/// which people say that they want none, in any program.
+fn is_coloured(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Leaves out warnings about what is as it should be: a scheduler has each executor delete the results of a job,
@@ -75,6 +85,12 @@ mod tests {
         fn make_writer(&'a self) -> Self {
             self.clone()
         }
+    }
+
+    #[test]
+    fn only_terminals_are_sent_colours() {
+        assert!(is_coloured(true, None) && is_coloured(true, Some(OsStr::new(""))));
+        assert!(!is_coloured(true, Some(OsStr::new("1"))) && !is_coloured(false, None));
     }
 
     #[test]

@@ -67,9 +67,10 @@ fn run() -> ExitCode {
     } else {
         "error,ballista=off,datafusion=off"
     };
-    // Who waits for a store that doesn't answer sees what for.
-    let stores = "object_store::client::retry=info,nightshift_catalog::storage::retry=info";
-    logs::start(&format!("{default},{stores}"));
+    // Who waits for a store that doesn't answer, or for a scheduler to lead, sees what for.
+    let waits = "object_store::client::retry=info,nightshift_catalog::storage::retry=info,\
+                 nightshift_scheduler::addresses=info";
+    logs::start(&format!("{default},{waits}"));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Command::Executor(executor) = &arguments.command
         && executor.cores > 0

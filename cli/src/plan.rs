@@ -6,6 +6,7 @@ use crate::cluster::Executing;
 use crate::commands::open;
 use crate::output::Output;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
+use nightshift_jobs::counted;
 use nightshift_jobs::pipeline::{Pipeline, PlannedStep, Source};
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ pub async fn plan(arguments: RunAllArguments) -> Result<(), Failure> {
     let pipeline = Pipeline::of(Source::read(&run.pipeline)?, &run.given())?;
     let mut output = Output::new(run.place.format, None)?;
     let opened = open(&run.place, Some(pipeline.folder()), Executing::Within).await?;
-    let steps = pipeline.plan(&opened.session, all, &only).await?;
+    let mut steps = pipeline.plan(&opened.session, all, &only).await?;
+    pipeline.estimate(&opened.session, &mut steps).await?;
     output.all(&rows(&steps)?)?;
     output.close()?;
     if run.place.format == Format::Table {
@@ -23,7 +25,8 @@ pub async fn plan(arguments: RunAllArguments) -> Result<(), Failure> {
             println!("{change}");
         }
         let runs = steps.iter().filter(|step| step.why.is_some()).count();
-        eprintln!("{}: {runs} of {} steps would be executed", pipeline.name(), steps.len());
+        let all = counted(steps.len(), "step");
+        eprintln!("{}: {runs} of {all} would be executed", pipeline.name());
     }
     Ok(())
 }

@@ -9,12 +9,12 @@ use crate::progress;
 use arrow::array::RecordBatch;
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_executor::told_to_stop;
-use nightshift_jobs::audit;
 use nightshift_jobs::journal::{
     self, Brief, Cause, Driver, RunState, Status, StepState, StepStatus,
 };
-use nightshift_jobs::pipeline::{self, Given, Pipeline, Source, Start};
+use nightshift_jobs::pipeline::{self, Done, Given, Pipeline, Source, Start};
 use nightshift_jobs::queries::{Caller, Via};
+use nightshift_jobs::{JobError, audit, counted};
 use std::time::Duration;
 
 /// The time between two looks for new events.
@@ -31,7 +31,7 @@ pub async fn runs(arguments: RunsArguments) -> Result<(), Failure> {
         None => {
             let wanted = |run: &Brief| {
                 pipeline.as_ref().is_none_or(|name| *name == run.pipeline)
-                    && status.as_ref().is_none_or(|status| *status == run.status.as_str())
+                    && status.as_ref().is_none_or(|status| *status == run.word())
             };
             let found = journal::latest(&warehouse, limit, wanted).await?;
             let rows = journal::tables::runs(&found)?;
@@ -41,9 +41,10 @@ pub async fn runs(arguments: RunsArguments) -> Result<(), Failure> {
             };
             print(&place, &rows)
         }
-        Some(RunsCommand::Show { run }) => show(&warehouse, &place, &run).await,
+        Some(RunsCommand::Show { run, gates: false }) => show(&warehouse, &place, &run).await,
+        Some(RunsCommand::Show { run, gates: true }) => gates(&warehouse, &place, &run).await,
         Some(RunsCommand::Logs { run, follow }) => logs(&warehouse, &place, &run, follow).await,
-        Some(RunsCommand::Cancel { run }) => cancel(&warehouse, &run).await,
+        Some(RunsCommand::Cancel { run }) => cancel(&warehouse, &place, &run).await,
         Some(RunsCommand::Resume { run, anyway }) => resume(&place, &run, anyway).await,
         Some(RunsCommand::Retry { run }) => retry(&place, &run).await,
     }
@@ -71,9 +72,23 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
     }
     println!("run        {id}");
     println!("pipeline   {}", state.begun.pipeline);
-    println!("status     {}", state.status.as_str());
+    let lost = journal::is_lost(warehouse, &state).await?;
+    println!("status     {}", if lost { journal::LOST } else { state.status.as_str() });
     println!("cause      {}", state.begun.cause);
+    if !Source::is_kept(warehouse, &state.begun.source).await? {
+        println!(
+            "text       no longer kept: texts are kept for {} days after their last run",
+            pipeline::TEXT_DAYS
+        );
+    }
     println!("begun      {}", state.begun_at.format("%Y-%m-%d %H:%M:%S UTC"));
+    if state.reopened > 0 {
+        let times = counted(state.reopened, "time");
+        println!(
+            "gone on    {times} after it had failed, since {}",
+            state.since.format("%H:%M:%S UTC")
+        );
+    }
     match state.ended_at {
         Some(at) => {
             let seconds = state.seconds();
@@ -81,8 +96,11 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
         }
         None => println!("driver     process {}", state.driver),
     }
+    if let (Some(who), None) = (&state.cancelled_by, state.ended_at) {
+        println!("cancelled  by {who}, it has not ended yet");
+    }
     if state.taken_over > 0 {
-        println!("taken over {} times", state.taken_over);
+        println!("taken over {}", counted(state.taken_over, "time"));
     }
     let versions = state.versions.iter().filter(|version| version.kind.as_str() == "model");
     let models: Vec<_> = versions.map(|v| format!("{} version {}", v.name, v.version)).collect();
@@ -91,12 +109,8 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
         let number =
             |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.6}"));
         let (measured, published) = (number(gate.measured), number(gate.published));
-        let held = match (gate.measured, &gate.held) {
-            (_, Some(_)) => "HELD",
-            (Some(_), None) => "passed",
-            (None, None) => "not measured",
-        };
-        println!("gate       {of} {measure} {measured} (published {published}) {held}");
+        let outcome = if gate.held.is_some() { "HELD" } else { gate.outcome() };
+        println!("gate       {of} {measure} {measured} (published {published}) {outcome}");
     }
     if let Some(publication) = state.publication {
         let models =
@@ -112,10 +126,27 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
     if let Some(error) = &state.error {
         println!("\nerror: {error}");
     }
-    if state.status == Status::Running {
+    if lost {
+        let (what, does) = match state.cancelled_by {
+            Some(_) => ("cancel", "ends it"),
+            None => ("resume", "goes on with it"),
+        };
+        println!("\nnobody drives it any more: `nightshift runs {what} {id}` {does}");
+    } else if state.status == Status::Running {
         println!("\nwhat it does: nightshift runs logs {id} --follow");
     }
     Ok(())
+}
+
+/// Prints what the gates of a run have found.
+async fn gates(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Failure> {
+    let id = journal::find(warehouse, run).await?;
+    let state = journal::state(warehouse, &id).await?;
+    let rows = journal::tables::gates(std::iter::once(&state))?;
+    match place.format {
+        Format::Table => print(place, &short(&rows, &["run", "pipeline"])?),
+        _ => print(place, &rows),
+    }
 }
 
 /// What a table of steps has no room for: what they read, how a training went, why one has failed.
@@ -130,13 +161,13 @@ fn tell_more(number: usize, step: &StepState, state: &RunState) {
     if let (Some(measure), Some((first, last))) = (&step.measure, ends(&step.iterations)) {
         let values: Vec<f64> = step.iterations.iter().map(|(_, value)| *value).collect();
         let picture = picture(&values);
-        let count = step.iterations.len();
-        println!("    {measure} {first:.4e} {picture} {last:.4e} in {count} iterations");
+        let count = counted(step.iterations.len(), "iteration");
+        println!("    {measure} {first:.4e} {picture} {last:.4e} in {count}");
     }
     if let Some(wrong) = &step.wrong
         && step.status == StepStatus::Done
     {
-        println!("    warning: {} wrong rows, such as\n{}", wrong.rows, wrong.sample);
+        println!("    warning: {}, such as\n{}", counted(wrong.rows, "wrong row"), wrong.sample);
     }
     if step.status == StepStatus::Failed
         && state.error.is_none()
@@ -208,9 +239,10 @@ async fn logs(
     }
 }
 
-async fn cancel(warehouse: &Warehouse, run: &str) -> Result<(), Failure> {
-    let id = journal::find(warehouse, run).await?;
+async fn cancel(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Failure> {
+    let id = journal::find_under_way(warehouse, run).await?;
     let caller = Caller::of_this_process(Via::Pipeline);
+    let lost = journal::is_lost(warehouse, &journal::state(warehouse, &id).await?).await?;
     let state = journal::cancel(warehouse, &id, &caller.who).await?;
     let outcome = match (state.is_over(), state.status) {
         (true, status) => Err(format!("run {id} is over: it is {}", status.as_str())),
@@ -222,34 +254,63 @@ async fn cancel(warehouse: &Warehouse, run: &str) -> Result<(), Failure> {
     let word = if outcome.is_ok() { "asked" } else { "refused" };
     audit::record(&caller, &id, "CANCEL RUN", &state.begun.pipeline, word);
     outcome?;
-    eprintln!(
-        "run {id} is asked to end; if nothing drives it any more, it ends when it is resumed"
-    );
-    Ok(())
+    if !lost {
+        eprintln!(
+            "run {id} is asked to end; if it has not ended in a minute, its process is gone: cancel it once more"
+        );
+        return Ok(());
+    }
+    eprintln!("nobody drives run {id} any more: it is ended here");
+    match go_on(place, &state).await? {
+        Err(error) if !error.is_cancellation() => {
+            // A scheduler may have been faster.
+            match journal::state(warehouse, &id).await?.status {
+                Status::Cancelled => Ok(()),
+                _ => Err(error.into()),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn resume(place: &Place, run: &str, anyway: bool) -> Result<(), Failure> {
-    let id = journal::find(&warehouse_of(place)?, run).await?;
-    let state = journal::state(&warehouse_of(place)?, &id).await?;
+    let warehouse = warehouse_of(place)?;
+    let id = journal::find_under_way(&warehouse, run).await?;
+    let state = journal::state(&warehouse, &id).await?;
+    if state.is_over() {
+        return Err(format!("run {id} is over: it is {}", state.status.as_str()).into());
+    }
+    if !anyway && !journal::is_lost(&warehouse, &state).await? {
+        return Err(format!(
+            "process {} seems to drive run {id}, it was heard of in the last minute: try again in a minute, or go on \
+             with it --anyway, and that process can do nothing more",
+            state.driver
+        )
+        .into());
+    }
     // One that is being published may be published already, and one that somebody has ended only ends.
     if state.status == Status::Running && state.cancelled_by.is_none() && !anyway {
-        let last = journal::last_published(&warehouse_of(place)?, &state.begun.pipeline).await?;
+        let last = journal::last_published(&warehouse, &state.begun.pipeline).await?;
         if let Some(last) = last.filter(|last| last.id > id) {
             return Err(format!(
                 "run {} of {} has begun later and is published, and what it has made would be replaced: end this one \
-                 with `nightshift runs cancel {id}` and `nightshift runs resume {id}`, or go on with it --anyway",
+                 with `nightshift runs cancel {id}`, or go on with it --anyway",
                 last.id, state.begun.pipeline
             )
             .into());
         }
     }
-    let source = Source::kept(&warehouse_of(place)?, &state.begun.source).await?;
+    report(place, &go_on(place, &state).await??)
+}
+
+/// Goes on with a run that nobody drives.
+async fn go_on(place: &Place, run: &RunState) -> Result<Result<Done, JobError>, Failure> {
+    let source = Source::kept(&warehouse_of(place)?, &run.begun.source).await?;
     let folder = source.is_in_its_folder().then_some(source.folder.as_path());
     let opened = open(place, folder, Executing::Within).await?;
     let (session, driver) = (opened.session.clone(), Driver::this(false));
     let progress = progress::to_standard_error();
-    let done = pipeline::go_on(session, &id, driver, progress, told_to_stop()).await?;
-    report(place, &done)
+    Ok(pipeline::go_on(session, &run.id, driver, progress, told_to_stop()).await)
 }
 
 async fn retry(place: &Place, run: &str) -> Result<(), Failure> {

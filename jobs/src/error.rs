@@ -1,5 +1,7 @@
 //! What can go wrong in statements, trainings and runs.
 
+use crate::counted;
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use nightshift_catalog::{CatalogError, store_can_recover};
 use std::sync::Arc;
@@ -66,8 +68,9 @@ pub enum JobError {
     },
     /// More records than may be can't be read.
     #[error(
-        "{table}: {bad} of {records} records can't be read, more than the share of {share} that may go to \
-         quarantine; the first is in {first}"
+        "{table}: {bad} of {} can't be read, more than the share of {share} that may go to \
+         quarantine; the first is in {first}",
+        counted(*records, "record")
     )]
     Quarantine {
         /// The table that is read in place.
@@ -90,7 +93,10 @@ pub enum JobError {
         reason: String,
     },
     /// A check that found wrong rows.
-    #[error("check {check} found {rows} wrong rows, nothing is published:\n{sample}")]
+    #[error(
+        "check {check} found {}, nothing is published:\n{sample}",
+        counted(*rows, "wrong row")
+    )]
     Check {
         /// The check's file.
         check: String,
@@ -120,7 +126,7 @@ pub enum JobError {
     #[error("the statement was cancelled")]
     Cancelled,
     /// A run that another process goes on with.
-    #[error("run {run} was taken over by another process, which goes on with it")]
+    #[error("run {run} was taken over by another process: nothing more of it is done here")]
     Fenced {
         /// The run.
         run: String,
@@ -138,6 +144,15 @@ pub enum JobError {
         what: String,
         /// What it may take.
         limit: Duration,
+    },
+    /// The text of a pipeline that was deleted because nobody had run it for long.
+    #[error(
+        "the pipeline's text {name} is no longer kept: texts are kept for {} days after their last run",
+        crate::pipeline::TEXT_DAYS
+    )]
+    NotKept {
+        /// What it was kept under.
+        name: String,
     },
     /// Blocks or states that are not what they should be.
     #[error("{what} is damaged: {reason}")]
@@ -199,6 +214,7 @@ fn engine_can_recover(error: &DataFusionError) -> bool {
         DataFusionError::External(inner) => {
             inner.downcast_ref::<CatalogError>().is_some_and(CatalogError::can_pass)
                 || crate::session::is_lost_executor(error)
+                || error.to_string().contains("nobody has led the cluster")
         }
         _ => {
             let store = "ObjectStore(Generic";
@@ -299,6 +315,17 @@ impl JobError {
     }
 }
 
+/// What the engine says of arithmetic that has no result, here and in what comes from executors, which is the text as
+/// programmers read it; and what it means.
+const ARITHMETIC: [(&str, &str); 4] = [
+    ("Divide by zero error", "division by zero"),
+    ("DivideByZero", "division by zero"),
+    ("Arithmetic overflow: ", OVERFLOW),
+    ("ArithmeticOverflow(", OVERFLOW),
+];
+
+const OVERFLOW: &str = "arithmetic overflow, a result is too large for its type";
+
 /// The engine's message without the wrapping that means nothing to the one who reads it.
 fn engine_message(error: &DataFusionError) -> String {
     let text = error.to_string();
@@ -319,5 +346,55 @@ fn engine_message(error: &DataFusionError) -> String {
     ] {
         text = text.strip_prefix(wrapping).unwrap_or(text);
     }
-    text.trim().to_string()
+    let text = text.trim();
+    let arithmetic = match error.find_root() {
+        DataFusionError::ArrowError(error, _) => {
+            matches!(**error, ArrowError::DivideByZero | ArrowError::ArithmeticOverflow(_))
+        }
+        _ => text.contains("ArrowError("),
+    };
+    if !arithmetic {
+        return text.to_string();
+    }
+    let Some((sign, words)) = ARITHMETIC.iter().find(|(sign, _)| text.contains(sign)) else {
+        return text.to_string();
+    };
+    let text = text.strip_prefix("Arrow error: ").unwrap_or(text);
+    match text.strip_prefix(*sign) {
+        None | Some("") => words.to_string(),
+        Some(more) => format!("{words}: {more}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error;
+
+    #[test]
+    fn arithmetic_is_said_in_words() {
+        let here = |error: ArrowError| JobError::from(DataFusionError::from(error));
+        assert_eq!(here(ArrowError::DivideByZero).to_string(), "division by zero");
+        let overflow = ArrowError::ArithmeticOverflow("Overflow happened on: 8 * 9".to_string());
+        assert_eq!(
+            here(overflow).to_string(),
+            "arithmetic overflow, a result is too large for its type: Overflow happened on: 8 * 9"
+        );
+        // What an executor says besides means nothing to who reads it.
+        let there = "Job 1 failed: DataFusionError(Shared(ArrowError(DivideByZero, None)))";
+        let error = JobError::from(DataFusionError::Execution(there.to_string()));
+        assert_eq!(error.to_string(), "division by zero");
+        assert!(error.source().is_some_and(|source| source.to_string().ends_with(there)));
+        let other = DataFusionError::Plan("there is no column DivideByZero".to_string());
+        assert_eq!(JobError::from(other).to_string(), "there is no column DivideByZero");
+    }
+
+    #[test]
+    fn one_row_is_no_plural() {
+        let check = |rows| {
+            JobError::Check { check: "k.sql".into(), rows, sample: "| 1 |".into() }.to_string()
+        };
+        assert_eq!(check(1), "check k.sql found 1 wrong row, nothing is published:\n| 1 |");
+        assert_eq!(check(2), "check k.sql found 2 wrong rows, nothing is published:\n| 1 |");
+    }
 }

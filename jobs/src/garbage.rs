@@ -8,8 +8,8 @@ use crate::change::RETAIN_HOURS;
 use crate::journal::{self, RunState, Status};
 use crate::pipeline::{Given, Pipeline, Source};
 use chrono::{DateTime, TimeDelta, Utc};
-use nightshift_catalog::warehouse::{Warehouse, run_folder};
-use std::collections::BTreeSet;
+use nightshift_catalog::warehouse::{Warehouse, run_folder, upload_folder};
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// How long ago a run must be over whose folder is deleted by others.
@@ -18,7 +18,8 @@ const OVER: TimeDelta = TimeDelta::minutes(10);
 /// How long somebody can go on with a run of a pipeline that has failed.
 const FAILED: TimeDelta = TimeDelta::hours(24);
 
-/// How long ago a statement must have begun that counts as killed.
+/// How long ago a statement must have begun that counts as killed, and a run have been heard of that nobody but its own
+/// process goes on with.
 const KILLED: TimeDelta = TimeDelta::days(7);
 
 /// Deletes intermediate data of runs that are over, and of statements that were killed long ago. Returns how many.
@@ -46,6 +47,45 @@ pub async fn forget_runs(warehouse: &Warehouse, now: DateTime<Utc>) -> Result<us
             tracing::info!(run, "what a run has left is deleted");
             warehouse.close_run(&run).await?;
             warehouse.forget(&run_folder(&run)).await?;
+            forgotten += 1;
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Asks for the end of runs of commands of whose processes nothing was heard for long: otherwise what they have left
+/// would stay for ever. Returns which there are: nobody but who has asked will end them.
+pub async fn cancel_killed(
+    warehouse: &Warehouse,
+    runs: &BTreeMap<String, RunState>,
+    now: DateTime<Utc>,
+) -> Result<Vec<String>> {
+    // One that is being published may be published already: that is for those to find out who go on with it.
+    let is_killed = |run: &&RunState| {
+        run.status == Status::Running && !run.driver.scheduler && now - run.last_at > KILLED
+    };
+    let mut killed = Vec::new();
+    for run in runs.values().filter(is_killed).collect::<Vec<_>>() {
+        if !journal::is_lost_at(warehouse, run, now).await? {
+            continue;
+        }
+        let days = KILLED.num_days();
+        let who = format!("the leader: nothing was heard of its process for {days} days");
+        let state = journal::cancel(warehouse, &run.id, &who).await?;
+        if state.status == Status::Running && state.cancelled_by.is_some() {
+            killed.push(run.id.clone());
+        }
+    }
+    Ok(killed)
+}
+
+/// Deletes what clients have sent to schedulers that were killed before it was in a table. Returns how many there were.
+pub async fn forget_uploads(warehouse: &Warehouse, now: DateTime<Utc>) -> Result<usize> {
+    let mut forgotten = 0;
+    for upload in warehouse.uploads().await? {
+        if begun_at(&upload).is_some_and(|begun_at| now - begun_at > KILLED) {
+            tracing::info!(upload, "what a client has sent is deleted");
+            warehouse.forget(&upload_folder(&upload)).await?;
             forgotten += 1;
         }
     }
@@ -95,24 +135,57 @@ async fn forget(warehouse: &Warehouse, run: &RunState) -> Result<()> {
 pub async fn vacuum(warehouse: &Warehouse) -> Result<usize> {
     let mut deleted = 0;
     for cleaning in warehouse.unneeded(None, RETAIN_HOURS).await? {
-        deleted += cleaning.files.len();
-        warehouse.clean(&cleaning).await?;
+        match cleaning {
+            Ok(cleaning) => {
+                warehouse.clean(&cleaning).await?;
+                deleted += cleaning.files.len();
+            }
+            // A table that can't be read holds up no others.
+            Err(error) => tracing::error!(%error, "files of a table are not deleted"),
+        }
     }
     Ok(deleted)
 }
 
-/// When a run began, which its id says.
-fn begun_at(run: &str) -> Option<DateTime<Utc>> {
-    let (seconds, nanoseconds) = Uuid::parse_str(run).ok()?.get_timestamp()?.to_unix();
+/// Deletes what logs of tables have of versions that were replaced long ago. Returns how many objects there were.
+pub async fn shorten_logs(warehouse: &Warehouse, now: DateTime<Utc>) -> Result<usize> {
+    Ok(warehouse.shorten_logs(now).await?)
+}
+
+/// When a run, or what a client sends, began, which its id says.
+fn begun_at(id: &str) -> Option<DateTime<Utc>> {
+    let (seconds, nanoseconds) = Uuid::parse_str(id).ok()?.get_timestamp()?.to_unix();
     DateTime::from_timestamp(seconds as i64, nanoseconds)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::{Begun, Cause, Driver, Event, RunJournal};
     use crate::run::Run;
     use nightshift_catalog::storage::Stores;
     use url::Url;
+
+    fn begun(scheduler: bool) -> Begun {
+        Begun {
+            pipeline: "p".to_string(),
+            source: "s".to_string(),
+            cause: Cause::Command { who: "ann".to_string() },
+            parameters: BTreeMap::new(),
+            publication: 0,
+            steps: Vec::new(),
+            driver: Driver::this(scheduler),
+        }
+    }
+
+    async fn states(warehouse: &Warehouse) -> BTreeMap<String, RunState> {
+        let mut states = BTreeMap::new();
+        for id in journal::runs(warehouse).await.unwrap() {
+            let state = journal::state(warehouse, &id).await.unwrap();
+            states.insert(id, state);
+        }
+        states
+    }
 
     #[tokio::test]
     async fn a_statement_that_may_go_on_is_left_alone() {
@@ -126,5 +199,49 @@ mod tests {
         assert_eq!(warehouse.runs_with_data().await.unwrap(), [run]);
         assert_eq!(forget_runs(&warehouse, now + TimeDelta::days(8)).await.unwrap(), 1);
         assert!(warehouse.runs_with_data().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_run_is_asked_for_whose_process_is_gone_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Url::from_file_path(folder.path()).unwrap();
+        let warehouse = Warehouse::open(&url, &Stores::default()).unwrap();
+        for (id, scheduler) in [("a", false), ("b", true), ("c", false)] {
+            RunJournal::begin(&warehouse, id, begun(scheduler)).await.unwrap();
+        }
+        let publishing = RunJournal::begin(&warehouse, "d", begun(false)).await.unwrap();
+        publishing.append(Event::Publishing { gates: Vec::new() }).await.unwrap();
+        journal::cancel(&warehouse, "c", "ann").await.unwrap();
+        let now = Utc::now();
+        let (soon, later) = (now + TimeDelta::days(6), now + TimeDelta::days(8));
+        let before = states(&warehouse).await;
+        let nobody = Vec::<String>::new();
+        assert_eq!(cancel_killed(&warehouse, &before, soon).await.unwrap(), nobody);
+        // One has come to its end since.
+        let ended = RunJournal::begin(&warehouse, "e", begun(false)).await.unwrap();
+        let before = states(&warehouse).await;
+        ended.append(Event::Failed { error: "no".to_string() }).await.unwrap();
+        assert_eq!(cancel_killed(&warehouse, &before, later).await.unwrap(), ["a", "c"]);
+        let after = states(&warehouse).await;
+        let who: Vec<_> = after.values().map(|run| run.cancelled_by.as_deref()).collect();
+        let leader = Some("the leader: nothing was heard of its process for 7 days");
+        assert_eq!(who, [leader, None, Some("ann"), None, None]);
+        // They are those to end, as long as they have not ended.
+        assert_eq!(cancel_killed(&warehouse, &after, later).await.unwrap(), ["a", "c"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_sent_is_deleted_when_nobody_can_need_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Url::from_file_path(folder.path()).unwrap();
+        let warehouse = Warehouse::open(&url, &Stores::default()).unwrap();
+        let upload = Uuid::now_v7().simple().to_string();
+        let file = format!("{}/part-00000.parquet", upload_folder(&upload));
+        warehouse.storage().put(&file, "x").await.unwrap();
+        let now = Utc::now();
+        assert_eq!(forget_uploads(&warehouse, now + TimeDelta::days(6)).await.unwrap(), 0);
+        assert_eq!(warehouse.uploads().await.unwrap(), [upload]);
+        assert_eq!(forget_uploads(&warehouse, now + TimeDelta::days(8)).await.unwrap(), 1);
+        assert!(warehouse.storage().list().await.unwrap().is_empty());
     }
 }

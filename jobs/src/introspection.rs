@@ -5,6 +5,7 @@
 //! like any others.
 
 use crate::journal;
+use crate::notices::Outbox;
 use crate::queries::QueryInfo;
 use crate::session::Session;
 use crate::table_functions::documentation;
@@ -31,9 +32,11 @@ const TABLES: &[&str] = &[
     "system.functions",
     "system.model_versions",
     "system.models",
+    "system.notices",
     "system.queries",
     "system.registry",
     "system.run_events",
+    "system.run_gates",
     "system.run_steps",
     "system.runs",
     "system.tables",
@@ -50,6 +53,7 @@ pub async fn table(session: &Session, view: &View, name: &str) -> Result<Option<
         "system.functions" => functions(session)?,
         "system.models" => models(view, true)?,
         "system.model_versions" => models(view, false)?,
+        "system.notices" => notices(session).await?,
         "system.queries" => queries(session)?,
         "system.runs" => {
             let runs = journal::latest(session.warehouse(), usize::MAX, |_| true).await?;
@@ -59,6 +63,11 @@ pub async fn table(session: &Session, view: &View, name: &str) -> Result<Option<
             let runs = journal::all(session.warehouse()).await?;
             let states = runs.iter().filter_map(|kept| kept.run.as_ref().ok());
             journal::tables::steps(states.map(|(state, _)| state))?
+        }
+        "system.run_gates" => {
+            let runs = journal::all(session.warehouse()).await?;
+            let states = runs.iter().filter_map(|kept| kept.run.as_ref().ok());
+            journal::tables::gates(states.map(|(state, _)| state))?
         }
         "system.run_events" => {
             let runs = journal::all(session.warehouse()).await?;
@@ -321,6 +330,22 @@ fn queries(session: &Session) -> Result<RecordBatch> {
         ("bytes", numbers(found.iter().map(|query| Some(query.bytes)))),
         ("rows_changed", numbers(found.iter().map(|query| query.rows_changed))),
         ("error", texts(found.iter().map(|query| query.error.as_deref()))),
+    ])
+}
+
+/// Notices that nobody has taken yet, and those of the last week that nobody takes.
+async fn notices(session: &Session) -> Result<RecordBatch> {
+    let found = Outbox::of(session.warehouse()).all().await?;
+    let of = || found.iter().map(|(_, notice)| notice);
+    batch(vec![
+        ("pipeline", texts(of().map(|notice| Some(notice.pipeline.as_str())))),
+        ("run", texts(of().map(|notice| Some(notice.run.as_str())))),
+        ("event", texts(of().map(|notice| Some(notice.about.as_str())))),
+        ("receiver", texts(of().map(|notice| Some(notice.receiver.as_str())))),
+        ("status", texts(found.iter().map(|(status, _)| Some(*status)))),
+        ("attempts", numbers(of().map(|notice| Some(u64::from(notice.attempts))))),
+        ("since", times(of().map(|notice| Some(notice.at.timestamp_micros())))),
+        ("error", texts(of().map(|notice| notice.error.as_deref()))),
     ])
 }
 

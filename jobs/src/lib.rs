@@ -22,6 +22,7 @@
 //! | [`cluster`] | what a session can tell of its executors |
 //! | [`journal`] | what has happened to runs of pipelines |
 //! | [`lineage`] | what steps of runs read and make, column by column |
+//! | [`notices`] | what somebody is to be told of runs |
 //! | [`garbage`] | what runs have left behind |
 //! | [`run`] | statements executed together and published together |
 //! | [`pipeline`] | folders of SQL files |
@@ -29,6 +30,7 @@
 //! | [`rows`] | rows as other programs can read them |
 //! | [`progress`] | what a run tells while it works |
 
+mod count;
 mod error;
 
 pub mod audit;
@@ -40,6 +42,7 @@ pub mod garbage;
 pub mod introspection;
 pub mod journal;
 pub mod lineage;
+pub mod notices;
 pub mod operator;
 pub mod pipeline;
 pub mod progress;
@@ -58,4 +61,5 @@ pub mod training;
 pub mod versions;
 pub mod view;
 
+pub use count::counted;
 pub use error::{JobError, Result};

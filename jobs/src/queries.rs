@@ -60,8 +60,16 @@ pub struct Caller {
 impl Caller {
     /// Whoever runs this process.
     pub fn of_this_process(via: Via) -> Self {
-        Self { who: std::env::var("USER").unwrap_or_else(|_| "unknown".to_string()), via }
+        let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+        let who = named.filter(|name| !name.is_empty()).or_else(number_of_user);
+        Self { who: who.unwrap_or_else(|| "unknown".to_string()), via }
     }
+}
+
+/// The number of the user who runs this process: services and containers often have no name for it.
+fn number_of_user() -> Option<String> {
+    let own = std::fs::metadata("/proc/self").ok()?;
+    Some(format!("user {}", std::os::unix::fs::MetadataExt::uid(&own)))
 }
 
 /// How far a query is.

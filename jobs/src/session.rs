@@ -50,8 +50,8 @@ const MOST_NODES: usize = 10_000;
 /// How often a plan is run whose results were lost with an executor.
 const ATTEMPTS: usize = 4;
 
-/// Whether an error says that an executor could not be reached, or that the scheduler has cancelled
-/// the job because one was lost together with results. Ballista itself only runs tasks again that
+/// Whether an error says that an executor or the scheduler could not be reached, or that the scheduler has cancelled
+/// the job because an executor was lost together with results. Ballista itself only runs tasks again that
 /// were lost before their end.
 pub(crate) fn is_lost_executor(error: &DataFusionError) -> bool {
     let text = error.to_string();
@@ -62,6 +62,9 @@ pub(crate) fn is_lost_executor(error: &DataFusionError) -> bool {
         "GrpcActionError",
         "Grpc Execute Action error",
         "transport error",
+        "tonic::transport::Error",
+        "error reading a body from connection",
+        "Stream closed without job completing",
         "h2 protocol error",
         "failed: Cancelled",
     ]
@@ -234,7 +237,7 @@ impl Session {
                     state = smaller;
                 }
                 Err(error) if attempt < ATTEMPTS && is_lost_executor(&error) => {
-                    tracing::warn!(%error, attempt, "an executor was lost, the job is run again");
+                    tracing::warn!(%error, attempt, "an executor or the scheduler was lost, the job is run again");
                     attempt += 1;
                 }
                 done => return Ok(done?),

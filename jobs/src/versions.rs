@@ -101,7 +101,7 @@ pub fn differences(one: &Entry, other: &Entry, all: bool) -> Vec<Difference> {
     for name in names {
         compare("input", name, a.inputs.get(name).cloned(), b.inputs.get(name).cloned());
     }
-    compare("query", "", Some(a.query), Some(b.query));
+    compare("query", "text", Some(a.query), Some(b.query));
     found
 }
 
@@ -170,6 +170,8 @@ mod tests {
             other: Some("3".to_string()),
         };
         assert_eq!(differences(one, other, false), [loss]);
-        assert_eq!(differences(one, other, true).len(), 3);
+        let all = differences(one, other, true);
+        let all: Vec<_> = all.iter().map(|row| (row.of, row.name.as_str())).collect();
+        assert_eq!(all, [("metric", "loss"), ("metric", "rows"), ("query", "text")]);
     }
 }

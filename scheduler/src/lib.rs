@@ -1,6 +1,7 @@
 //! The control plane process: a Ballista scheduler that plans Nightshift's operators, the client
 //! session that sends plans to it, and the servers that clients connect to: Flight SQL and HTTP.
 
+mod addresses;
 mod broadcast;
 mod client;
 mod cluster_state;
@@ -17,7 +18,8 @@ mod semi_joins;
 mod server;
 mod statement;
 
-pub use client::{connect, first_reachable, until_gone};
+pub use addresses::{first_reachable, until_gone};
+pub use client::connect;
 pub use control::{Control, wait_to_lead};
 pub use flight_sql::FlightSql;
 pub use http::Http;
@@ -81,6 +83,14 @@ pub enum SchedulerError {
         address: String,
         /// Why not.
         reason: String,
+    },
+    /// Schedulers stand by for each other, and none of them has come to lead.
+    #[error("nobody has led the cluster for {seconds} s: {said}")]
+    NobodyLeads {
+        /// How long that was waited for.
+        seconds: u64,
+        /// What came of asking at each address.
+        said: String,
     },
     /// The engine refused.
     #[error(transparent)]

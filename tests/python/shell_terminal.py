@@ -119,7 +119,7 @@ shell.expect("(1 row)")
 has(shell.answer("SELECT nothing FROM nowhere.at_all;"), "error: statement:1", "nowhere.at_all")
 has(shell.answer("SELECT * FROM (VALUES (1), (NULL)) AS v(n);"), "| NULL |", "(2 rows)")
 create = "CREATE TABLE raw.ratings AS SELECT 1 AS user_id, 2 AS item_id, 'fine' AS remark;"
-has(shell.answer(create), "raw.ratings", "publication ", ": 1 tables")
+has(shell.answer(create), "raw.ratings", "publication ", ": 1 table")
 
 # Completion.
 shell.complete("sele", "select")

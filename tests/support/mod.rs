@@ -193,7 +193,7 @@ impl Cluster {
         command.args(["scheduler", "--port", "0", "--executor-timeout", "3"]);
         let log = folder.join("scheduler.log");
         let file = std::fs::File::create(&log).unwrap();
-        let (mut scheduler, line) = Process::start_logging(command.env("NO_COLOR", "1"), file);
+        let (mut scheduler, line) = Process::start_logging(&mut command, file);
         let address = line.strip_prefix("scheduler ").unwrap().to_string();
         let flight = scheduler.line().strip_prefix("flight ").unwrap().to_string();
         let http = scheduler.line().strip_prefix("http ").unwrap().to_string();

@@ -17,6 +17,7 @@ pub use stores::Stores;
 
 use crate::{CatalogError, Result};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -180,9 +181,14 @@ impl Storage {
 
     /// Whether there is an object of that name.
     pub async fn exists(&self, name: &str) -> Result<bool> {
+        Ok(self.written_at(name).await?.is_some())
+    }
+
+    /// When an object was written the last time, by the store's clock; `None` if there is none of that name.
+    pub async fn written_at(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
         match self.store.head(&self.path(name)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Ok(object) => Ok(Some(object.last_modified)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.error(name, error)),
         }
     }
@@ -257,8 +263,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let storage = storage(&folder);
         assert!(!storage.exists("a").await.unwrap());
+        assert_eq!(storage.written_at("a").await.unwrap(), None);
         storage.put("a", "x").await.unwrap();
         assert!(storage.exists("a").await.unwrap());
+        let written_at = storage.written_at("a").await.unwrap().unwrap();
+        assert!((Utc::now() - written_at).abs() < chrono::TimeDelta::minutes(1), "{written_at}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::storage::{Storage, Stores};
 use crate::write::{WriteTarget, file_prefix};
 use crate::{CatalogError, Result};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,9 +36,22 @@ pub fn run_folder(run: &str) -> String {
     format!("{RUNS}/{run}")
 }
 
+/// The folder of what clients send, until it is in a table, within the warehouse.
+const UPLOADS: &str = "_nightshift/ingest";
+
+/// The folder of what a client sends at once within the warehouse.
+pub fn upload_folder(upload: &str) -> String {
+    format!("{UPLOADS}/{upload}")
+}
+
 /// The object that says that a run is under way.
 pub(crate) fn run_mark(run: &str) -> String {
     format!("{}/open", run_folder(run))
+}
+
+/// The object that is written again and again by the process that drives a run.
+fn run_alive(run: &str) -> String {
+    format!("{}/alive", run_folder(run))
 }
 
 /// The name of a table or model: `schema.name`.
@@ -181,9 +195,24 @@ impl Warehouse {
         self.storage.exists(&run_mark(run)).await
     }
 
+    /// Leaves a sign of life of the process that drives a run.
+    pub async fn show_alive(&self, run: &str) -> Result<()> {
+        self.storage.put(&run_alive(run), Bytes::from_static(b"alive")).await
+    }
+
+    /// When the last sign of life of the process was written that drives a run, by the clock of the store.
+    pub async fn seen_alive(&self, run: &str) -> Result<Option<DateTime<Utc>>> {
+        self.storage.written_at(&run_alive(run)).await
+    }
+
     /// The runs that have intermediate data, or are under way.
     pub async fn runs_with_data(&self) -> Result<Vec<String>> {
         self.storage.folder(RUNS).folders().await
+    }
+
+    /// The ids of what clients have sent, or are sending, as far as it is still there.
+    pub async fn uploads(&self) -> Result<Vec<String>> {
+        self.storage.folder(UPLOADS).folders().await
     }
 
     /// Where a run writes files of the table in `folder`.

@@ -10,8 +10,8 @@ use crate::{Failure, Interrupted, is_interrupted};
 use arrow::datatypes::DataType;
 use chrono::Local;
 use clap::ValueEnum;
-use nightshift_jobs::JobError;
 use nightshift_jobs::statement::{Parameters, Unparsed, split};
+use nightshift_jobs::{JobError, counted};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
@@ -131,13 +131,12 @@ impl Shell {
         let took = started.elapsed();
         match done? {
             Done::Rows(Some(written)) if self.is_interactive => {
-                let rows = if written.rows == 1 { "row" } else { "rows" };
+                let rows = counted(written.rows, "row");
                 match written.cut {
-                    true => self.say(&format!(
-                        "(the first {} {rows}; \\pset limit 0 fetches all)",
-                        written.rows
-                    ))?,
-                    false => self.say(&format!("({} {rows})", written.rows))?,
+                    true => {
+                        self.say(&format!("(the first {rows}; \\pset limit 0 fetches all)"))?;
+                    }
+                    false => self.say(&format!("({rows})"))?,
                 }
             }
             Done::Rows(_) => {}
@@ -240,8 +239,7 @@ impl Shell {
         });
         match done? {
             Done::Rows(Some(written)) if self.is_interactive => {
-                let rows = if written.rows == 1 { "row" } else { "rows" };
-                self.say(&format!("({} {rows})", written.rows))
+                self.say(&format!("({})", counted(written.rows, "row")))
             }
             _ => Ok(()),
         }

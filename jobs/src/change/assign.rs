@@ -1,6 +1,6 @@
 //! Columns for a table: those that a statement declares, and values for those that there are.
 
-use crate::{JobError, Result};
+use crate::{JobError, Result, counted};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
@@ -53,9 +53,9 @@ pub fn assigned(plan: LogicalPlan, columns: &[String], table: &SchemaRef) -> Res
     let given = plan.schema().columns();
     if given.len() != names.len() {
         return Err(JobError::Statement(format!(
-            "there are values for {} columns, and {} columns for them: {}",
-            given.len(),
-            names.len(),
+            "there are values for {}, and {} for them: {}",
+            counted(given.len(), "column"),
+            counted(names.len(), "column"),
             names.join(", ")
         )));
     }

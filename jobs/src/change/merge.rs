@@ -2,7 +2,7 @@
 
 use super::{Change, Changed, TARGET, assigned, quoted};
 use crate::statement::{Merge, assignments_of, identifier, parts_of};
-use crate::{JobError, Result};
+use crate::{JobError, Result, counted};
 use datafusion::sql::sqlparser::ast::{
     Expr, MergeAction, MergeClause, MergeClauseKind, MergeInsertExpr, MergeInsertKind, TableFactor,
 };
@@ -155,9 +155,9 @@ impl Clauses {
         };
         if values.len() != columns.len() {
             return Err(JobError::Statement(format!(
-                "INSERT has {} values for {} columns",
-                values.len(),
-                columns.len()
+                "INSERT has {} for {}",
+                counted(values.len(), "value"),
+                counted(columns.len(), "column")
             )));
         }
         let value = |name: &String| match columns.iter().position(|column| column == name) {

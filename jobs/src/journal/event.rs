@@ -8,6 +8,7 @@ use nightshift_catalog::registry::{Entry, Kind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate};
 
 /// Why a run was begun.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,22 @@ impl Driver {
         let host = sysinfo::System::host_name().unwrap_or_else(|| "unknown".to_string());
         let version = env!("CARGO_PKG_VERSION").to_string();
         Self { host, process: std::process::id(), version, scheduler }
+    }
+}
+
+impl Driver {
+    /// Whether the process was one of this machine, and is gone. Of schedulers that isn't said: those of several
+    /// containers can have the name of one machine.
+    pub fn is_gone(&self) -> bool {
+        if self.scheduler || sysinfo::System::host_name().as_ref() != Some(&self.host) {
+            return false;
+        }
+        let process = Pid::from_u32(self.process);
+        let mut system = sysinfo::System::new();
+        let wanted = ProcessesToUpdate::Some(&[process]);
+        system.refresh_processes_specifics(wanted, true, ProcessRefreshKind::nothing());
+        let ended = |status| matches!(status, ProcessStatus::Zombie | ProcessStatus::Dead);
+        system.process(process).is_none_or(|process| ended(process.status()))
     }
 }
 
@@ -288,6 +305,11 @@ impl Event {
             Event::Cancelling { .. } => "cancelling",
             Event::Cancelled { .. } => "cancelled",
         }
+    }
+
+    /// Whether the run is over with it.
+    pub fn ends_run(&self) -> bool {
+        matches!(self, Event::Published { .. } | Event::Failed { .. } | Event::Cancelled { .. })
     }
 
     /// All that it says, as it is written.

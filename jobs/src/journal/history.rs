@@ -1,6 +1,6 @@
 //! The runs that there were.
 
-use super::{Cause, Event, RunState, Status, archive, events, runs};
+use super::{Cause, Event, RunState, Status, archive, events, is_lost, runs};
 use crate::{JobError, Result};
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -8,6 +8,9 @@ use nightshift_catalog::journal::Record;
 use nightshift_catalog::warehouse::Warehouse;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+
+/// The word for a run that is not over, and of which nothing is heard.
+pub const LOST: &str = "lost";
 
 /// Journals that are read at the same time.
 const AT_ONCE: usize = 16;
@@ -39,6 +42,9 @@ pub struct Brief {
     pub taken_over: u32,
     /// Why it has failed.
     pub error: Option<String>,
+    /// Whether nothing is heard any more of the process that drives it.
+    #[serde(skip)]
+    pub lost: bool,
 }
 
 impl Brief {
@@ -56,7 +62,13 @@ impl Brief {
             publication: state.publication,
             taken_over: state.taken_over,
             error: state.error.clone(),
+            lost: false,
         }
+    }
+
+    /// How far it is, in a word: `lost` if nobody drives it any more.
+    pub fn word(&self) -> &'static str {
+        if self.lost { LOST } else { self.status.as_str() }
     }
 }
 
@@ -82,7 +94,7 @@ pub async fn latest(
     let mut found = Vec::new();
     let mut all = futures::stream::iter(ids.into_iter().rev())
         .map(|id| async {
-            let run = whole(warehouse, &id).await.map(|(state, _)| Brief::of(&state));
+            let run = brief(warehouse, &id).await;
             Kept { id, run }
         })
         .buffered(AT_ONCE);
@@ -126,9 +138,43 @@ pub async fn all(warehouse: &Warehouse) -> Result<Vec<Kept<Whole>>> {
     Ok(found)
 }
 
+async fn brief(warehouse: &Warehouse, id: &str) -> Result<Brief> {
+    let (state, _) = whole(warehouse, id).await?;
+    Ok(Brief { lost: is_lost(warehouse, &state).await?, ..Brief::of(&state) })
+}
+
 async fn whole(warehouse: &Warehouse, id: &str) -> Result<Whole> {
     let events = events(warehouse, id, 1).await?;
     Ok((RunState::fold(id, &events)?, events))
+}
+
+/// The run that somebody means who wants to end it or to go on with it: as [`find`] does, but the `last` of those that
+/// are not over.
+///
+/// # Errors
+/// If that is none, or several.
+pub async fn find_under_way(warehouse: &Warehouse, meant: &str) -> Result<String> {
+    if meant != "last" {
+        return find(warehouse, meant).await;
+    }
+    // Those in archives are over.
+    let ids = runs(warehouse).await?;
+    let mut all = futures::stream::iter(ids.into_iter().rev())
+        .map(|id| async {
+            let run = whole(warehouse, &id).await;
+            Kept { id, run }
+        })
+        .buffered(AT_ONCE);
+    while let Some(Kept { id, run }) = all.next().await {
+        match run {
+            Ok((state, _)) if !state.is_over() => return Ok(id),
+            Err(error) if error.can_pass() => return Err(error),
+            // Nobody can do anything with one whose journal is damaged.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let reason = "no run is under way; `nightshift runs` lists those that there were".to_string();
+    Err(JobError::Statement(reason))
 }
 
 /// The run that somebody means: by its id, by the beginning or the end of its id, or the `last`.
@@ -167,4 +213,53 @@ pub async fn find(warehouse: &Warehouse, meant: &str) -> Result<String> {
         }
     }
     Err(unknown())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Begun, Driver, RunJournal};
+    use nightshift_catalog::storage::Stores;
+    use std::collections::BTreeMap;
+    use url::Url;
+
+    fn begun() -> Begun {
+        Begun {
+            pipeline: "p".to_string(),
+            source: "s".to_string(),
+            cause: Cause::Command { who: "ann".to_string() },
+            parameters: BTreeMap::new(),
+            publication: 0,
+            steps: Vec::new(),
+            driver: Driver::this(false),
+        }
+    }
+
+    /// The last run that is not over, or what is said of it.
+    async fn last(warehouse: &Warehouse) -> String {
+        find_under_way(warehouse, "last").await.unwrap_or_else(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn the_last_run_that_can_be_ended_is_one_that_is_not_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Url::from_file_path(folder.path()).unwrap();
+        let warehouse = Warehouse::open(&url, &Stores::default()).unwrap();
+        assert!(last(&warehouse).await.starts_with("no run is under way"));
+        let mut journals = Vec::new();
+        for id in ["r1", "r2", "r3"] {
+            journals.push(RunJournal::begin(&warehouse, id, begun()).await.unwrap());
+        }
+        assert_eq!(last(&warehouse).await, "r3");
+        journals[2].append(Event::Failed { error: "e".to_string() }).await.unwrap();
+        assert_eq!(last(&warehouse).await, "r2");
+        assert_eq!(find(&warehouse, "last").await.unwrap(), "r3");
+        assert_eq!(find_under_way(&warehouse, "r3").await.unwrap(), "r3");
+        // One that is damaged hides no others.
+        let event = folder.path().join("_nightshift/journals/runs/r2/00000001.json");
+        std::fs::write(event, "{").unwrap();
+        assert_eq!(last(&warehouse).await, "r1");
+        journals[0].append(Event::Cancelled { reason: "r".to_string() }).await.unwrap();
+        assert!(last(&warehouse).await.starts_with("no run is under way"));
+    }
 }

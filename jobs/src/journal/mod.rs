@@ -6,6 +6,7 @@
 
 mod archive;
 mod event;
+mod heartbeat;
 mod history;
 mod recorder;
 mod state;
@@ -13,12 +14,15 @@ pub mod tables;
 
 pub use archive::archive;
 pub use event::{Begun, Cause, Driver, Event, Planned, PublishedVersion};
-pub use history::{Brief, Kept, Whole, all, find, latest};
+pub use heartbeat::is_lost;
+pub(crate) use heartbeat::is_lost_at;
+pub use history::{Brief, Kept, LOST, Whole, all, find, find_under_way, latest};
 pub(crate) use recorder::{Recorded, Recorder};
 pub use state::{RunState, Status, StepState, StepStatus};
 
 use crate::{JobError, Result};
 use chrono::{DateTime, Utc};
+use heartbeat::Heartbeat;
 use nightshift_catalog::journal::{Journal, Record};
 use nightshift_catalog::warehouse::Warehouse;
 use std::time::Duration;
@@ -159,6 +163,8 @@ pub struct RunJournal {
     /// Who this is, in all its events.
     writer: String,
     state: Mutex<RunState>,
+    /// Until the run is over.
+    heartbeat: Mutex<Option<Heartbeat>>,
 }
 
 impl RunJournal {
@@ -168,8 +174,14 @@ impl RunJournal {
         let writer = Uuid::now_v7().to_string();
         let record = journal.append(1, &writer, &Event::Begun(Box::new(begun))).await?;
         let record = record.ok_or_else(|| fenced(run))?;
-        let state = Mutex::new(RunState::fold(run, &[record])?);
-        Ok(Self { warehouse: warehouse.clone(), journal, writer, state })
+        let state = RunState::fold(run, &[record])?;
+        Ok(Self::driving(warehouse, journal, writer, state))
+    }
+
+    fn driving(warehouse: &Warehouse, journal: Journal, writer: String, state: RunState) -> Self {
+        let heartbeat = Mutex::new(Some(Heartbeat::start(warehouse, &state.id)));
+        let (warehouse, state) = (warehouse.clone(), Mutex::new(state));
+        Self { warehouse, journal, writer, state, heartbeat }
     }
 
     /// Goes on with a run that another process has begun, which can't write events from now on.
@@ -190,8 +202,7 @@ impl RunJournal {
         if !state.apply(&record) {
             return Err(fenced(run));
         }
-        let (warehouse, state) = (warehouse.clone(), Mutex::new(state));
-        Ok(Self { warehouse, journal, writer, state })
+        Ok(Self::driving(warehouse, journal, writer, state))
     }
 
     /// Goes on with a run that is over, in the state that it is in.
@@ -206,8 +217,7 @@ impl RunJournal {
         if !state.apply(&record) {
             return Err(fenced(&state.id));
         }
-        let (warehouse, state) = (warehouse.clone(), Mutex::new(state));
-        Ok(Self { warehouse, journal, writer, state })
+        Ok(Self::driving(warehouse, journal, writer, state))
     }
 
     /// The state of the run, as far as it is known here.
@@ -220,16 +230,22 @@ impl RunJournal {
     /// # Errors
     /// [`JobError::Fenced`] if another process drives the run.
     pub async fn append(&self, event: Event) -> Result<()> {
+        // It is where the run's intermediate data is, which is deleted when the run is over.
+        if event.ends_run()
+            && let Some(heartbeat) = self.heartbeat.lock().await.take()
+        {
+            heartbeat.stop().await;
+        }
         let mut state = self.state.lock().await;
         loop {
+            // What somebody has cancelled is not published after that.
+            if let (Event::Publishing { .. }, Some(who)) = (&event, &state.cancelled_by) {
+                return Err(JobError::RunCancelled { who: who.clone() });
+            }
             match self.journal.append(state.next, &self.writer, &event).await? {
                 Some(record) if state.apply(&record) => return Ok(()),
                 Some(_) => return Err(fenced(&state.id)),
                 None => self.catch_up(&mut state).await?,
-            }
-            // What somebody has cancelled is not published after that.
-            if let (Event::Publishing { .. }, Some(who)) = (&event, &state.cancelled_by) {
-                return Err(JobError::RunCancelled { who: who.clone() });
             }
         }
     }
@@ -287,4 +303,42 @@ impl RunJournal {
 
 fn fenced(run: &str) -> JobError {
     JobError::Fenced { run: run.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nightshift_catalog::storage::Stores;
+    use std::collections::BTreeMap;
+    use url::Url;
+
+    #[tokio::test]
+    async fn what_somebody_has_cancelled_is_not_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Url::from_file_path(folder.path()).unwrap();
+        let warehouse = Warehouse::open(&url, &Stores::default()).unwrap();
+        let begun = Begun {
+            pipeline: "p".to_string(),
+            source: "s".to_string(),
+            cause: Cause::Command { who: "ann".to_string() },
+            parameters: BTreeMap::new(),
+            publication: 0,
+            steps: Vec::new(),
+            driver: Driver::this(false),
+        };
+        let first = RunJournal::begin(&warehouse, "r", begun).await.unwrap();
+        cancel(&warehouse, "r", "bob").await.unwrap();
+        let next = RunJournal::take_over(&warehouse, "r", Driver::this(false)).await.unwrap();
+        let publishing = || Event::Publishing { gates: Vec::new() };
+        // One that has known it from its beginning, and one that has not.
+        let error = next.append(publishing()).await.unwrap_err();
+        assert!(matches!(error, JobError::RunCancelled { .. }), "{error}");
+        let error = first.append(publishing()).await.unwrap_err();
+        assert!(matches!(error, JobError::RunCancelled { .. }), "{error}");
+        let ended = Event::Cancelled { reason: error.to_string() };
+        assert!(matches!(first.append(ended).await.unwrap_err(), JobError::Fenced { .. }));
+        let kinds: Vec<_> = events(&warehouse, "r", 1).await.unwrap();
+        let kinds: Vec<_> = kinds.iter().map(|record| record.event.word()).collect();
+        assert_eq!(kinds, ["begun", "cancelling", "taken_over"]);
+    }
 }

@@ -143,7 +143,7 @@ pub struct RunState {
     pub taken_over: u32,
     /// The number of the next event.
     pub next: u64,
-    /// When the last event was written.
+    /// When the last event was written of those that only who drives it writes.
     pub last_at: DateTime<Utc>,
 }
 
@@ -197,7 +197,10 @@ impl RunState {
     #[must_use]
     pub fn apply(&mut self, record: &Record<Event>) -> bool {
         self.next = record.number + 1;
-        self.last_at = record.at;
+        // Who wants it to end is not who drives it.
+        if !matches!(record.event, Event::Cancelling { .. }) {
+            self.last_at = record.at;
+        }
         if let Some(step) = record.event.step() {
             let Some(step) = self.steps.get_mut(step) else { return false };
             step.apply(record);

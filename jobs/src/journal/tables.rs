@@ -1,4 +1,4 @@
-//! Runs, their steps and their events as tables.
+//! Runs, their steps, gates and events as tables.
 
 use super::history::{Brief, Kept};
 use super::{Event, RunState};
@@ -23,10 +23,13 @@ fn times(values: impl Iterator<Item = Option<DateTime<Utc>>>) -> ArrayRef {
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
+fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.collect::<Float64Array>())
+}
+
 /// Seconds as they are read: to the millisecond.
 fn seconds(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
-    let rounded = values.map(|value| value.map(|value| (value * 1000.0).round() / 1000.0));
-    Arc::new(rounded.collect::<Float64Array>())
+    floats(values.map(|value| value.map(|value| (value * 1000.0).round() / 1000.0)))
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
@@ -41,7 +44,7 @@ pub fn runs(runs: &[Kept<Brief>]) -> Result<RecordBatch> {
         Ok(brief) => brief.error.clone(),
         Err(error) => Some(error.to_string()),
     };
-    let word = |brief: Option<&Brief>| brief.map_or("damaged", |brief| brief.status.as_str());
+    let word = |brief: Option<&Brief>| brief.map_or("damaged", Brief::word);
     batch(vec![
         ("run", texts(runs.iter().map(|kept| Some(&kept.id)))),
         ("pipeline", texts(of().map(|brief| brief.map(|brief| &brief.pipeline)))),
@@ -87,6 +90,40 @@ pub fn steps<'a>(runs: impl Iterator<Item = &'a RunState>) -> Result<RecordBatch
     ])
 }
 
+/// A row for each gate of each run that has come to them.
+pub fn gates<'a>(runs: impl Iterator<Item = &'a RunState>) -> Result<RecordBatch> {
+    let gates: Vec<_> = runs
+        .flat_map(|run| {
+            run.gates.iter().flatten().enumerate().map(move |(at, gate)| (run, at, gate))
+        })
+        .collect();
+    let of = || gates.iter().map(|(_, _, gate)| *gate);
+    let kinds = gates.iter().map(|(run, _, gate)| Some(kind(run, gate.subject().0)));
+    batch(vec![
+        ("run", texts(gates.iter().map(|(run, ..)| Some(&run.id)))),
+        ("pipeline", texts(gates.iter().map(|(run, ..)| Some(&run.begun.pipeline)))),
+        ("gate", numbers(gates.iter().map(|(_, at, _)| Some(*at as u64 + 1)))),
+        ("name", texts(of().map(|gate| Some(gate.subject().0)))),
+        ("kind", texts(kinds)),
+        ("column_name", texts(of().map(|gate| gate.subject().1))),
+        ("measure", texts(of().map(|gate| Some(&gate.measure)))),
+        ("measured", floats(of().map(|gate| gate.measured))),
+        ("published", floats(of().map(|gate| gate.published))),
+        ("outcome", texts(of().map(|gate| Some(gate.outcome())))),
+        ("reason", texts(of().map(|gate| gate.held.as_ref()))),
+    ])
+}
+
+/// What a gate of a run is about: a model if a step makes one of that name.
+fn kind(run: &RunState, name: &str) -> &'static str {
+    let makes_model = |action: &str| ["CREATE MODEL", "SET VERSION"].contains(&action);
+    let mut steps = run.steps.iter().map(|step| &step.planned);
+    match steps.any(|step| step.name == name && makes_model(&step.action)) {
+        true => "model",
+        false => "table",
+    }
+}
+
 /// A row for each event of each run.
 pub fn events<'a>(
     events: impl Iterator<Item = (&'a str, &'a Record<Event>)>,
@@ -103,4 +140,61 @@ pub fn events<'a>(
         ("writer", texts(of().map(|record| Some(&record.writer)))),
         ("details", texts(of().map(|record| Some(record.event.json())))),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::util::display::array_value_to_string;
+    use serde_json::json;
+
+    #[test]
+    fn what_gates_have_found_are_rows() {
+        let step = |name: &str, action: &str| json!({"name": name, "action": action, "file": "a.sql", "line": 1});
+        let events = [
+            json!({
+                "type": "begun", "pipeline": "p", "source": "", "publication": 1,
+                "steps": [step("x.t", "CREATE TABLE"), step("x.m", "CREATE MODEL")],
+                "cause": {"by": "command", "who": "ann"},
+                "driver": {"host": "h", "process": 1, "version": "1", "scheduler": false},
+            }),
+            json!({"type": "publishing", "gates": [
+                {"of": "x.m", "measure": "loss", "measured": 0.5, "published": 0.25, "held": "too much"},
+                {"of": "x.t", "measure": "rows", "measured": 3.0, "published": null, "held": null},
+                {"of": "x.t.a.b", "measure": "drift", "measured": null, "published": null, "held": null},
+                // What has no number is written down as none.
+                {"of": "x.t.c", "measure": "mean", "measured": null, "published": null, "held": "it has none"},
+            ]}),
+        ];
+        let record = |(number, event): (usize, &serde_json::Value)| -> Record<Event> {
+            let record = json!({
+                "format": 1, "number": number + 1, "at": "2026-03-02T03:00:00Z", "writer": "w",
+                "event": event,
+            });
+            serde_json::from_value(record).unwrap()
+        };
+        let records: Vec<_> = events.iter().enumerate().map(record).collect();
+        let before = RunState::fold("r", &records[..1]).unwrap();
+        assert_eq!(gates(std::iter::once(&before)).unwrap().num_rows(), 0);
+        let run = RunState::fold("r", &records).unwrap();
+        let rows = gates(std::iter::once(&run)).unwrap();
+        let expected: [(&str, [&str; 4]); 9] = [
+            ("run", ["r", "r", "r", "r"]),
+            ("gate", ["1", "2", "3", "4"]),
+            ("name", ["x.m", "x.t", "x.t", "x.t"]),
+            ("kind", ["model", "table", "table", "table"]),
+            ("column_name", ["", "", "a.b", "c"]),
+            ("measured", ["0.5", "3.0", "", ""]),
+            ("published", ["0.25", "", "", ""]),
+            ("outcome", ["held", "passed", "not measured", "held"]),
+            ("reason", ["too much", "", "", "it has none"]),
+        ];
+        for (name, values) in expected {
+            let column = rows.column_by_name(name).unwrap();
+            let found: Vec<_> = (0..rows.num_rows())
+                .map(|row| array_value_to_string(column, row).unwrap())
+                .collect();
+            assert_eq!(found, values, "{name}");
+        }
+    }
 }

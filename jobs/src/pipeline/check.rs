@@ -22,8 +22,8 @@ pub struct Part {
     pub line: u64,
     /// The words it begins with, such as CREATE MODEL.
     pub action: &'static str,
-    /// What it creates or changes.
-    pub makes: Option<String>,
+    /// What it creates or changes: files that are read in place can have a table of bad records besides.
+    pub makes: Vec<String>,
     /// The tables, views and models that it reads.
     pub reads: Vec<String>,
 }
@@ -75,7 +75,7 @@ impl Draft {
                 }
             };
             let makes = statement.object();
-            parts.push(part(&pipeline, statement, makes.clone(), &reads));
+            parts.push(part(&pipeline, statement, &reads));
             if refused.contains(&(statement.file.clone(), statement.line)) {
                 continue;
             }
@@ -147,9 +147,10 @@ fn waits(reads: &[String], makes: Option<&str>, unknown: &BTreeSet<String>) -> b
     reads.iter().any(|name| is_unknown(name)) || makes.is_some_and(|name| unknown.contains(name))
 }
 
-fn part(pipeline: &Pipeline, statement: &Located, makes: Option<String>, reads: &[String]) -> Part {
+fn part(pipeline: &Pipeline, statement: &Located, reads: &[String]) -> Part {
     let within = Path::new(&statement.file).strip_prefix(pipeline.folder());
     let file = within.map_or(statement.file.clone(), |file| file.display().to_string());
     let (line, action, reads) = (statement.line, statement.statement.word(), reads.to_vec());
+    let makes = statement.object().into_iter().chain(statement.quarantine()).collect();
     Part { file, line, action, makes, reads }
 }

@@ -6,7 +6,14 @@ use super::settings::Settings;
 use crate::JobError;
 use crate::statement::{CreateTable, Located, Slice, Statement};
 use chrono::TimeDelta;
+use datafusion::common::utils::datafusion_strsim::levenshtein;
 use std::collections::BTreeMap;
+
+/// The words that comments begin with which say something.
+const WORDS: [&str; 2] = ["severity", "incremental"];
+
+/// How many letters of one of them can be wrong, if what follows could be meant: any other comment is just a comment.
+const MOST_WRONG: usize = 2;
 
 /// What is told besides statements of the files of a pipeline.
 pub(super) struct Directives<'a> {
@@ -19,18 +26,25 @@ impl Directives<'_> {
     /// Does to the statements of a file what its comments say. Returns the lines of checks that only warn.
     pub(super) fn apply(
         &self,
+        file: &str,
         text: &str,
         check: bool,
         statements: &mut [Located],
         mistakes: &mut Vec<JobError>,
     ) -> Vec<u64> {
         let mut warnings = Vec::new();
-        for (line, key, value) in directives(text) {
-            let within = |one: &&Located| (one.line..=one.last_line()).contains(&line);
-            if let Some(one) = statements.iter().find(within) {
+        for Directive { line, key, meant, value } in directives(text) {
+            if key != meant {
+                let reason = format!("there is no `-- {key}:`; did you mean {meant}?");
+                let source = Box::new(JobError::Statement(reason));
+                mistakes.push(JobError::At { file: file.to_string(), line, source });
+                continue;
+            }
+            let within = |one: &Located| (one.line..=one.last_line()).contains(&line);
+            if statements.iter().any(within) {
                 let reason = format!("`-- {key}:` stands before a statement, and not within one");
                 let source = Box::new(JobError::Statement(reason));
-                mistakes.push(JobError::At { file: one.file.clone(), line, source });
+                mistakes.push(JobError::At { file: file.to_string(), line, source });
                 continue;
             }
             // One before a statement that could not be parsed is about nothing.
@@ -51,9 +65,8 @@ impl Directives<'_> {
                 (_, false) => self.make_incremental(statement, value),
             };
             if let Err(reason) = done {
-                let file = statement.file.clone();
                 let source = Box::new(JobError::Statement(reason));
-                mistakes.push(JobError::At { file, line, source });
+                mistakes.push(JobError::At { file: file.to_string(), line, source });
             }
         }
         warnings
@@ -93,13 +106,38 @@ impl Directives<'_> {
     }
 }
 
-/// The comments that say something: their lines, from 1, and what they say.
-fn directives(text: &str) -> impl Iterator<Item = (u64, &str, &str)> {
+/// A comment that says something, or is meant to.
+struct Directive<'a> {
+    /// Its line, from 1.
+    line: u64,
+    /// The word that it begins with.
+    key: &'a str,
+    /// The word that somebody has meant.
+    meant: &'static str,
+    /// What comes after the word.
+    value: &'a str,
+}
+
+/// The comments that say something, or nearly do.
+fn directives(text: &str) -> impl Iterator<Item = Directive<'_>> {
     (1..).zip(text.lines()).filter_map(|(line, text)| {
         let (key, value) = text.trim().strip_prefix("--")?.split_once(':')?;
-        let key = key.trim();
-        ["severity", "incremental"].contains(&key).then_some((line, key, value.trim()))
+        let (key, value) = (key.trim(), value.trim());
+        Some(Directive { line, key, meant: meant(key, value)?, value })
     })
+}
+
+/// The directive that a word is, or that somebody may have meant by it who has put that after it.
+fn meant(word: &str, value: &str) -> Option<&'static str> {
+    if let Some(known) = WORDS.into_iter().find(|known| *known == word) {
+        return Some(known);
+    }
+    let is_near = |known: &&str| levenshtein(known, &word.to_ascii_lowercase()) <= MOST_WRONG;
+    let fits = |known: &&str| match *known {
+        "severity" => ["warn", "error"].contains(&value),
+        _ => value.starts_with("partition "),
+    };
+    WORDS.into_iter().find(|known| is_near(known) && fits(known))
 }
 
 #[cfg(test)]
@@ -153,6 +191,26 @@ mod tests {
         let said: Vec<_> = draft.mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].contains("k.sql:2: `-- severity:` stands before a statement"), "{said:?}");
+    }
+
+    #[test]
+    fn misspelt_ones_are_no_comments() {
+        let table = "-- increment: partition day\n-- Incremental: partition day\n-- increase: by the day\n\
+                     -- in all: 3\n-- security: none\n-- Severity: high\n-- increments: 5\n--\tincremental partition day\nCREATE TABLE x.a AS SELECT 1 AS y\n\
+                     -- severity\n";
+        let check = "-- severty : warn\nSELECT 1;\n-- sevrety: warn";
+        let draft = draft(&[("a.sql", table), ("checks/k.sql", check)], "2026-02-03");
+        let said: Vec<_> = draft.mistakes.iter().map(ToString::to_string).collect();
+        let expected = [
+            "a.sql:1: there is no `-- increment:`; did you mean incremental?",
+            "a.sql:2: there is no `-- Incremental:`; did you mean incremental?",
+            "checks/k.sql:1: there is no `-- severty:`; did you mean severity?",
+            "checks/k.sql:3: there is no `-- sevrety:`; did you mean severity?",
+        ];
+        assert_eq!(said.len(), expected.len(), "{said:#?}");
+        for (said, expected) in said.iter().zip(expected) {
+            assert!(said.ends_with(expected), "{said}");
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::directives::Directives;
 use super::order::Ordered;
-use super::parameters::{Mistake, Value, substitute};
+use super::parameters::{Mistake, Value, substitute, used};
+use super::settings::NoValue;
 use super::source::{CHECKS, SETTINGS, Source};
 use super::{File, Given, Pipeline, Settings};
 use crate::statement::{Located, Statement, parse, split};
@@ -40,11 +41,23 @@ impl Draft {
             let reason = "it has no .sql file".to_string();
             return Err(JobError::Pipeline { folder, reason });
         }
+        let first_use = |name: &str| {
+            files.iter().chain(&checks).find_map(|(file, text)| {
+                let (_, line, column) = used(text).into_iter().find(|(other, ..)| other == name)?;
+                Some((folder.join(file).display().to_string(), line, column))
+            })
+        };
         let values = given.values(&settings).unwrap_or_else(|wrong| {
-            let file = folder.join(SETTINGS).display().to_string();
-            mistakes.extend(wrong.into_iter().map(|reason| {
-                let source = Box::new(JobError::Statement(reason));
-                JobError::At { file: file.clone(), line: 1, source }
+            mistakes.extend(wrong.into_iter().map(|NoValue { name, missing, reason }| {
+                match first_use(&name).filter(|_| missing) {
+                    Some((file, line, column)) => JobError::Syntax { file, line, column, reason },
+                    // No file is wrong if a value is given that can't be one.
+                    None => {
+                        let file = folder.join(SETTINGS).display().to_string();
+                        let source = Box::new(JobError::Statement(reason));
+                        JobError::At { file, line: 1, source }
+                    }
+                }
             }));
             // What uses them is not wrong as well.
             settings.stand_ins()
@@ -65,7 +78,7 @@ impl Draft {
                     }
                 }
                 let check = name.starts_with(CHECKS);
-                let lines = directives.apply(&text, check, &mut statements, &mut mistakes);
+                let lines = directives.apply(&shown, &text, check, &mut statements, &mut mistakes);
                 warnings.extend(lines.into_iter().map(|line| (shown.clone(), line)));
                 File { statements, name: name.to_string() }
             };

@@ -1,5 +1,6 @@
 //! A pipeline's run, driven from its beginning, or from wherever another process has left it, to its end.
 
+use super::select::CHECK;
 use super::steps::Steps;
 use super::{Given, Pipeline, Source};
 use crate::journal::{
@@ -127,7 +128,7 @@ impl Pipeline {
             quarantines.push(statement.quarantine());
             planned.push(Planned {
                 name: check.map(str::to_string).or(object).unwrap_or_else(|| file.clone()),
-                action: check.map_or(statement.statement.word(), |_| "CHECK").to_string(),
+                action: check.map_or(statement.statement.word(), |_| CHECK).to_string(),
                 file,
                 line: statement.line,
                 after,
@@ -172,10 +173,13 @@ pub async fn go_on(
         left.status == Status::Publishing,
         Arc::clone(&progress),
     );
-    let run = run.await?;
+    let mut run = run.await?;
     let publishing = left.status == Status::Publishing;
     match read_again(&warehouse, &left).await {
         Ok(pipeline) => {
+            if !publishing {
+                claim(&mut run, &pipeline).await?;
+            }
             let drive = Drive { pipeline, run, journal, recorder, progress };
             match publishing && drive.is_committed(&left).await? {
                 true => drive.complete().await,
@@ -185,6 +189,19 @@ pub async fn go_on(
         Err(error) if error.can_pass() || publishing => Err(error),
         Err(error) => fail(run, journal, progress.as_ref(), error).await,
     }
+}
+
+/// Lets what another process has made in a run be deleted with it, whichever of the steps it is that ends it.
+async fn claim(run: &mut Run, pipeline: &Pipeline) -> Result<()> {
+    for (statement, _) in pipeline.statements() {
+        match run.claim(statement, pipeline.folder()).await {
+            Err(error) if error.can_pass() => return Err(error),
+            // Its step says so too, if it comes to that.
+            Err(error) => tracing::debug!(run = run.id(), %error, "a step has made nothing"),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The pipeline of a run that another process has begun.
@@ -228,7 +245,9 @@ impl Drive {
         let left = self.journal.state().await;
         // Whoever has begun to publish it may have come to its end.
         let publishing = left.status == Status::Publishing;
-        let executed = {
+        let executed = if let (Some(who), false) = (&left.cancelled_by, publishing) {
+            Err(JobError::RunCancelled { who: who.clone() })
+        } else {
             let (run, journal, recorder) = (&mut self.run, &self.journal, &self.recorder);
             let (pipeline, progress) = (&self.pipeline, self.progress.as_ref());
             let steps = async {

@@ -1,7 +1,7 @@
 //! What a run is given: the interval that it is for, and values of parameters.
 
 use super::parameters::{Type, Value, built_in};
-use super::settings::{Settings, Trigger};
+use super::settings::{NoValue, Settings, Trigger};
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ impl Given {
     pub(super) fn values(
         &self,
         settings: &Settings,
-    ) -> Result<BTreeMap<String, Value>, Vec<String>> {
+    ) -> Result<BTreeMap<String, Value>, Vec<NoValue>> {
         let (interval, given) = match self {
             Self::Recorded(values) => return Ok(values.clone()),
             Self::Day(day, given) => {

@@ -29,10 +29,10 @@ pub use plan::{PlannedStep, Why};
 pub use reopen::reopen;
 pub use schedule::{CatchUp, Cron};
 pub use settings::{
-    Bounds, Channel, ColumnMeasure, Concurrency, Event, Gate, Gated, Notify, Parameter, Retries,
-    Schedule, Settings, Trigger,
+    Bounds, Channel, ColumnMeasure, Concurrency, Event, Gate, Gated, NoValue, Notify, Parameter,
+    Retries, Schedule, Settings, Trigger,
 };
-pub use source::Source;
+pub use source::{Source, TEXT_DAYS, forget_texts};
 
 use crate::run::folders_of;
 use crate::statement::Located;

@@ -5,10 +5,11 @@
 //! is not executed as long as what that run has made is what everybody reads.
 
 use super::Pipeline;
+use super::select::CHECK;
 use crate::Result;
 use crate::external::ExternalTable;
 use crate::introspection::sql_type;
-use crate::journal::{self, Planned, RunState};
+use crate::journal::{self, Planned, RunState, StepState};
 use crate::progress::Silent;
 use crate::run::Rehearsal;
 use crate::session::Session;
@@ -16,7 +17,7 @@ use crate::statement::{CreateTable, Located, References, Statement, parse};
 use crate::training::{model_spec, table_names};
 use arrow::datatypes::Schema;
 use datafusion::logical_expr::Volatility;
-use nightshift_catalog::registry::{Details, Kind, Registry};
+use nightshift_catalog::registry::{Details, Entry, Kind, Registry};
 use nightshift_catalog::warehouse::Warehouse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub enum Why {
     Volatile,
     /// It does something besides making a table or model.
     Always,
+    /// It is a check that only warns, and has found wrong rows.
+    Warns,
 }
 
 impl Why {
@@ -51,6 +54,7 @@ impl Why {
             Why::After(name) => format!("{name} is made again"),
             Why::Volatile => "depends on more than its inputs".to_string(),
             Why::Always => "always".to_string(),
+            Why::Warns => "has found wrong rows".to_string(),
         }
     }
 }
@@ -64,7 +68,7 @@ pub struct PlannedStep {
     pub why: Option<Why>,
     /// What it reads.
     pub reads: Vec<String>,
-    /// Bytes of what it reads, as far as that is there.
+    /// Bytes of what it reads, as far as that is there. What steps before it make counts after [`Pipeline::estimate`].
     pub bytes: u64,
 }
 
@@ -122,6 +126,38 @@ impl Pipeline {
                 }
             })
             .collect())
+    }
+
+    /// Counts for each step the bytes that it reads of what steps before it make, as that is now. It is an estimate,
+    /// for they may make something else of it, and costs requests that a run doesn't need.
+    ///
+    /// # Errors
+    /// If the registry can't be read.
+    pub async fn estimate(&self, session: &Session, steps: &mut [PlannedStep]) -> Result<()> {
+        let warehouse = session.warehouse();
+        let registry = warehouse.registry().await?;
+        // What the steps so far make, and how large it is.
+        let mut made: BTreeMap<String, u64> = BTreeMap::new();
+        for ((statement, check), step) in self.statements().zip(steps) {
+            let read: u64 = step.reads.iter().filter_map(|name| made.get(name)).sum();
+            step.bytes += read;
+            if check.is_some() {
+                continue;
+            }
+            if let Some(name) = statement.object() {
+                let bytes = match &statement.statement {
+                    // Whoever reads them reads what is behind them.
+                    Statement::CreateView(_) | Statement::CreateExternalTable(_) => step.bytes,
+                    _ => published_bytes(warehouse, &registry, &name).await,
+                };
+                made.insert(name, bytes);
+            }
+            if let Some(name) = statement.quarantine() {
+                let bytes = published_bytes(warehouse, &registry, &name).await;
+                made.insert(name, bytes);
+            }
+        }
+        Ok(())
     }
 
     /// All steps, to be executed whatever they read.
@@ -330,10 +366,12 @@ fn alone(part: &Part<'_>, last: Option<&RunState>, all: bool) -> Option<Why> {
     let Some(fingerprint) = &part.fingerprint else { return Some(Why::Volatile) };
     let Some(last) = last else { return Some(Why::New) };
     if origin(last, Some(fingerprint)).is_some() {
-        return None;
+        let is_same = |step: &&StepState| step.planned.fingerprint.as_ref() == Some(fingerprint);
+        let warns = last.steps.iter().find(is_same).is_some_and(|step| step.wrong.is_some());
+        return warns.then_some(Why::Warns);
     }
     let had = |step: &Planned| match part.check {
-        true => step.action == "CHECK" && step.file.ends_with(file_name(&part.statement.file)),
+        true => step.action == CHECK && step.file.ends_with(file_name(&part.statement.file)),
         false => Some(&step.name) == part.object.as_ref(),
     };
     Some(if last.begun.steps.iter().any(had) { Why::Changed } else { Why::New })
@@ -444,20 +482,37 @@ impl Names<'_> {
             }
             return Ok(found);
         }
-        let folder = name.replacen('.', "/", 1);
-        let mut tables: Vec<_> = entry
-            .tables
-            .iter()
-            .map(|(table, version)| (format!("{folder}/{table}"), *version))
-            .collect();
-        if entry.kind == Kind::Table {
-            tables.push((folder, version));
-        }
-        for (folder, version) in tables {
-            found.bytes += self.warehouse.snapshot(&folder, version).await?.contents.bytes();
-        }
+        found.bytes = bytes_of(self.warehouse, entry).await?;
         Ok(found)
     }
+}
+
+/// Bytes of a version of a table or model.
+async fn bytes_of(warehouse: &Warehouse, entry: &Entry) -> Result<u64> {
+    let folder = entry.name.replacen('.', "/", 1);
+    let tables = entry.tables.iter();
+    let mut tables: Vec<_> =
+        tables.map(|(table, version)| (format!("{folder}/{table}"), *version)).collect();
+    if entry.kind == Kind::Table {
+        tables.push((folder, entry.version));
+    }
+    let mut bytes = 0;
+    for (folder, version) in tables {
+        bytes += warehouse.snapshot(&folder, version).await?.contents.bytes();
+    }
+    Ok(bytes)
+}
+
+/// Bytes of the table or model that is published under a name, 0 if there is none.
+async fn published_bytes(warehouse: &Warehouse, registry: &Registry, name: &str) -> u64 {
+    let kinds = [Kind::Table, Kind::Model].into_iter();
+    let entry = kinds.filter_map(|kind| registry.current(kind, name)).next();
+    let Some(entry) = entry else { return 0 };
+    bytes_of(warehouse, entry).await.unwrap_or_else(|error| {
+        // The run may be what makes it readable again.
+        tracing::debug!(%error, table = name, "its size is not known");
+        0
+    })
 }
 
 /// How deeply views can be within views.

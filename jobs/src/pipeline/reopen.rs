@@ -142,7 +142,7 @@ async fn last_failed(session: &Session, pipeline: &str) -> Result<RunState> {
             "its run {id} is not over: `nightshift runs resume {id}` goes on with it"
         ))),
         status => Err(error(format!(
-            "its last run {id} has not failed, but is {}: run it anew",
+            "its last run that nobody has cancelled, {id}, has not failed, but is {}: run it anew",
             status.as_str()
         ))),
     }

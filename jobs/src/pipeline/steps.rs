@@ -5,7 +5,7 @@ use crate::journal::{Event, Recorder, RunJournal, RunState, StepStatus};
 use crate::progress::Progress;
 use crate::run::{Executed, Run, Wrong};
 use crate::statement::{Located, Statement};
-use crate::{JobError, Result};
+use crate::{JobError, Result, counted};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::BTreeSet;
@@ -148,7 +148,8 @@ impl Steps<'_> {
             if !again {
                 return Err(error);
             }
-            self.progress.note(&format!("{error}; it is tried again in {pause:?}"));
+            self.progress
+                .note(&format!("{error}; it is tried again in {:.1} s", pause.as_secs_f64()));
             tokio::time::sleep(pause).await;
             attempt += 1;
         }
@@ -170,7 +171,8 @@ impl Steps<'_> {
         if !self.pipeline.only_warns(statement) {
             return Err(JobError::Check { check: check.to_string(), rows, sample });
         }
-        self.progress.note(&format!("the check {check} found {rows} wrong rows:\n{sample}"));
+        let found = counted(rows, "wrong row");
+        self.progress.note(&format!("the check {check} found {found}:\n{sample}"));
         Ok((None, Some(Wrong { rows, sample })))
     }
 

@@ -104,6 +104,22 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Deletes what another process of this run has written, and lets what its tasks may still write go with the run.
+    pub(super) async fn claim_export(
+        &self,
+        statement: &CopyToStatement,
+        folder: &Path,
+    ) -> Result<()> {
+        let location = located(&statement.target, Some(folder))?;
+        check_allowed(&self.session, &location)?;
+        let runtime = self.session.runtime();
+        let export = ExportTarget::open(runtime, &location, true, &self.id).await?;
+        self.failed_exports.lock().unwrap_or_else(PoisonError::into_inner).push(export);
+        Ok(())
+    }
+}
+
 /// The query whose rows are written.
 fn source(source: &CopyToSource) -> Result<EngineStatement> {
     let query = match source {

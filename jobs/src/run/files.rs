@@ -4,7 +4,7 @@ use super::effect::{Effect, EffectRecord};
 use super::{Made, Run, Step};
 use crate::external::{ExternalTable, Quarantine, Sorted, rows};
 use crate::statement::{Located, Statement, name_of};
-use crate::{JobError, Result};
+use crate::{JobError, Result, counted};
 use datafusion::sql::parser::CreateExternalTable;
 use futures::future::try_join;
 use nightshift_catalog::delta::{Contents, DataFile};
@@ -85,7 +85,8 @@ impl Run {
             let Sorted { bad, records, .. } = &sorted;
             tracing::warn!(run = %self.id, table = %name, quarantine = %table, bad, records,
                 "bad records are in quarantine");
-            self.progress.note(&format!("{bad} of {records} records of {name} are in {table}"));
+            let (all, are) = (counted(*records, "record"), if *bad == 1 { "is" } else { "are" });
+            self.progress.note(&format!("{bad} of {all} of {name} {are} in {table}"));
         }
         Ok((sorted, files))
     }

@@ -24,6 +24,25 @@ pub struct Measured {
     pub held: Option<String>,
 }
 
+impl Measured {
+    /// The model or table, and the column of it that was measured: names have one dot, and only a column can have more.
+    pub fn subject(&self) -> (&str, Option<&str>) {
+        match self.of.match_indices('.').nth(1) {
+            Some((at, _)) => (&self.of[..at], Some(&self.of[at + 1..])),
+            None => (self.of.as_str(), None),
+        }
+    }
+
+    /// The word for what it means for the run.
+    pub fn outcome(&self) -> &'static str {
+        match (&self.held, self.measured) {
+            (Some(_), _) => "held",
+            (None, Some(_)) => "passed",
+            (None, None) => "not measured",
+        }
+    }
+}
+
 impl Run {
     /// Measures what a gate is about, of what the run has made and of what is published.
     pub async fn measure(&self, gate: &Gate) -> Result<Measured> {

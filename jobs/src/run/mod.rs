@@ -23,7 +23,7 @@ use nightshift_catalog::warehouse::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
@@ -328,6 +328,16 @@ impl Run {
         let folders = folders_of(&located.statement).map_err(|error| located.locate(error))?;
         self.touched.extend(folders);
         Ok(())
+    }
+
+    /// Lets what another process has made with a statement be deleted if the run fails. What it has written for other
+    /// programs is at once.
+    pub async fn claim(&mut self, located: &Located, folder: &Path) -> Result<()> {
+        self.touch(located)?;
+        match &located.statement {
+            Statement::Copy(copy) => self.claim_export(copy, folder).await,
+            _ => Ok(()),
+        }
     }
 
     /// Executes a statement without letting others see what it does.

@@ -215,7 +215,9 @@ impl Run {
         if self.rehearsed {
             return Ok(Effect { made: Some(made), ..Effect::default() });
         }
-        for cleaning in warehouse.unneeded(name, hours).await? {
+        let found = warehouse.unneeded(name, hours).await?.into_iter();
+        // Nothing is deleted if a table can't be read.
+        for cleaning in found.collect::<Result<Vec<_>, _>>()? {
             made.files += cleaning.files.len() as u64;
             made.bytes += cleaning.bytes;
             if !dry_run {

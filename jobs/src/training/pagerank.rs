@@ -6,11 +6,11 @@ use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
 use super::teleport::Teleport;
 use super::{Trained, Training, total};
-use crate::Result;
 use crate::superstep::{
     Axis, Content, Distributions, Folder, PageRankGraph, PageRankInitialize, PageRankStep,
     Partitioned, RankVectors, RanksExport, Superstep,
 };
+use crate::{Result, counted};
 use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
@@ -259,9 +259,9 @@ impl Training<'_> {
             }
             if enough && bound > spec.tolerance {
                 self.progress.note(&format!(
-                    "{name} did not converge: after {} iterations the error is at most {bound:.1e}, asked was \
+                    "{name} did not converge: after {} the error is at most {bound:.1e}, asked was \
                      {:.1e}; raise max_iterations or tolerance",
-                    history.len(),
+                    counted(history.len(), "iteration"),
                     spec.tolerance
                 ));
             }

@@ -10,7 +10,7 @@ use crate::superstep::{
     LongRow, Number, NumberedIds, Partitioned, SEGMENT, Scatter, Segment, Sink, Superstep,
     WrittenBlock, Wrong, written_blocks,
 };
-use crate::{JobError, Result};
+use crate::{JobError, Result, counted};
 use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
@@ -105,9 +105,9 @@ impl Training<'_> {
             let Wrong { count, example: Some(values) } = wrong else { continue };
             let values = names.iter().zip(values).map(|(name, value)| format!("{name} = {value}"));
             let reason = format!(
-                "column {} is {what} in {count} of {} rows, such as the one with {}",
+                "column {} is {what} in {count} of {}, such as the one with {}",
                 names[column],
-                encoded.rows,
+                counted(encoded.rows, "row"),
                 values.collect::<Vec<_>>().join(", ")
             );
             return Err(data_error(self.name, reason));

@@ -149,8 +149,9 @@ impl Training<'_> {
         let given = given.map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0));
         let missing = (given as u64).saturating_sub(count);
         if missing > 0 {
+            let (have, get) = if missing == 1 { ("has", "gets") } else { ("have", "get") };
             self.progress.note(&format!(
-                "{}: {missing} of {given} values of {by} have no weight in the graph, and get no ranks",
+                "{}: {missing} of {given} values of {by} {have} no weight in the graph, and {get} no ranks",
                 self.name
             ));
         }

@@ -1,13 +1,14 @@
 //! What a leader does.
 
+mod tidying;
+
 use super::lineage::LineageFeed;
 use super::notices;
 use super::telling::Telling;
 use super::told::ToLog;
 use crate::lineage::LineageReceiver;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use nightshift_catalog::warehouse::Warehouse;
-use nightshift_jobs::garbage;
 use nightshift_jobs::journal::{self, Driver, RunState, Status};
 use nightshift_jobs::pipeline::{
     self, AllDeployed, Concurrency, Deployed, Done, Due, Given, Happened, Pipeline, Positions,
@@ -18,6 +19,7 @@ use nightshift_jobs::{JobError, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidying::Turns;
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// The time between two looks at what is due.
@@ -29,17 +31,8 @@ const REST: Duration = Duration::from_secs(10);
 /// Runs that are under way at the same time at most; others wait for their turn.
 const MOST_AT_ONCE: usize = 8;
 
-/// The time between two searches for runs of long ago.
-const BETWEEN_TIDYING: Duration = Duration::from_secs(600);
-
 /// The time between two looks whether somebody goes on with runs that had failed.
 const BETWEEN_FAILED: Duration = Duration::from_secs(15);
-
-/// The time between two deletions of files that no version needs.
-const BETWEEN_VACUUMS: Duration = Duration::from_secs(24 * 3600);
-
-/// How long ago runs must be over to be of long ago.
-const KEPT: TimeDelta = TimeDelta::hours(1);
 
 /// A leader at work.
 pub struct Leading {
@@ -54,6 +47,8 @@ pub struct Leading {
     /// Runs that this process drives.
     driven: JoinSet<(String, Result<Done>)>,
     ids: BTreeMap<String, Id>,
+    /// Runs of commands that were killed long ago, and are to be ended.
+    killed: Vec<String>,
     /// Runs that could not be driven to their end, and when that is tried again.
     resting: BTreeMap<String, Instant>,
     /// The last published run of each pipeline, and when it was published, however long ago: what follows on it may
@@ -64,10 +59,7 @@ pub struct Leading {
     telling: Telling,
     /// When it was looked whether somebody goes on with runs that had failed.
     looked: Option<Instant>,
-    /// When runs of long ago were archived.
-    tidied: Option<Instant>,
-    /// When files were deleted that no version needs.
-    vacuumed: Instant,
+    turns: Turns,
     lineage: Option<LineageFeed>,
 }
 
@@ -86,9 +78,9 @@ impl Leading {
             driven: JoinSet::new(),
             ids: BTreeMap::new(),
             resting: BTreeMap::new(),
+            killed: Vec::new(),
             looked: None,
-            tidied: None,
-            vacuumed: Instant::now(),
+            turns: Turns::default(),
             lineage: None,
         }
     }
@@ -175,29 +167,7 @@ impl Leading {
         }
         begun?;
         self.telling.look(&self.runs).await?;
-        if self.tidied.is_none_or(|tidied| tidied.elapsed() >= BETWEEN_TIDYING) {
-            self.tidied = Some(Instant::now());
-            self.tidy(deployed).await?;
-        }
-        Ok(())
-    }
-
-    /// Deletes what runs have left, once a day what no version needs, and puts runs of long ago into archives.
-    async fn tidy(&mut self, deployed: &AllDeployed) -> Result<()> {
-        garbage::forget_runs(self.warehouse(), Utc::now()).await?;
-        if self.vacuumed.elapsed() >= BETWEEN_VACUUMS {
-            self.vacuumed = Instant::now();
-            let files = garbage::vacuum(self.warehouse()).await?;
-            tracing::info!(files, "files that no version needs are deleted");
-            let of_runs = self.runs.values().map(|run| run.begun.source.clone());
-            let deployed = deployed.pipelines().map(|deployed| deployed.source.clone());
-            let sources = of_runs.chain(deployed).collect();
-            pipeline::forget_inputs(self.warehouse(), &sources, Utc::now()).await?;
-        }
-        self.telling.tidy().await?;
-        journal::tidy(self.warehouse()).await?;
-        while journal::archive(self.warehouse(), Utc::now() - KEPT).await? > 0 {}
-        Ok(())
+        self.tidy(deployed).await
     }
 
     /// Reads the journals of runs that are new or were not over.
@@ -242,9 +212,12 @@ impl Leading {
         Ok(with_data.filter(|id| self.runs.get(id).is_some_and(failed)).collect())
     }
 
-    /// Goes on with runs of schedulers that drive them no more.
+    /// Goes on with runs of schedulers that drive them no more, and ends those of commands that were killed long ago.
     fn take_over(&mut self) {
-        let left = self.runs.values().filter(|run| !run.is_over() && run.driver.scheduler);
+        let is_left = |run: &&RunState| {
+            !run.is_over() && (run.driver.scheduler || self.killed.contains(&run.id))
+        };
+        let left = self.runs.values().filter(is_left);
         let left: Vec<_> = left.map(|run| run.id.clone()).collect();
         for run in left {
             let rests = self.resting.get(&run).is_some_and(|until| *until > Instant::now());
@@ -337,8 +310,12 @@ impl Leading {
                 Err(error) if error.can_pass() => return Err(error),
                 read => read.map_err(|error| error.to_string()),
             };
-            if let Err(error) = &read {
-                tracing::error!(source, error, "the text of a pipeline can't be read");
+            match &read {
+                // Somebody can mend it before there is anything to tell.
+                Ok(pipeline) => self.telling.say_lacking(pipeline),
+                Err(error) => {
+                    tracing::error!(source, error, "the text of a pipeline can't be read");
+                }
             }
             self.parsed.insert(source.to_string(), read);
         }

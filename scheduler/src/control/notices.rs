@@ -1,10 +1,11 @@
 //! Which notices are due, and that each is delivered: a receiver that is down delays its notices, and nothing else.
 
-use super::notify::{Ended, Notice, Outbox, Pending, deliver, delivery_id, pause};
+use super::notify::{Notice, deliver, delivery_id, lacking, pause};
 use chrono::{DateTime, TimeDelta, Utc};
 use nightshift_catalog::warehouse::Warehouse;
 use nightshift_jobs::Result;
 use nightshift_jobs::journal::{Cause, RunState, Status};
+use nightshift_jobs::notices::{Ended, Outbox, Pending};
 use nightshift_jobs::pipeline::{Channel, Due, Event, Pipeline, Settings, Trigger};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -150,30 +151,39 @@ impl Notices {
 
     /// Delivers what others have left.
     pub fn go_on(&mut self, id: String, pending: Pending, settings: &Settings) {
-        let notice = pending.notice();
+        let notice = Notice::from(&pending);
         let mut receivers = settings.notify.iter();
         match receivers.find(|receiver| delivery_id(&receiver.channel, &notice) == id) {
-            Some(receiver) => self.begin(id, receiver.channel.clone(), notice),
-            None => self.give_up(id, &notice, "nobody is known who has to be told"),
+            Some(receiver) => self.begin(id, receiver.channel.clone(), pending),
+            None => {
+                let error = "nobody is known who has to be told".to_string();
+                tracing::error!(id, run = pending.run, error, "a notice can't be delivered");
+                let pending = Pending { error: Some(error), ..pending };
+                let outbox = self.outbox.clone();
+                self.telling.spawn(async move {
+                    noted(&id, outbox.give_up(&id, &pending).await);
+                });
+            }
         }
     }
 
-    /// Whether the last run of a pipeline was not published although it should have been.
-    pub async fn is_failing(&mut self, pipeline: &str) -> Result<bool> {
+    /// Whether the last run of a pipeline that had ended before a moment was not published although it should have been.
+    pub async fn is_failing(&mut self, pipeline: &str, before: DateTime<Utc>) -> Result<bool> {
         if self.failing.is_none() {
             self.failing = Some(self.outbox.failing().await?);
         }
         let failing = self.failing.as_ref().and_then(|failing| failing.get(pipeline));
-        Ok(failing.is_some_and(|ended| ended.failing))
+        // A new leader looks at runs once more that had ended before it failed.
+        Ok(failing.is_some_and(|ended| ended.failing && ended.at < before))
     }
 
     /// Remembers how a run has ended, when everything was told of it.
     pub async fn ended(&mut self, run: &RunState) -> Result<()> {
         let pipeline = &run.begun.pipeline;
-        let was_failing = self.is_failing(pipeline).await?;
+        let Some(at) = run.ended_at else { return Ok(()) };
+        let was_failing = self.is_failing(pipeline, at).await?;
         // A new leader looks at runs of long ago once more.
         let known = self.failing.as_ref().and_then(|failing| failing.get(pipeline));
-        let Some(at) = run.ended_at else { return Ok(()) };
         if known.is_some_and(|known| known.at >= at) {
             return Ok(());
         }
@@ -200,12 +210,23 @@ impl Notices {
             if self.begun.contains(&id) {
                 continue;
             }
-            match self.outbox.put(&id, &Pending::new(source, notice)).await? {
-                true => self.begin(id, receiver.channel.clone(), notice.clone()),
+            let pending = notice.pending(source, &receiver.channel);
+            match self.outbox.put(&id, &pending).await? {
+                true => self.begin(id, receiver.channel.clone(), pending),
                 false => drop(self.begun.insert(id)),
             }
         }
         Ok(())
+    }
+
+    /// Says what this process lacks to tell of runs of a pipeline, before there is anything to tell.
+    pub fn say_lacking(&self, pipeline: &Pipeline) {
+        let receivers = pipeline.settings().notify.iter();
+        let lacking = receivers.flat_map(|receiver| lacking(&receiver.channel, self.commands));
+        let name = pipeline.name();
+        for lacking in lacking.collect::<BTreeSet<_>>() {
+            tracing::error!(pipeline = name, "notices of its runs will have to wait: {lacking}");
+        }
     }
 
     /// Forgets what was delivered long ago.
@@ -213,65 +234,63 @@ impl Notices {
         self.outbox.tidy(Utc::now()).await
     }
 
-    fn begin(&mut self, id: String, channel: Channel, notice: Notice) {
+    fn begin(&mut self, id: String, channel: Channel, pending: Pending) {
         if !self.begun.insert(id.clone()) {
             return;
         }
-        if !self.commands && matches!(channel, Channel::Command(_)) {
-            let reason = "a pipeline would run a program to tell of a run: start the scheduler with \
-                          --notify-commands to allow it";
-            self.give_up(id, &notice, reason);
-            return;
-        }
         let (outbox, turns) = (self.outbox.clone(), Arc::clone(&self.turns));
-        self.telling.spawn(until_told(outbox, turns, id, channel, notice));
-    }
-
-    /// Lets a notice be one that nobody delivers.
-    fn give_up(&mut self, id: String, notice: &Notice, reason: &str) {
-        tracing::error!(id, run = notice.run, "{reason}");
-        let outbox = self.outbox.clone();
-        self.telling.spawn(async move { note(&outbox, &id).await });
+        self.telling.spawn(until_told(outbox, turns, self.commands, id, channel, pending));
     }
 }
 
 async fn until_told(
     outbox: Outbox,
     turns: Arc<Semaphore>,
+    commands: bool,
     id: String,
     channel: Channel,
-    notice: Notice,
+    mut pending: Pending,
 ) {
-    let (run, mut attempts) = (&notice.run, 0);
+    let notice = Notice::from(&pending);
+    let (run, mut is_first) = (&notice.run, true);
     loop {
         let turn = turns.acquire().await;
-        let delivered = deliver(&channel, &notice).await;
+        let delivered = deliver(&channel, &notice, commands).await;
         drop(turn);
-        match delivered {
-            Ok(()) => {
-                tracing::info!(run, about = ?notice.about, "a notice is delivered");
-                break;
+        let Err(error) = delivered else {
+            tracing::info!(run, about = ?notice.about, "a notice is delivered");
+            noted(&id, outbox.done(&id).await);
+            return;
+        };
+        pending.attempts += 1;
+        pending.error = Some(error.reason());
+        if !error.can_pass() {
+            tracing::error!(run, %error, "a notice can't be delivered");
+            noted(&id, outbox.give_up(&id, &pending).await);
+            return;
+        }
+        let attempts = pending.attempts;
+        let pause = pause(attempts);
+        match (error.is_of_scheduler(), is_first) {
+            (true, true) => {
+                tracing::error!(run, %error, "a notice has to wait for something to be mended");
             }
-            Err(error) if error.can_pass() => {
-                attempts += 1;
-                let pause = pause(attempts);
+            (true, false) => tracing::debug!(run, %error, attempts, "a notice still has to wait"),
+            (false, _) => {
                 tracing::warn!(run, %error, attempts, ?pause, "a notice is not delivered yet");
-                tokio::time::sleep(pause).await;
-            }
-            Err(error) => {
-                tracing::error!(run, %error, "a notice can't be delivered");
-                break;
             }
         }
+        is_first = false;
+        noted(&id, outbox.note(&id, &pending).await);
+        tokio::time::sleep(pause).await;
     }
-    note(&outbox, &id).await;
 }
 
-/// Notes that a notice needs no more deliveries.
-async fn note(outbox: &Outbox, id: &str) {
-    // Otherwise the next leader tells it again, which is better than not at all.
-    if let Err(error) = outbox.done(id).await {
-        tracing::warn!(id, %error, "that a notice is delivered could not be noted");
+/// Tells of what has become of a notice and could not be noted.
+fn noted(id: &str, noted: Result<()>) {
+    // The next leader tells it again, which is better than not at all.
+    if let Err(error) = noted {
+        tracing::warn!(id, %error, "what has become of a notice could not be noted");
     }
 }
 
@@ -280,6 +299,7 @@ mod tests {
     use super::*;
     use nightshift_jobs::pipeline::{Given, Source};
     use serde_json::{Value, json};
+    use std::path::Path;
 
     /// A pipeline that is due at three in the night and has to be published by six.
     fn pipeline() -> Pipeline {
@@ -375,23 +395,93 @@ mod tests {
         assert!(late.reason.ends_with("and waits for its turn"), "{}", late.reason);
     }
 
+    fn warehouse(folder: &Path) -> Warehouse {
+        let url = url::Url::from_file_path(folder).unwrap();
+        let stores = nightshift_catalog::storage::Stores::default();
+        Warehouse::open(&url, &stores).unwrap()
+    }
+
     #[tokio::test]
     async fn what_was_not_published_is_remembered_until_something_is() {
         let folder = tempfile::tempdir().unwrap();
-        let url = url::Url::from_file_path(folder.path()).unwrap();
-        let stores = nightshift_catalog::storage::Stores::default();
-        let warehouse = Warehouse::open(&url, &stores).unwrap();
+        let warehouse = warehouse(folder.path());
         let mut notices = Notices::new(&warehouse, false);
         notices.ended(&run(&[("05:00", published())])).await.unwrap();
-        assert!(!notices.is_failing("p").await.unwrap());
+        let later = time("09:00");
+        assert!(!notices.is_failing("p", later).await.unwrap());
         notices.ended(&run(&[("06:00", failed())])).await.unwrap();
         // Another leader knows it too.
         let mut notices = Notices::new(&warehouse, false);
-        assert!(notices.is_failing("p").await.unwrap());
+        assert!(notices.is_failing("p", later).await.unwrap());
+        // One that was published before is no recovery.
+        assert!(!notices.is_failing("p", time("05:00")).await.unwrap());
         // That one was before.
         notices.ended(&run(&[("05:00", published())])).await.unwrap();
-        assert!(notices.is_failing("p").await.unwrap());
+        assert!(notices.is_failing("p", later).await.unwrap());
         notices.ended(&run(&[("07:00", published())])).await.unwrap();
-        assert!(!Notices::new(&warehouse, false).is_failing("p").await.unwrap());
+        assert!(!Notices::new(&warehouse, false).is_failing("p", later).await.unwrap());
+    }
+
+    /// A notice that is written down for a channel.
+    async fn put(outbox: &Outbox, channel: &Channel) -> Pending {
+        let notice = Notice {
+            pipeline: "p".to_string(),
+            run: "r".to_string(),
+            about: Event::Failure,
+            owner: None,
+            reason: "no".to_string(),
+            at: time("04:00"),
+        };
+        let pending = notice.pending("", channel);
+        assert!(outbox.put("id", &pending).await.unwrap());
+        pending
+    }
+
+    #[tokio::test]
+    async fn what_nobody_takes_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::of(&warehouse(folder.path()));
+        let channel = Channel::Webhook { url: "https://".to_string(), secret_env: None };
+        let pending = put(&outbox, &channel).await;
+        let turns = Arc::new(Semaphore::new(1));
+        let id = "id".to_string();
+        until_told(outbox.clone(), turns, true, id, channel, pending.clone()).await;
+        let found = outbox.all().await.unwrap();
+        assert_eq!((found.len(), found[0].0, found[0].1.attempts), (1, "undeliverable", 1));
+        assert!(found[0].1.error.is_some());
+        assert!(!outbox.put("id", &pending).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_notice_waits_for_a_scheduler_that_can_deliver_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::of(&warehouse(folder.path()));
+        let channel = Channel::Command(vec!["true".to_string(), "s3cret".to_string()]);
+        let pending = put(&outbox, &channel).await;
+        let turns = Arc::new(Semaphore::new(1));
+        let (id, first) = ("id".to_string(), pending.clone());
+        let telling = until_told(
+            outbox.clone(),
+            Arc::clone(&turns),
+            false,
+            id.clone(),
+            channel.clone(),
+            first,
+        );
+        let telling = tokio::spawn(telling);
+        let tried = loop {
+            let found = outbox.all().await.unwrap();
+            if let [(status, tried)] = found.as_slice()
+                && tried.attempts > 0
+            {
+                assert_eq!((*status, tried.receiver.as_str()), ("waiting", "command true"));
+                break tried.clone();
+            }
+        };
+        telling.abort();
+        assert!(tried.error.as_ref().unwrap().contains("--notify-commands"), "{tried:?}");
+        until_told(outbox.clone(), turns, true, id, channel, tried).await;
+        assert!(outbox.all().await.unwrap().is_empty());
+        assert!(!outbox.put("id", &pending).await.unwrap());
     }
 }

@@ -64,7 +64,8 @@ impl Telling {
             if of_interest && let Some(pipeline) = self.pipeline_of(run).await? {
                 let usual =
                     if run.is_over() { None } else { self.usual(&run.id, &pipeline).await? };
-                let failing = self.notices.is_failing(&run.begun.pipeline).await?;
+                let before = run.ended_at.unwrap_or(now);
+                let failing = self.notices.is_failing(&run.begun.pipeline, before).await?;
                 for notice in notices::due(run, &pipeline, failing, usual, now) {
                     self.tell(&notice, &pipeline, &run.begun.source).await?;
                 }
@@ -81,6 +82,17 @@ impl Telling {
     /// Delivers a notice to whom the pipeline says, whose text is kept as `source`.
     pub async fn tell(&mut self, notice: &Notice, pipeline: &Pipeline, source: &str) -> Result<()> {
         self.notices.tell(notice, pipeline, source).await
+    }
+
+    /// Says what this process lacks to tell of runs of a pipeline.
+    pub fn say_lacking(&self, pipeline: &Pipeline) {
+        self.notices.say_lacking(pipeline);
+    }
+
+    /// What the texts are kept under that are still needed to deliver notices.
+    pub async fn texts(&self) -> Result<Vec<String>> {
+        let left = self.notices.left().await?;
+        Ok(left.into_values().map(|pending| pending.source).collect())
     }
 
     /// Forgets what was delivered long ago.

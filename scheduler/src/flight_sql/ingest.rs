@@ -16,6 +16,7 @@ use datafusion::common::TableReference;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::registry::Kind;
 use nightshift_catalog::storage::Storage;
+use nightshift_catalog::warehouse::upload_folder;
 use nightshift_jobs::connection::Connection;
 use nightshift_jobs::rows::{plain_rows, plain_schema};
 use nightshift_jobs::statement::parse;
@@ -170,7 +171,7 @@ pub(super) async fn ingest(
     let connection = statements.connection(client, Default::default());
     supervised(move |gone| async move {
         let id = Uuid::now_v7().simple().to_string();
-        let folder = format!("_nightshift/ingest/{id}");
+        let folder = upload_folder(&id);
         let storage = warehouse.storage().folder(&folder);
         let done = write(connection, &target, &storage, &id, data, gone).await;
         // What is written stands, whether or not the staging files can be deleted.

@@ -162,7 +162,9 @@ fn of_catalog(error: &CatalogError) -> Kind {
     match error {
         CatalogError::Contention { .. } | CatalogError::Conflict { .. } => CONFLICT,
         CatalogError::Name { .. } => NAME,
-        CatalogError::Location { .. } | CatalogError::Target { .. } => STATEMENT,
+        CatalogError::Location { .. }
+        | CatalogError::Target { .. }
+        | CatalogError::NotKept { .. } => STATEMENT,
         CatalogError::Option { .. } => OPTION,
         CatalogError::Store { .. } | CatalogError::NotWritable { .. } => FILE,
         CatalogError::Unsupported { .. } | CatalogError::Column { .. } => NOT_SUPPORTED,

@@ -11,6 +11,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
+use nightshift_jobs::counted;
 use nightshift_jobs::statement::Positions;
 use std::ops::Range;
 
@@ -79,8 +80,8 @@ impl Text {
         if expected == found {
             return Ok(());
         }
-        let reason =
-            format!("the statement has {expected} parameters, but values for {found} are bound");
+        let expected = counted(expected, "parameter");
+        let reason = format!("the statement has {expected}, but values for {found} are bound");
         Err(SqlError::new(error::PARAMETERS, reason))
     }
 

@@ -1,7 +1,7 @@
 //! Folding in: factors of users from their interactions, as a half step of training solves them.
 
 use crate::superstep::FixedItems;
-use crate::{JobError, Result};
+use crate::{JobError, Result, counted};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float32Array, Float32Builder, Int32Builder, ListBuilder, RecordBatch,
 };
@@ -67,9 +67,9 @@ impl FoldIn {
         let solved = step.run(fixed, &block, &mut solution);
         solved.map_err(|AlsError::Singular { row, observations }| {
             JobError::Statement(format!(
-                "ml_fold_in: the equations of user {} ({observations} interactions) are singular: \
-                 train with a larger l2_reg",
-                shown(users, row)
+                "ml_fold_in: the equations of user {} ({}) are singular: train with a larger l2_reg",
+                shown(users, row),
+                counted(observations, "interaction")
             ))
         })?;
         let offset = match self.feedback {
@@ -244,7 +244,7 @@ mod tests {
         };
         let items = FixedItems { rows: vec![1.0, 1.0], gram: Vec::new(), count: 1 };
         for (interactions, expected) in [
-            (&[(0, 1.0)][..], "the equations of user ann (1 interactions) are singular"),
+            (&[(0, 1.0)][..], "the equations of user ann (1 interaction) are singular"),
             (&[(0, f64::NAN)][..], "user ann has an interaction of weight NaN"),
             (&[(0, 1e39)][..], "user ann has an interaction of weight 1000"),
         ] {

@@ -12,7 +12,7 @@ mod schedule;
 pub use gates::{Bounds, Gate};
 pub use measures::{ColumnMeasure, Gated};
 pub use notify::{Channel, Event, Notify};
-pub use parameters::Parameter;
+pub use parameters::{NoValue, Parameter};
 pub use retries::Retries;
 pub use schedule::{Concurrency, Schedule, Trigger};
 
@@ -107,7 +107,7 @@ impl Settings {
     pub fn values(
         &self,
         given: &BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, Value>, Vec<String>> {
+    ) -> Result<BTreeMap<String, Value>, Vec<NoValue>> {
         parameters::values(&self.parameters, given)
     }
 

@@ -46,6 +46,16 @@ pub enum Event {
 impl Event {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Failure, Self::Recovery, Self::Deadline, Self::Held];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failure => "failure",
+            Self::Recovery => "recovery",
+            Self::Deadline => "deadline",
+            Self::Held => "held",
+        }
+    }
 }
 
 impl Notify {

@@ -18,6 +18,17 @@ pub struct Parameter {
     pub default: Option<Value>,
 }
 
+/// A parameter that has no value, or none that it can have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoValue {
+    /// Its name.
+    pub name: String,
+    /// Whether a value is missing, rather than wrong.
+    pub missing: bool,
+    /// What is wrong.
+    pub reason: String,
+}
+
 /// The values that a run has besides those that are built in: those that are `given` with it, by
 /// name, and defaults.
 ///
@@ -26,8 +37,12 @@ pub struct Parameter {
 pub(super) fn values(
     parameters: &BTreeMap<String, Parameter>,
     given: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Value>, Vec<String>> {
+) -> Result<BTreeMap<String, Value>, Vec<NoValue>> {
     let mut wrong = Vec::new();
+    let no_value = |name: &str, missing: bool, reason: String| {
+        let reason = format!("parameter {name}: {reason}");
+        NoValue { name: name.to_string(), missing, reason }
+    };
     let mut values = BTreeMap::new();
     for (name, text) in given {
         let value = match parameters.get(name) {
@@ -42,16 +57,17 @@ pub(super) fn values(
         };
         match value {
             Ok(value) => drop(values.insert(name.clone(), value)),
-            Err(reason) => wrong.push(format!("parameter {name}: {reason}")),
+            Err(reason) => wrong.push(no_value(name, false, reason)),
         }
     }
     for (name, Parameter { kind, default }) in parameters {
         match default {
             _ if given.contains_key(name) => {}
             Some(value) => drop(values.insert(name.clone(), value.clone())),
-            None => wrong.push(format!(
-                "parameter {name}: it has no default, so a run must give it a {kind}"
-            )),
+            None => {
+                let reason = format!("it has no default, so a run must give it a {kind}");
+                wrong.push(no_value(name, true, reason));
+            }
         }
     }
     if wrong.is_empty() { Ok(values) } else { Err(wrong) }
@@ -199,7 +215,11 @@ mod tests {
             "parameter since: it has no default, so a run must give it a date",
         ];
         let wrong = [("top", "x"), ("tip", "1"), ("run_date", "2026-01-01")];
-        assert_eq!(given(&wrong).unwrap_err(), expected);
+        let wrong = given(&wrong).unwrap_err();
+        let said: Vec<_> = wrong.iter().map(|wrong| wrong.reason.as_str()).collect();
+        assert_eq!(said, expected);
+        let missing = wrong.iter().filter(|wrong| wrong.missing).map(|wrong| wrong.name.as_str());
+        assert_eq!(missing.collect::<Vec<_>>(), ["since"]);
     }
 
     #[test]

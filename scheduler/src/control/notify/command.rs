@@ -3,7 +3,7 @@
 //! It is run without a shell, as the user and in the folder of this process, and with its environment, which
 //! `NIGHTSHIFT_EVENT`, `NIGHTSHIFT_PIPELINE` and `NIGHTSHIFT_RUN` are added to.
 
-use super::{Fault, Notice, json, one_line, word};
+use super::{Fault, Notice, json, one_line};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::pin::pin;
@@ -30,7 +30,7 @@ pub(super) async fn run(command: &[String], notice: &Notice, limit: Duration) ->
     let notice_json = json(notice)?;
     let child = Command::new(program)
         .args(arguments)
-        .env("NIGHTSHIFT_EVENT", word(notice.about))
+        .env("NIGHTSHIFT_EVENT", notice.about.as_str())
         .env("NIGHTSHIFT_PIPELINE", one_line(&notice.pipeline))
         .env("NIGHTSHIFT_RUN", one_line(&notice.run))
         .stdin(Stdio::piped())
@@ -47,9 +47,8 @@ pub(super) async fn run(command: &[String], notice: &Notice, limit: Duration) ->
             group.0 = None;
             match ended {
                 Ok((status, _)) if status.success() => Ok(()),
-                Ok((status, said)) if said.is_empty() => Err(Fault::Failed(status.to_string())),
-                Ok((status, said)) => Err(Fault::Failed(format!("{status}: {said}"))),
-                Err(error) => Err(Fault::Failed(error.to_string())),
+                Ok((status, said)) => Err(Fault::Failed { status: status.to_string(), said }),
+                Err(error) => Err(Fault::Failed { status: error.to_string(), said: String::new() }),
             }
         }
         Err(_) => Err(Fault::TimedOut(limit)),
@@ -75,16 +74,16 @@ impl Drop for Group {
     }
 }
 
-/// What can't be started because it isn't there, or isn't allowed, won't be later.
+/// A program that isn't there, or isn't allowed, may be when somebody has mended that.
 fn not_started(error: &io::Error) -> Fault {
     let reason = format!("it can't be started: {error}");
     match error.kind() {
+        io::ErrorKind::InvalidInput => Fault::Unusable(reason),
         io::ErrorKind::NotFound
         | io::ErrorKind::PermissionDenied
-        | io::ErrorKind::InvalidInput
-        | io::ErrorKind::NotADirectory => Fault::Unusable(reason),
+        | io::ErrorKind::NotADirectory => Fault::Lacking(reason),
         _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-            Fault::Unusable(reason)
+            Fault::Lacking(reason)
         }
         _ => Fault::Unreachable(reason),
     }
@@ -188,16 +187,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_unknown_is_not_tried_again() {
-        for (command, expected) in [
-            (vec!["/no/such/program".to_string()], "it can't be started: No such file"),
-            (vec!["/".to_string()], "it can't be started: Permission denied"),
-            (vec!["sh".to_string(), "\0".to_string()], "it can't be started: nul byte"),
-            (Vec::new(), "no program is named"),
+    async fn a_program_that_can_not_be_started_waits_for_somebody_to_mend_that() {
+        for (command, expected, can_be_mended) in [
+            (vec!["/no/such/program".to_string()], "it can't be started: No such file", true),
+            (vec!["/".to_string()], "it can't be started: Permission denied", true),
+            (vec!["sh".to_string(), "\0".to_string()], "it can't be started: nul byte", false),
+            (Vec::new(), "no program is named", false),
         ] {
             let error = fails(&command, LONG).await;
             assert!(error.to_string().contains(expected), "{error}");
-            assert!(!error.can_pass());
+            assert_eq!(error.is_of_scheduler(), can_be_mended, "{error}");
+            assert_eq!(error.can_pass(), can_be_mended, "{error}");
         }
     }
 

@@ -21,6 +21,9 @@ const SERVER: &str = "NIGHTSHIFT_SMTP_URL";
 /// Who mails are from.
 const FROM: &str = "NIGHTSHIFT_SMTP_FROM";
 
+/// The variables without which no mail is sent.
+pub(super) const NEEDED: [&str; 2] = [SERVER, FROM];
+
 /// Sends a notice to an address.
 pub(super) async fn send(
     address: &str,
@@ -36,7 +39,7 @@ pub(super) async fn send(
         .map_err(|error| match error.is_tls() {
             true => fault_of(&error, limit),
             // What the error says of the URL may be a secret.
-            false => Fault::Unusable(format!(
+            false => Fault::Lacking(format!(
                 "{SERVER} can't be read: it looks like smtp://user:password@host:587?tls=required"
             )),
         })?
@@ -52,7 +55,7 @@ pub(super) async fn send(
 fn message(from: &str, to: &str, notice: &Notice, id: &str) -> Result<Message, Fault> {
     let from: Mailbox = from
         .parse()
-        .map_err(|error| Fault::Unusable(format!("{FROM} is no address of a mail: {error}")))?;
+        .map_err(|error| Fault::Lacking(format!("{FROM} is no address of a mail: {error}")))?;
     let to = to.parse().map_err(|error| Fault::Unusable(format!("it is no address: {error}")))?;
     let domain = from.email.domain().to_string();
     let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
@@ -93,11 +96,12 @@ fn fault_of(error: &Error, limit: Duration) -> Fault {
     match error.status() {
         Some(code) => {
             let code = u16::from(code);
+            // Some servers repeat the command, and it has the password.
+            let without_words = format!("the server answers {code}: look at {SERVER}");
             let reason = match code {
-                // Some servers repeat the command, and it has the password.
-                454 | 500..=504 | 530..=538 => {
-                    format!("the server answers {code}: look at {SERVER}")
-                }
+                // All of them are about who we are, and how we say it.
+                530..=538 => return Fault::Lacking(without_words),
+                454 | 500..=504 => without_words,
                 _ => format!("the server answers {code}: {said}"),
             };
             Fault::Refused { reason, can_pass: error.is_transient() }
@@ -269,7 +273,7 @@ mod tests {
             (
                 "AUTH",
                 "535 no AHMzY3JldAA= s3cret",
-                false,
+                true,
                 "the server answers 535: look at NIGHTSHIFT_SMTP_URL",
             ),
         ];
@@ -343,7 +347,7 @@ mod tests {
             let fault = send(TO, &notice(), "id", &variables, LONG).await.unwrap_err();
             let error = told(fault, &Channel::Email(TO.to_string()));
             assert!(error.to_string().contains(expected), "{error}");
-            assert!(!error.can_pass());
+            assert!(error.is_of_scheduler(), "{error}");
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
         }
     }

@@ -5,12 +5,10 @@
 
 mod command;
 mod mail;
-mod outbox;
 mod webhook;
 
-pub use outbox::{Ended, Outbox, Pending};
-
 use chrono::{DateTime, SecondsFormat, Utc};
+use nightshift_jobs::notices::Pending;
 use nightshift_jobs::pipeline::{Channel, Event};
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -22,6 +20,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
+
+/// What a scheduler says that runs no programs for pipelines.
+const NO_COMMANDS: &str =
+    "pipelines can't have programs run: start the scheduler with --notify-commands to allow it";
 
 /// Characters of what others wrote that are shown in one line at most.
 const SHOWN: usize = 300;
@@ -46,7 +48,23 @@ pub struct Notice {
     pub at: DateTime<Utc>,
 }
 
+impl From<&Pending> for Notice {
+    fn from(pending: &Pending) -> Self {
+        let Pending { pipeline, run, about, owner, reason, at, .. } = pending.clone();
+        Self { pipeline, run, about, owner, reason, at }
+    }
+}
+
 impl Notice {
+    /// How it is written down that it is to be delivered to a channel; `source` is what the pipeline's text is kept
+    /// under.
+    pub fn pending(&self, source: &str, channel: &Channel) -> Pending {
+        let Self { pipeline, run, about, owner, reason, at } = self.clone();
+        let (source, receiver) = (source.to_string(), shown(channel));
+        let (attempts, error) = (0, None);
+        Pending { source, pipeline, run, about, owner, reason, at, receiver, attempts, error }
+    }
+
     /// What has happened, in a few words: the subject of a mail.
     fn headline(&self) -> String {
         let what = match self.about {
@@ -110,13 +128,32 @@ pub struct NotifyError {
 }
 
 impl NotifyError {
-    /// Whether the same may be delivered when it is tried again. What is wrong with a channel is so until somebody
-    /// changes it.
+    /// Whether the same may be delivered when it is tried again. What a pipeline says that can't work, and what a
+    /// receiver refuses for good, is so whenever it is tried.
     pub fn can_pass(&self) -> bool {
         match &self.fault {
-            Fault::TimedOut(_) | Fault::Unreachable(_) | Fault::Failed(_) => true,
+            Fault::Lacking(_)
+            | Fault::TimedOut(_)
+            | Fault::Unreachable(_)
+            | Fault::Failed { .. } => true,
             Fault::Refused { can_pass, .. } => *can_pass,
-            Fault::Variable(_) | Fault::Unusable(_) => false,
+            Fault::Unusable(_) => false,
+        }
+    }
+
+    /// Whether this process, or its machine, lacks something: others may have it, or this one when somebody has mended
+    /// it.
+    pub fn is_of_scheduler(&self) -> bool {
+        matches!(self.fault, Fault::Lacking(_))
+    }
+
+    /// What is wrong, without the channel, as everybody may see it: what a program says may have its arguments in it.
+    pub fn reason(&self) -> String {
+        match &self.fault {
+            Fault::Failed { status, said } if !said.is_empty() => {
+                format!("{status}; the scheduler's log has its words")
+            }
+            fault => fault.to_string(),
         }
     }
 }
@@ -124,9 +161,9 @@ impl NotifyError {
 /// What is wrong with a channel.
 #[derive(Debug, Error)]
 enum Fault {
-    /// A variable that it needs is missing.
-    #[error("the environment variable {0} is not set")]
-    Variable(String),
+    /// Something of the scheduler that it needs is missing or wrong.
+    #[error("{0}")]
+    Lacking(String),
     /// It can't work as it is written.
     #[error("{0}")]
     Unusable(String),
@@ -145,21 +182,31 @@ enum Fault {
         can_pass: bool,
     },
     /// A program has failed. It may have failed to reach somebody, so it is run again.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
+    Failed {
+        /// How it has ended.
+        status: String,
+        /// Its last words.
+        said: String,
+    },
 }
 
-/// Delivers a notice to a channel, once.
+/// Delivers a notice to a channel, once. `commands` says whether pipelines can have programs run by this process.
 ///
 /// # Errors
 /// Nobody has taken it, or that isn't known.
-pub async fn deliver(channel: &Channel, notice: &Notice) -> Result<(), NotifyError> {
-    deliver_with(channel, notice, &|name| std::env::var(name).ok()).await
+pub async fn deliver(
+    channel: &Channel,
+    notice: &Notice,
+    commands: bool,
+) -> Result<(), NotifyError> {
+    deliver_with(channel, notice, commands, &variable).await
 }
 
 async fn deliver_with(
     channel: &Channel,
     notice: &Notice,
+    commands: bool,
     variables: Variables<'_>,
 ) -> Result<(), NotifyError> {
     let id = delivery_id(channel, notice);
@@ -170,10 +217,31 @@ async fn deliver_with(
                 Err(fault) => Err(fault),
             }
         }
+        Channel::Command(_) if !commands => Err(Fault::Lacking(NO_COMMANDS.to_string())),
         Channel::Command(command) => command::run(command, notice, command::LIMIT).await,
         Channel::Email(address) => mail::send(address, notice, &id, variables, mail::LIMIT).await,
     };
     delivered.map_err(|fault| NotifyError { channel: shown(channel), fault })
+}
+
+/// What this process lacks to deliver anything to a channel.
+pub fn lacking(channel: &Channel, commands: bool) -> Vec<String> {
+    lacking_with(channel, commands, &variable)
+}
+
+fn lacking_with(channel: &Channel, commands: bool, variables: Variables<'_>) -> Vec<String> {
+    let needed: Vec<&str> = match channel {
+        Channel::Webhook { secret_env, .. } => secret_env.iter().map(String::as_str).collect(),
+        Channel::Command(_) if !commands => return vec![NO_COMMANDS.to_string()],
+        Channel::Command(_) => Vec::new(),
+        Channel::Email(_) => mail::NEEDED.to_vec(),
+    };
+    let faults = needed.into_iter().filter_map(|name| value_of(variables, name).err());
+    faults.map(|fault| fault.to_string()).collect()
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// The pause after as many attempts as have failed: it doubles, and there is no last one, because a receiver that is
@@ -200,7 +268,7 @@ pub fn delivery_id(channel: &Channel, notice: &Notice) -> String {
     // A run can fail, be gone on with, and fail again.
     let at = seconds(notice.at);
     let mut parts =
-        vec![notice.pipeline.as_str(), notice.run.as_str(), word(notice.about), at.as_str()];
+        vec![notice.pipeline.as_str(), notice.run.as_str(), notice.about.as_str(), at.as_str()];
     match channel {
         Channel::Webhook { url, .. } => parts.extend(["webhook", url]),
         Channel::Command(command) => {
@@ -218,20 +286,10 @@ pub fn delivery_id(channel: &Channel, notice: &Notice) -> String {
     hexadecimal(hash.finalize().iter().take(16))
 }
 
-/// An event as receivers read it.
-fn word(event: Event) -> &'static str {
-    match event {
-        Event::Failure => "failure",
-        Event::Recovery => "recovery",
-        Event::Deadline => "deadline",
-        Event::Held => "held",
-    }
-}
-
 /// The value of an environment variable. An empty one would be a key that everybody knows.
 fn value_of(variables: Variables<'_>, name: &str) -> Result<String, Fault> {
     let value = variables(name).filter(|value| !value.is_empty());
-    value.ok_or_else(|| Fault::Variable(name.to_string()))
+    value.ok_or_else(|| Fault::Lacking(format!("the environment variable {name} is not set")))
 }
 
 fn json(notice: &Notice) -> Result<String, Fault> {
@@ -313,7 +371,7 @@ mod tests {
         assert_eq!(form["text"], "movielens: a run has failed (run 20260301T020000)");
         for event in Event::ALL {
             let form = serde_json::to_value(Notice { about: event, ..notice() }).unwrap();
-            assert_eq!(form["event"], word(event));
+            assert_eq!(form["event"], event.as_str());
         }
     }
 
@@ -359,10 +417,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_missing_is_said_and_not_tried_again() {
+    async fn what_is_missing_is_said() {
         let mail = Channel::Email("team@example.com".to_string());
         let server = |name: &str| (name == "NIGHTSHIFT_SMTP_URL").then(|| "smtp://x".to_string());
         let empty = |_: &str| Some(String::new());
+        let command = Channel::Command(vec!["true".to_string()]);
+        let error = deliver_with(&command, &notice(), false, &none).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("command true: {NO_COMMANDS}"));
+        assert!(error.is_of_scheduler() && error.can_pass());
+        assert_eq!(lacking_with(&command, false, &none), [NO_COMMANDS]);
+        assert!(lacking_with(&command, true, &none).is_empty());
+        assert_eq!(lacking_with(&mail, true, &none).len(), 2);
         let cases: [(Channel, Variables<'_>, &str); 5] = [
             (webhook("http://127.0.0.1:9/"), &none, "HOOK_KEY"),
             (webhook("http://127.0.0.1:9/"), &empty, "HOOK_KEY"),
@@ -371,11 +436,12 @@ mod tests {
             (mail, &server, "NIGHTSHIFT_SMTP_FROM"),
         ];
         for (channel, variables, missing) in cases {
-            let error = deliver_with(&channel, &notice(), variables).await.unwrap_err();
-            let expected =
-                format!("{}: the environment variable {missing} is not set", shown(&channel));
-            assert_eq!(error.to_string(), expected);
-            assert!(!error.can_pass());
+            let error = deliver_with(&channel, &notice(), true, variables).await.unwrap_err();
+            let expected = format!("the environment variable {missing} is not set");
+            assert_eq!(error.to_string(), format!("{}: {expected}", shown(&channel)));
+            assert_eq!(error.reason(), expected);
+            assert!(error.is_of_scheduler() && error.can_pass());
+            assert_eq!(lacking_with(&channel, true, variables)[0], expected);
         }
     }
 
@@ -383,7 +449,10 @@ mod tests {
     async fn what_is_taken_is_delivered() {
         let channel = Channel::Command(vec!["true".to_string()]);
         // By a task of its own, so that nobody waits for a receiver.
-        tokio::spawn(async move { deliver(&channel, &notice()).await }).await.unwrap().unwrap();
+        tokio::spawn(async move { deliver(&channel, &notice(), true).await })
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     #[tokio::test]
@@ -413,7 +482,7 @@ mod tests {
             ),
         ];
         for (channel, start) in channels {
-            let error = deliver_with(&channel, &notice(), &variables).await.unwrap_err();
+            let error = deliver_with(&channel, &notice(), true, &variables).await.unwrap_err();
             assert!(error.to_string().starts_with(&start), "{error}");
             assert!(error.can_pass(), "{error}");
             assert!(error.source().is_none());

@@ -4,7 +4,7 @@
 //! from us: `v1` is the HMAC-SHA256 of the seconds since 1970, a dot and the body. It should compare in constant time,
 //! refuse old times, and remember `X-Nightshift-Delivery`, which is the same when it is told again.
 
-use super::{Fault, Notice, hexadecimal, json, root_cause, word};
+use super::{Fault, Notice, hexadecimal, json, root_cause};
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::CONTENT_TYPE;
@@ -35,7 +35,7 @@ pub(super) async fn send(
         .map_err(|error| fault_of(error, limit))?
         .post(url)
         .header(CONTENT_TYPE, "application/json")
-        .header("X-Nightshift-Event", word(notice.about))
+        .header("X-Nightshift-Event", notice.about.as_str())
         .header("X-Nightshift-Delivery", id);
     if let Some(key) = key {
         request = request.header("X-Nightshift-Signature", signature(key, Utc::now(), &body)?);
