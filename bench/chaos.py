@@ -195,7 +195,7 @@ def main():
             if "add" in action:
                 named.add(str(log.parent.parent / action["add"]["path"]))
     leaked = [f for f in warehouse.glob("**/*.parquet")
-              if str(f) not in named and "_nightshift" not in str(f)]
+              if str(f) not in named and not {"_nightshift", "_delta_log"} & set(f.parts)]
     cluster.stop()
     store.stop()
     print(f"seed {seed}, {minutes:g} minutes; killed, paused or cut off: "

@@ -104,7 +104,7 @@ fn bad_records_become_rows_of_a_table() {
     let only = ["plan", "p", "--all", "--only", "shop.rejected", "--format", "json"];
     let steps: Vec<Value> = serde_json::from_str(&succeed(nightshift(here).args(only))).unwrap();
     let runs = steps.iter().filter(|step| step["plan"] == "runs").map(|step| &step["step"]);
-    assert_eq!(runs.collect::<Vec<_>>(), ["raw.orders"], "{steps:?}");
+    assert_eq!(runs.collect::<Vec<_>>(), ["raw.orders", "checks/k.sql"], "{steps:?}");
 }
 
 #[test]
