@@ -144,6 +144,13 @@ fn what_a_run_does_is_written_down() {
     );
     let id = run["run"].as_str().unwrap();
     let show = succeed(nightshift(folder.path()).args(["runs", "show", &id[30..]]));
+    // Who reads the first lines only is no fault.
+    let mut cut = nightshift(folder.path());
+    cut.args(["runs", "show", "last"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut cut = cut.spawn().unwrap();
+    drop(cut.stdout.take());
+    let cut = cut.wait_with_output().unwrap();
+    assert!(!text(&cut).contains("panicked"), "{}", text(&cut));
     for part in [
         "x.als",
         "CREATE MODEL",

@@ -4,7 +4,7 @@ use crate::Failure;
 use crate::arguments::{Format, RunAllArguments};
 use crate::cluster::Executing;
 use crate::commands::open;
-use crate::output::Output;
+use crate::output::{Output, say};
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use nightshift_jobs::counted;
 use nightshift_jobs::pipeline::{Pipeline, PlannedStep, Source};
@@ -22,7 +22,7 @@ pub async fn plan(arguments: RunAllArguments) -> Result<(), Failure> {
     output.close()?;
     if run.place.format == Format::Table {
         for change in pipeline.column_changes(opened.session.clone(), &steps).await? {
-            println!("{change}");
+            say!("{change}");
         }
         let runs = steps.iter().filter(|step| step.why.is_some()).count();
         let all = counted(steps.len(), "step");

@@ -4,7 +4,7 @@ use crate::Failure;
 use crate::arguments::{Format, Place, RunsArguments, RunsCommand};
 use crate::cluster::Executing;
 use crate::commands::{open, report, warehouse_of};
-use crate::output::Output;
+use crate::output::{Output, say};
 use crate::progress;
 use arrow::array::RecordBatch;
 use nightshift_catalog::warehouse::Warehouse;
@@ -70,21 +70,21 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
     if place.format != Format::Table {
         return print(place, &steps);
     }
-    println!("run        {id}");
-    println!("pipeline   {}", state.begun.pipeline);
+    say!("run        {id}");
+    say!("pipeline   {}", state.begun.pipeline);
     let lost = journal::is_lost(warehouse, &state).await?;
-    println!("status     {}", if lost { journal::LOST } else { state.status.as_str() });
-    println!("cause      {}", state.begun.cause);
+    say!("status     {}", if lost { journal::LOST } else { state.status.as_str() });
+    say!("cause      {}", state.begun.cause);
     if !Source::is_kept(warehouse, &state.begun.source).await? {
-        println!(
+        say!(
             "text       no longer kept: texts are kept for {} days after their last run",
             pipeline::TEXT_DAYS
         );
     }
-    println!("begun      {}", state.begun_at.format("%Y-%m-%d %H:%M:%S UTC"));
+    say!("begun      {}", state.begun_at.format("%Y-%m-%d %H:%M:%S UTC"));
     if state.reopened > 0 {
         let times = counted(state.reopened, "time");
-        println!(
+        say!(
             "gone on    {times} after it had failed, since {}",
             state.since.format("%H:%M:%S UTC")
         );
@@ -92,15 +92,15 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
     match state.ended_at {
         Some(at) => {
             let seconds = state.seconds();
-            println!("ended      {} ({seconds:.1} s)", at.format("%Y-%m-%d %H:%M:%S UTC"));
+            say!("ended      {} ({seconds:.1} s)", at.format("%Y-%m-%d %H:%M:%S UTC"));
         }
-        None => println!("driver     process {}", state.driver),
+        None => say!("driver     process {}", state.driver),
     }
     if let (Some(who), None) = (&state.cancelled_by, state.ended_at) {
-        println!("cancelled  by {who}, it has not ended yet");
+        say!("cancelled  by {who}, it has not ended yet");
     }
     if state.taken_over > 0 {
-        println!("taken over {}", counted(state.taken_over, "time"));
+        say!("taken over {}", counted(state.taken_over, "time"));
     }
     let versions = state.versions.iter().filter(|version| version.kind.as_str() == "model");
     let models: Vec<_> = versions.map(|v| format!("{} version {}", v.name, v.version)).collect();
@@ -110,30 +110,30 @@ async fn show(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fai
             |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.6}"));
         let (measured, published) = (number(gate.measured), number(gate.published));
         let outcome = if gate.held.is_some() { "HELD" } else { gate.outcome() };
-        println!("gate       {of} {measure} {measured} (published {published}) {outcome}");
+        say!("gate       {of} {measure} {measured} (published {published}) {outcome}");
     }
     if let Some(publication) = state.publication {
         let models =
             if models.is_empty() { String::new() } else { format!(", {}", models.join(", ")) };
         let word = if state.status == Status::Held { "held     " } else { "published" };
-        println!("{word}  {publication}{models}");
+        say!("{word}  {publication}{models}");
     }
-    println!();
+    say!("");
     print(place, &short(&steps, &["run", "files", "begun_at", "error"])?)?;
     for (number, step) in state.steps.iter().enumerate() {
-        tell_more(number, step, &state);
+        tell_more(number, step, &state)?;
     }
     if let Some(error) = &state.error {
-        println!("\nerror: {error}");
+        say!("\nerror: {error}");
     }
     if lost {
         let (what, does) = match state.cancelled_by {
             Some(_) => ("cancel", "ends it"),
             None => ("resume", "goes on with it"),
         };
-        println!("\nnobody drives it any more: `nightshift runs {what} {id}` {does}");
+        say!("\nnobody drives it any more: `nightshift runs {what} {id}` {does}");
     } else if state.status == Status::Running {
-        println!("\nwhat it does: nightshift runs logs {id} --follow");
+        say!("\nwhat it does: nightshift runs logs {id} --follow");
     }
     Ok(())
 }
@@ -150,31 +150,32 @@ async fn gates(warehouse: &Warehouse, place: &Place, run: &str) -> Result<(), Fa
 }
 
 /// What a table of steps has no room for: what they read, how a training went, why one has failed.
-fn tell_more(number: usize, step: &StepState, state: &RunState) {
+fn tell_more(number: usize, step: &StepState, state: &RunState) -> Result<(), Failure> {
     let number = number + 1;
     let name = &step.planned.name;
     let after: Vec<_> =
         step.planned.after.iter().map(|at| state.steps[*at].planned.name.as_str()).collect();
     if !after.is_empty() {
-        println!("{number:>3} {name} <- {}", after.join(", "));
+        say!("{number:>3} {name} <- {}", after.join(", "));
     }
     if let (Some(measure), Some((first, last))) = (&step.measure, ends(&step.iterations)) {
         let values: Vec<f64> = step.iterations.iter().map(|(_, value)| *value).collect();
         let picture = picture(&values);
         let count = counted(step.iterations.len(), "iteration");
-        println!("    {measure} {first:.4e} {picture} {last:.4e} in {count}");
+        say!("    {measure} {first:.4e} {picture} {last:.4e} in {count}");
     }
     if let Some(wrong) = &step.wrong
         && step.status == StepStatus::Done
     {
-        println!("    warning: {}, such as\n{}", counted(wrong.rows, "wrong row"), wrong.sample);
+        say!("    warning: {}, such as\n{}", counted(wrong.rows, "wrong row"), wrong.sample);
     }
     if step.status == StepStatus::Failed
         && state.error.is_none()
         && let Some(error) = &step.error
     {
-        println!("    {error}");
+        say!("    {error}");
     }
+    Ok(())
 }
 
 fn ends(iterations: &[(usize, f64)]) -> Option<(f64, f64)> {
@@ -221,7 +222,7 @@ async fn logs(
     loop {
         for record in &events {
             let (at, event) = (record.at.format("%H:%M:%S%.3f"), record.event.json());
-            println!("{at} {:>4} {event}", record.number);
+            say!("{at} {:>4} {event}", record.number);
         }
         if state.is_over() {
             return Ok(());

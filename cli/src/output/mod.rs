@@ -27,6 +27,17 @@ use nightshift_jobs::run::Step;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Prints a line on standard output. That nobody reads it any more is an error, which `println!` would panic about.
+macro_rules! say {
+    ($($line:tt)*) => {
+        std::io::Write::write_fmt(
+            &mut std::io::stdout(),
+            format_args!("{}\n", format_args!($($line)*)),
+        )?
+    };
+}
+pub(crate) use say;
+
 /// Writes the rows of one result.
 pub trait RowWriter {
     /// Writes some of the rows.
