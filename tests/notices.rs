@@ -208,7 +208,7 @@ fn a_notice_outlives_the_scheduler_that_could_not_deliver_it() {
     deploy(here, &toml, "CREATE OR REPLACE TABLE x.a AS SELECT 1 / y AS z FROM x.zero");
     publish(here);
     let waiting = here.join("warehouse/_nightshift/notices/waiting");
-    wait_for(|| !contents(&waiting).is_empty(), "no notice was written down");
+    wait_for(|| !objects(&waiting).is_empty(), "no notice was written down");
     // Others run meanwhile.
     let other = pipeline(
         here,

@@ -54,7 +54,7 @@ fn words(events: &[Value]) -> Vec<String> {
 /// Lets the events of all runs, and the signs of life of their processes, be as old as if they had been killed long ago.
 fn make_old(folder: &Path) {
     let folder = folder.join("warehouse/_nightshift");
-    for (path, bytes) in contents(&folder.join("journals/runs")) {
+    for (path, bytes) in objects(&folder.join("journals/runs")) {
         let mut event: Value = serde_json::from_slice(&bytes).unwrap();
         event["at"] = "2026-01-01T00:00:00Z".into();
         std::fs::write(path, event.to_string()).unwrap();
@@ -72,7 +72,7 @@ fn wait_for(folder: &Path, kind: &str, process: &mut Child) {
     let sign = format!("\"type\":\"{kind}\"");
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
-        let events = contents(&journals);
+        let events = objects(&journals);
         if events.iter().any(|(_, text)| String::from_utf8_lossy(text).contains(&sign)) {
             return;
         }
@@ -189,7 +189,7 @@ fn a_run_goes_on_after_its_process_was_killed() {
     let mut process = start(nightshift(folder.path()).arg("run").arg(&pipeline));
     wait_for(folder.path(), "iterated", &mut process);
     let kept = || {
-        let files = contents(&folder.path().join("warehouse/_nightshift/runs"));
+        let files = objects(&folder.path().join("warehouse/_nightshift/runs"));
         files.iter().any(|(path, _)| path.to_string_lossy().contains("checkpoints/iteration-"))
     };
     wait_until(kept, "nothing is written down of the training");

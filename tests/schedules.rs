@@ -26,7 +26,7 @@ fn published(folder: &Path, pipeline: &str) -> usize {
 
 /// Whether an event of a kind was written to any journal of a run.
 fn was_written(folder: &Path, kind: &str) -> bool {
-    let events = contents(&folder.join("warehouse/_nightshift/journals/runs"));
+    let events = objects(&folder.join("warehouse/_nightshift/journals/runs"));
     let sign = format!("\"type\":\"{kind}\"");
     events.iter().any(|(_, text)| String::from_utf8_lossy(text).contains(&sign))
 }
@@ -350,7 +350,7 @@ fn a_leader_that_was_stopped_writes_nothing_any_more() {
     let signal = |name: &str| pair.schedulers[leader].as_ref().unwrap().signal(name);
     signal("-STOP");
     wait_for(|| published(here, "p") == 1, "the run was not published");
-    let journals = || contents(&here.join("warehouse/_nightshift/journals/runs"));
+    let journals = || objects(&here.join("warehouse/_nightshift/journals/runs"));
     let (events, tables) = (journals(), contents(&here.join("warehouse/x")));
     signal("-CONT");
     // It finds out, and stands by from now on.

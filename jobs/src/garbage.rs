@@ -22,6 +22,9 @@ const FAILED: TimeDelta = TimeDelta::hours(24);
 /// process goes on with.
 const KILLED: TimeDelta = TimeDelta::days(7);
 
+/// How long ago somebody must have written to a file that is not whole to come to no end with it.
+const UNFINISHED: TimeDelta = TimeDelta::days(1);
+
 /// Deletes intermediate data of runs that are over, and of statements that were killed long ago. Returns how many.
 pub async fn forget_runs(warehouse: &Warehouse, now: DateTime<Utc>) -> Result<usize> {
     let mut forgotten = 0;
@@ -147,6 +150,12 @@ pub async fn vacuum(warehouse: &Warehouse) -> Result<usize> {
     Ok(deleted)
 }
 
+/// Deletes parts of files that were on their way to the warehouse when a process was killed, if it is on a file system.
+/// Returns how many.
+pub async fn forget_unfinished(warehouse: &Warehouse, now: DateTime<Utc>) -> Result<usize> {
+    Ok(warehouse.storage().forget_unfinished((now - UNFINISHED).into()).await?)
+}
+
 /// Deletes what logs of tables have of versions that were replaced long ago. Returns how many objects there were.
 pub async fn shorten_logs(warehouse: &Warehouse, now: DateTime<Utc>) -> Result<usize> {
     Ok(warehouse.shorten_logs(now).await?)
@@ -161,22 +170,10 @@ fn begun_at(id: &str) -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Begun, Cause, Driver, Event, RunJournal};
+    use crate::journal::{Begun, Event, RunJournal};
     use crate::run::Run;
     use nightshift_catalog::storage::Stores;
     use url::Url;
-
-    fn begun(scheduler: bool) -> Begun {
-        Begun {
-            pipeline: "p".to_string(),
-            source: "s".to_string(),
-            cause: Cause::Command { who: "ann".to_string() },
-            parameters: BTreeMap::new(),
-            publication: 0,
-            steps: Vec::new(),
-            driver: Driver::this(scheduler),
-        }
-    }
 
     async fn states(warehouse: &Warehouse) -> BTreeMap<String, RunState> {
         let mut states = BTreeMap::new();
@@ -207,9 +204,10 @@ mod tests {
         let url = Url::from_file_path(folder.path()).unwrap();
         let warehouse = Warehouse::open(&url, &Stores::default()).unwrap();
         for (id, scheduler) in [("a", false), ("b", true), ("c", false)] {
-            RunJournal::begin(&warehouse, id, begun(scheduler)).await.unwrap();
+            RunJournal::begin(&warehouse, id, Begun::without_steps(scheduler)).await.unwrap();
         }
-        let publishing = RunJournal::begin(&warehouse, "d", begun(false)).await.unwrap();
+        let publishing =
+            RunJournal::begin(&warehouse, "d", Begun::without_steps(false)).await.unwrap();
         publishing.append(Event::Publishing { gates: Vec::new() }).await.unwrap();
         journal::cancel(&warehouse, "c", "ann").await.unwrap();
         let now = Utc::now();
@@ -218,7 +216,7 @@ mod tests {
         let nobody = Vec::<String>::new();
         assert_eq!(cancel_killed(&warehouse, &before, soon).await.unwrap(), nobody);
         // One has come to its end since.
-        let ended = RunJournal::begin(&warehouse, "e", begun(false)).await.unwrap();
+        let ended = RunJournal::begin(&warehouse, "e", Begun::without_steps(false)).await.unwrap();
         let before = states(&warehouse).await;
         ended.append(Event::Failed { error: "no".to_string() }).await.unwrap();
         assert_eq!(cancel_killed(&warehouse, &before, later).await.unwrap(), ["a", "c"]);

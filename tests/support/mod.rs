@@ -97,6 +97,12 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
+/// The files in a folder whose writers have come to their end with them: those on their way have a `#` after their names.
+pub fn objects(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let is_whole = |path: &PathBuf| !path.to_string_lossy().contains('#');
+    contents(folder).into_iter().filter(|(path, _)| is_whole(path)).collect()
+}
+
 /// All files of a warehouse, apart from what is written down of runs.
 pub fn data(warehouse: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let records = ["journals", "sources", "published", "lineage"]

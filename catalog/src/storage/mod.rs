@@ -2,7 +2,8 @@
 //!
 //! The same code serves a local folder, S3, Google Cloud Storage and Azure. `settings` says how a store
 //! is reached, `client` makes its client, `retry` makes that patient, `stores` holds the clients of a
-//! process, and `probe` finds out whether a store can be written to by several.
+//! process, `probe` finds out whether a store can be written to by several, and `unfinished` deletes what
+//! killed writers have left.
 
 mod client;
 mod probe;
@@ -11,6 +12,7 @@ mod settings;
 mod stores;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unfinished;
 
 pub use settings::{OptionValue, StoreSettings};
 pub use stores::Stores;

@@ -188,7 +188,7 @@ pub(super) async fn left_behind(warehouse: &Warehouse, ids: &[String]) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Begun, Cause, Driver, RunJournal, runs, state};
+    use crate::journal::{Begun, Driver, RunJournal, runs, state};
     use nightshift_catalog::storage::Stores;
     use nightshift_catalog::warehouse::run_folder;
     use std::fs::File;
@@ -203,15 +203,7 @@ mod tests {
         let mut known = BTreeMap::new();
         for number in 0..LEAST {
             let id = format!("{number:04}");
-            let begun = Begun {
-                pipeline: "p".to_string(),
-                source: "s".to_string(),
-                cause: Cause::Command { who: "ann".to_string() },
-                parameters: BTreeMap::new(),
-                publication: 0,
-                steps: Vec::new(),
-                driver: Driver::this(true),
-            };
+            let begun = Begun::without_steps(true);
             let run = RunJournal::begin(&warehouse, &id, begun).await.unwrap();
             run.append(Event::Failed { error: "no".to_string() }).await.unwrap();
             known.insert(id, run.state().await);

@@ -157,6 +157,22 @@ pub struct Begun {
     pub driver: Driver,
 }
 
+#[cfg(test)]
+impl Begun {
+    /// A run without statements that somebody has asked for, driven by this process.
+    pub(crate) fn without_steps(scheduler: bool) -> Self {
+        Self {
+            pipeline: "p".to_string(),
+            source: "s".to_string(),
+            cause: Cause::Command { who: "ann".to_string() },
+            parameters: BTreeMap::new(),
+            publication: 0,
+            steps: Vec::new(),
+            driver: Driver::this(scheduler),
+        }
+    }
+}
+
 /// Something that was published.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PublishedVersion {

@@ -85,12 +85,11 @@ pub(crate) async fn is_lost_at(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Begun, Cause, Driver, Event, RunJournal, state};
+    use super::super::{Begun, Driver, Event, RunJournal, state};
     use super::*;
     use crate::run::Run;
     use nightshift_catalog::storage::Stores;
     use nightshift_catalog::warehouse::run_folder;
-    use std::collections::BTreeMap;
     use url::Url;
 
     fn warehouse(folder: &tempfile::TempDir) -> Warehouse {
@@ -128,15 +127,7 @@ mod tests {
     async fn a_run_is_lost_of_which_nothing_was_heard() {
         let folder = tempfile::tempdir().unwrap();
         let warehouse = warehouse(&folder);
-        let begun = Begun {
-            pipeline: "p".to_string(),
-            source: "none".to_string(),
-            cause: Cause::Command { who: "somebody".to_string() },
-            parameters: BTreeMap::new(),
-            publication: 0,
-            steps: Vec::new(),
-            driver: Driver::this(false),
-        };
+        let begun = Begun::without_steps(false);
         let id = Run::new_id();
         let journal = RunJournal::begin(&warehouse, &id, begun).await.unwrap();
         let lost = async |seconds| {

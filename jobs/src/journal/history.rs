@@ -218,22 +218,9 @@ pub async fn find(warehouse: &Warehouse, meant: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Begun, Driver, RunJournal};
+    use crate::journal::{Begun, RunJournal};
     use nightshift_catalog::storage::Stores;
-    use std::collections::BTreeMap;
     use url::Url;
-
-    fn begun() -> Begun {
-        Begun {
-            pipeline: "p".to_string(),
-            source: "s".to_string(),
-            cause: Cause::Command { who: "ann".to_string() },
-            parameters: BTreeMap::new(),
-            publication: 0,
-            steps: Vec::new(),
-            driver: Driver::this(false),
-        }
-    }
 
     /// The last run that is not over, or what is said of it.
     async fn last(warehouse: &Warehouse) -> String {
@@ -248,7 +235,9 @@ mod tests {
         assert!(last(&warehouse).await.starts_with("no run is under way"));
         let mut journals = Vec::new();
         for id in ["r1", "r2", "r3"] {
-            journals.push(RunJournal::begin(&warehouse, id, begun()).await.unwrap());
+            journals.push(
+                RunJournal::begin(&warehouse, id, Begun::without_steps(false)).await.unwrap(),
+            );
         }
         assert_eq!(last(&warehouse).await, "r3");
         journals[2].append(Event::Failed { error: "e".to_string() }).await.unwrap();

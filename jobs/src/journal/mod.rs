@@ -309,7 +309,6 @@ fn fenced(run: &str) -> JobError {
 mod tests {
     use super::*;
     use nightshift_catalog::storage::Stores;
-    use std::collections::BTreeMap;
     use url::Url;
 
     #[tokio::test]
@@ -317,15 +316,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = Url::from_file_path(folder.path()).unwrap();
         let warehouse = Warehouse::open(&url, &Stores::default()).unwrap();
-        let begun = Begun {
-            pipeline: "p".to_string(),
-            source: "s".to_string(),
-            cause: Cause::Command { who: "ann".to_string() },
-            parameters: BTreeMap::new(),
-            publication: 0,
-            steps: Vec::new(),
-            driver: Driver::this(false),
-        };
+        let begun = Begun::without_steps(false);
         let first = RunJournal::begin(&warehouse, "r", begun).await.unwrap();
         cancel(&warehouse, "r", "bob").await.unwrap();
         let next = RunJournal::take_over(&warehouse, "r", Driver::this(false)).await.unwrap();

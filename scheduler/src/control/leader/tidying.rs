@@ -92,6 +92,10 @@ impl Leading {
         if let Some(objects) = part("logs", garbage::shorten_logs(&warehouse, now).await)? {
             tracing::info!(objects, "what logs have of versions of long ago is deleted");
         }
+        let unfinished = garbage::forget_unfinished(&warehouse, now).await;
+        if let Some(files @ 1..) = part("parts of files", unfinished)? {
+            tracing::info!(files, "parts of files that killed processes have left are deleted");
+        }
         part("uploads", garbage::forget_uploads(&warehouse, now).await)?;
         let deployed: BTreeSet<_> =
             deployed.pipelines().map(|deployed| deployed.source.clone()).collect();
@@ -119,6 +123,8 @@ mod tests {
     use nightshift_jobs::journal::{Begun, Cause, Driver, RunJournal};
     use nightshift_jobs::session::Session;
     use std::collections::BTreeMap;
+    use std::fs::File;
+    use std::time::SystemTime;
 
     #[tokio::test]
     async fn what_is_wrong_with_one_part_of_tidying_up_holds_up_no_others() {
@@ -142,6 +148,14 @@ mod tests {
         // The id is one of June 2023.
         let upload = upload_folder("01890a5dac967000b000000000000000");
         storage.put(&format!("{upload}/part-00000.parquet"), "x").await.unwrap();
+        // Two writers were killed, one of them just now.
+        let part = |name: &str| folder.path().join(name);
+        for name in ["part-1.parquet#1", "part-2.parquet#1"] {
+            std::fs::write(part(name), "x").unwrap();
+        }
+        let long_ago = SystemTime::now() - Duration::from_secs(25 * 3600);
+        let old = File::options().write(true).open(part("part-1.parquet#1")).unwrap();
+        old.set_modified(long_ago).unwrap();
 
         let session = Session::new(SessionContext::new().state(), warehouse.clone(), Vec::new());
         let mut leading = Leading::new(session, false);
@@ -150,6 +164,7 @@ mod tests {
         let deployed = AllDeployed::read(&warehouse).await.unwrap();
         leading.tidy(&deployed).await.unwrap();
         assert!(warehouse.uploads().await.unwrap().is_empty());
+        assert!(!part("part-1.parquet#1").exists() && part("part-2.parquet#1").exists());
         assert!(leading.turns.vacuum_at > Instant::now());
 
         assert!(garbage::forget_runs(&warehouse, Utc::now()).await.is_err());
