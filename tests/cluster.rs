@@ -79,6 +79,8 @@ fn trainings_that_do_not_fit_into_memory_come_to_the_same() {
             .map(|model| {
                 let metrics: serde_json::Value =
                     serde_json::from_str(model["metrics"].as_str().unwrap()).unwrap();
+                let prepare = metrics["prepare_seconds"].as_f64().unwrap();
+                assert!(0.0 < prepare && prepare < metrics["seconds"].as_f64().unwrap());
                 [metrics["blocks_kept"].as_f64().unwrap(), metrics["blocks_read"].as_f64().unwrap()]
             })
             .collect::<Vec<_>>()

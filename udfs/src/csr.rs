@@ -183,19 +183,27 @@ impl<V: Value> Csr<V> {
     }
 
     /// As many rows from the `first` on as have no more than `most_columns` different columns, and at least one.
-    pub fn group(&self, first: usize, most_columns: usize) -> Group<V> {
+    /// `needs_columns` says of a row, by its number in the data, whether anybody looks at what is in its columns: those
+    /// of others don't count, and what they are in the group has no meaning.
+    pub fn group(
+        &self,
+        first: usize,
+        most_columns: usize,
+        needs_columns: impl Fn(u32) -> bool,
+    ) -> Group<V> {
+        let needed = |row: usize| match needs_columns(self.first_row + row as u32) {
+            true => self.row(row).0,
+            false => &[],
+        };
         let mut places = HashMap::with_hasher(FixedState::default());
         let mut end = first;
         while end < self.rows() {
             let before = places.len();
-            let columns = self.row(end).0;
-            places.extend(columns.iter().map(|column| (*column, 0)));
+            places.extend(needed(end).iter().map(|column| (*column, 0)));
             if end > first && places.len() > most_columns {
                 // A row that is left out may have left columns behind; they do no harm but for their room.
                 if places.len() > before {
-                    let kept =
-                        &self.columns[self.offsets[first] as usize..self.offsets[end] as usize];
-                    places = kept.iter().map(|column| (*column, 0)).collect();
+                    places = (first..end).flat_map(needed).map(|column| (*column, 0)).collect();
                 }
                 break;
             }
@@ -349,7 +357,7 @@ mod tests {
         for most in 1..6 {
             let (mut first, mut seen) = (0, Vec::new());
             while first < block.rows() {
-                let group = block.group(first, most);
+                let group = block.group(first, most, |_| true);
                 assert!(group.rows.rows() == 1 || group.columns.len() <= most);
                 let next = first + group.rows.rows();
                 // One row more would have been too many.
@@ -371,6 +379,23 @@ mod tests {
             expected.sort_by_key(|entry| (entry.0, entry.1));
             assert_eq!(seen, expected);
         }
+    }
+
+    #[test]
+    fn columns_that_nobody_looks_at_are_in_no_group() {
+        let entries =
+            [(5, 9, 1.0), (6, 1, 2.0), (6, 2, 3.0), (6, 3, 4.0), (7, 9, 5.0), (8, 4, 6.0)];
+        let block = Csr::from_entries(5, 4, entries.into_iter(), Duplicates::Keep);
+        let group = block.group(0, 1, |row| row != 6);
+        assert_eq!((group.rows.rows(), group.columns.as_slice()), (3, [9].as_slice()));
+        let rows: Vec<_> = (0..3).map(|row| group.rows.row(row)).collect();
+        assert_eq!(
+            (rows[0], rows[2]),
+            (([0].as_slice(), [1.0].as_slice()), (&[0][..], &[5.0][..]))
+        );
+        // It still has as many entries.
+        assert_eq!(rows[1].1, [2.0, 3.0, 4.0]);
+        assert_eq!(block.group(1, 0, |row| row != 6).columns, [] as [u32; 0]);
     }
 
     #[test]

@@ -166,10 +166,12 @@ impl AlsStep {
         known: KnownSums,
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
+        // What these have is in their sums.
+        let without = known.keys().copied().collect();
         let known = Arc::new(known);
         let width = self.step.feedback.width(self.step.factors);
         let (step, mut sums) = (self.step, Sums::default());
-        let mut groups = Groups::new(task, block, width * size_of::<f32>());
+        let mut groups = Groups::new(task, block, width * size_of::<f32>(), without);
         while let Some(reserved) = groups.next(task).await? {
             let columns = &reserved.group.columns;
             let fixed = self.fixed.rows(task.runtime, self.fixed_cut, width, columns).await?;

@@ -6,12 +6,15 @@ use crate::Result;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use nightshift_udfs::csr::{Csr, Group, Value};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 /// The groups of a block, one after another.
 pub(super) struct Groups<V> {
     block: Arc<Csr<V>>,
+    /// The numbers of rows that need nothing of the state.
+    without: Arc<HashSet<u32>>,
     next: usize,
     most_columns: usize,
     column_bytes: usize,
@@ -26,10 +29,16 @@ pub(super) struct ReservedGroup<V> {
 }
 
 impl<V: Value> Groups<V> {
-    /// The groups of a block whose columns need `column_bytes` of the state each.
-    pub(super) fn new(task: Task<'_>, block: Arc<Csr<V>>, column_bytes: usize) -> Self {
+    /// The groups of a block whose columns need `column_bytes` of the state each, but for those of the rows with the
+    /// numbers in `without`.
+    pub(super) fn new(
+        task: Task<'_>,
+        block: Arc<Csr<V>>,
+        column_bytes: usize,
+        without: HashSet<u32>,
+    ) -> Self {
         let most_columns = task.resident.group_bytes() / column_bytes;
-        Self { block, next: 0, most_columns, column_bytes }
+        Self { block, without: Arc::new(without), next: 0, most_columns, column_bytes }
     }
 
     /// The next group; the groups become smaller where memory is short.
@@ -37,7 +46,9 @@ impl<V: Value> Groups<V> {
         let first = self.next;
         while first < self.block.rows() {
             let (block, most_columns) = (Arc::clone(&self.block), self.most_columns);
-            let group = spawn_blocking(move || block.group(first, most_columns)).await?;
+            let without = Arc::clone(&self.without);
+            let group = move || block.group(first, most_columns, |row| !without.contains(&row));
+            let group = spawn_blocking(group).await?;
             let memory = MemoryConsumer::new("group of rows").register(&task.runtime.memory_pool);
             let (rows, columns) = (group.rows.rows(), group.columns.len());
             match memory.try_grow(columns * self.column_bytes + group.rows.size()) {
@@ -45,7 +56,7 @@ impl<V: Value> Groups<V> {
                     self.next += rows;
                     return Ok(Some(ReservedGroup { group, first, _memory: memory }));
                 }
-                Err(_) if rows > 1 => self.most_columns = columns / 2,
+                Err(_) if rows > 1 && columns > 0 => self.most_columns = columns / 2,
                 Err(error) => {
                     let row = self.block.first_row as usize + first;
                     let reason = format!(

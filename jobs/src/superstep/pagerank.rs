@@ -14,6 +14,7 @@ use nightshift_udfs::pagerank::{
     self, AllBlocks, Measures, Nodes, Step, Weight, contributions, supersteps,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::spawn_blocking;
@@ -295,7 +296,7 @@ impl PageRankStep {
         let before: Vec<f64> = self.from.numbers(runtime, &Folder::part(task.block), count).await?;
         let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
         let (mut ranks, mut measures) = (vec![0.0; count], Measures::new(vectors));
-        let mut groups = Groups::new(task, incoming, self.graph.node_bytes());
+        let mut groups = Groups::new(task, incoming, self.graph.node_bytes(), HashSet::new());
         while let Some(reserved) = groups.next(task).await? {
             let sources = &reserved.group.columns;
             let source_ranks = self.from.rows(runtime, cut, vectors, sources).await?;

@@ -111,6 +111,7 @@ impl Training<'_> {
             ("item-blocks", Axis::Column, item_cut, content),
         ];
         let [user_blocks, item_blocks] = self.blocks(&data, ways).await?;
+        let prepare_seconds = self.prepared(&data).await?;
 
         let feedback = if spec.implicit {
             Feedback::Implicit { alpha: spec.alpha }
@@ -180,6 +181,7 @@ impl Training<'_> {
             ("items".to_string(), items.count as f64),
             ("iterations".to_string(), losses.len() as f64),
             ("loss".to_string(), losses.last().copied().unwrap_or(f64::NAN)),
+            ("prepare_seconds".to_string(), prepare_seconds),
         ]);
         // Predictions for users who are folded in start from it.
         metrics.extend(offset.map(|mean| ("mean".to_string(), mean)));

@@ -55,6 +55,7 @@ impl Training<'_> {
         self.check_node_types(spec, &data.types)?;
         let ids = self.number(&data, &[Axis::Row, Axis::Column], "nodes").await?;
         let mut graph = self.graph(spec, &data, &ids).await?;
+        let prepare_seconds = self.prepared(&data).await?;
         let teleport = self.teleport(spec, &ids).await?;
         let topics = teleport.as_ref().and_then(|teleport| teleport.topics.as_ref());
         let only = || std::iter::once(0..1).collect();
@@ -95,6 +96,7 @@ impl Training<'_> {
             ("edges".to_string(), data.rows as f64),
             ("iterations".to_string(), history.len() as f64),
             ("error_bound".to_string(), bound),
+            ("prepare_seconds".to_string(), prepare_seconds),
             ("converged".to_string(), if bound <= spec.tolerance { 1.0 } else { 0.0 }),
         ]);
         metrics.extend(topics.map(|topics| ("topics".to_string(), topics.count as f64)));

@@ -16,6 +16,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_catalog::schema::stored;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::OnceCell;
 
 /// The folder of encoded rows.
@@ -29,6 +30,7 @@ const SCATTERED: &str = "scattered";
 
 /// A training query's rows, encoded.
 pub struct TrainingData {
+    began: Instant,
     folder: Folder,
     segments: Vec<Segment>,
     /// How many rows there are.
@@ -76,6 +78,7 @@ impl Training<'_> {
         plan: LogicalPlan,
         columns: &Columns<'_>,
     ) -> Result<TrainingData> {
+        let began = Instant::now();
         let plan = select(self.name, plan, columns)?;
         let schema = Arc::new(stored(plan.schema().as_arrow())?);
         let plan = Session::as_stored(plan, &schema)?;
@@ -91,7 +94,7 @@ impl Training<'_> {
         let encoded = encoded.await?;
         let Encoded { rows, segments, .. } = encoded;
         let types = [0, 1].map(|column| schema.field(column).data_type().clone());
-        Ok(TrainingData { folder, segments, rows, types })
+        Ok(TrainingData { began, folder, segments, rows, types })
     }
 
     /// Refuses what has no defined meaning, naming the column and an example.
@@ -220,6 +223,14 @@ impl Training<'_> {
             what: "the blocks of the training data".to_string(),
             reason: "some are missing".to_string(),
         })
+    }
+
+    /// The seconds from the query to its blocks, which were written just now or by another process.
+    pub(super) async fn prepared(&self, data: &TrainingData) -> Result<f64> {
+        let taken = async { Ok(data.began.elapsed().as_secs_f64()) };
+        let (seconds, rows) = (self.once("prepared", taken).await?, data.rows);
+        tracing::info!(run = self.run, model = %self.name, rows, seconds, "training data is prepared");
+        Ok(seconds)
     }
 
     /// Writes the entries as blocks of rows. `sql` is a query over `tables` with the columns `row`,

@@ -306,7 +306,7 @@ fn groups_of_rows_come_to_the_same() {
             let (mut parts, mut sums, mut first, mut groups) =
                 (start.clone(), Sums::default(), 0, 0);
             while first < users {
-                let group = block.group(first, most);
+                let group = block.group(first, most, |_| true);
                 let rows = group.columns.iter().flat_map(|item| fixed.row(*item, width).to_vec());
                 let rows: Vec<_> = rows.collect();
                 let out = &mut parts[first * width..][..group.rows.rows() * width];
@@ -426,6 +426,16 @@ fn rows_are_solved_by_sums_made_elsewhere() {
         let found = step.measure(&items_gram, &found, &total);
         let error = (found.observed_loss - measures.observed_loss).abs();
         assert!(error < 1e-4 * measures.observed_loss.abs(), "{found:?} {measures:?}");
+
+        // Nobody reads the factors of what the row has when they are known.
+        let group = block.group(0, 40, |row| !known.contains_key(&row));
+        assert_eq!((group.rows.rows(), group.columns.len()), (2, 40));
+        let rows = group.columns.iter().flat_map(|item| fixed.row(*item, width).to_vec());
+        let rows: Vec<_> = rows.collect();
+        let (mut grouped, mut grouped_total) = (vec![0.0; 2 * width], Sums::default());
+        let of_group = Fixed { rows: &rows, gram: &items_gram };
+        step.solve(of_group, &group.rows, &known, &mut grouped, &mut grouped_total).unwrap();
+        assert_eq!(step.measure(&items_gram, &grouped, &grouped_total), found);
     }
 }
 
