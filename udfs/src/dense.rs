@@ -21,13 +21,13 @@ pub fn padded(order: usize) -> usize {
     order.next_multiple_of(LANES)
 }
 
-/// Rows that are gathered after the panel whose products are added up: they come into the cache in the meantime.
+/// Rows that are gathered some time after the panel whose products are added up: they come into the cache meanwhile.
 /// Gathering is a quarter to a third of solving rows otherwise, because nothing tells the processor which row is next.
 #[derive(Debug, Clone, Copy)]
 pub struct Ahead<'a> {
     /// All rows, each of `width` numbers.
     pub rows: &'a [f32],
-    /// Those that come next.
+    /// Those to fetch, and others after them.
     pub next: &'a [u32],
     /// Numbers of a row.
     pub width: usize,
@@ -257,9 +257,11 @@ impl System {
         let columns = &mut rest[..PANEL * order];
         let mut corner = Corner::default();
         let mut row = panel / lanes * lanes;
+        // Their sums fit into registers: there are 32 of 16 lanes, and 16 of 8.
+        let most = if lanes == 8 { 2 } else { 4 };
         while row < order {
             let rows = PanelRows { simd, done, columns, panel, row, order };
-            let vectors = ((order - row) / lanes).min(4);
+            let vectors = ((order - row) / lanes).min(most);
             match vectors {
                 1 => rows.decompose::<1>(&mut corner),
                 2 => rows.decompose::<2>(&mut corner),

@@ -1,21 +1,21 @@
 //! The items most similar to an item: the largest cosines between factor vectors.
 
-use crate::top_k::{Items, Scored, best_unseen};
+use crate::top_k::{Catalogue, Items, Scored};
 
 /// Item factors scaled to the length 1, whose inner products are cosines.
 #[derive(Debug, Clone)]
 pub struct Directions {
-    items: Items,
+    items: Catalogue,
     /// Items whose factors are all 0, ascending: they have no direction.
     without: Vec<u32>,
 }
 
 impl Directions {
     /// The directions of a model's items. Biases have no part in them.
-    pub fn of(items: &Items) -> Self {
-        let mut factors = items.factors.clone();
+    pub fn of(items: Items) -> Self {
+        let Items { mut factors, width, .. } = items;
         let mut without = Vec::new();
-        for (item, row) in factors.chunks_exact_mut(items.width).enumerate() {
+        for (item, row) in factors.chunks_exact_mut(width).enumerate() {
             let length = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             if length == 0.0 {
                 without.push(item as u32);
@@ -23,12 +23,13 @@ impl Directions {
                 row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
             }
         }
-        Self { items: Items { factors, biases: Vec::new(), width: items.width }, without }
+        let items = Items { factors, biases: Vec::new(), width };
+        Self { items: Catalogue::new(items), without }
     }
 
     /// Bytes that the directions take in memory.
     pub fn size(&self) -> usize {
-        (self.items.factors.len() + self.without.len()) * 4
+        self.items.size() + self.without.len() * 4
     }
 }
 
@@ -37,8 +38,7 @@ impl Directions {
 /// and is similar to none.
 pub fn most_similar(directions: &Directions, of: &[u32], k: usize) -> Vec<Vec<Scored>> {
     let Directions { items, without } = directions;
-    let row = |item: &u32| &items.factors[*item as usize * items.width..][..items.width];
-    let rows: Vec<f32> = of.iter().flat_map(|item| row(item).iter().copied()).collect();
+    let rows: Vec<f32> = of.iter().flat_map(|item| items.row(*item)).copied().collect();
     let left_out = |item: &u32| {
         let mut left_out = without.clone();
         if let Err(position) = without.binary_search(item) {
@@ -48,7 +48,7 @@ pub fn most_similar(directions: &Directions, of: &[u32], k: usize) -> Vec<Vec<Sc
     };
     let left_out: Vec<Vec<u32>> = of.iter().map(left_out).collect();
     let left_out: Vec<&[u32]> = left_out.iter().map(Vec::as_slice).collect();
-    let mut found = best_unseen(items, &rows, &left_out, k);
+    let mut found = items.best_unseen(&rows, &left_out, k);
     for (item, found) in of.iter().zip(&mut found) {
         if without.binary_search(item).is_ok() {
             found.clear();
@@ -88,7 +88,7 @@ mod tests {
             let biases = biases.unwrap_or_default().into_iter().map(f32::from).collect();
             let items = Items { factors: factors.clone(), biases, width: 3 };
             let of: Vec<u32> = (0..ITEMS as u32).rev().collect();
-            let actual = most_similar(&Directions::of(&items), &of, k);
+            let actual = most_similar(&Directions::of(items), &of, k);
             let row = |item: u32| &factors[item as usize * 3..][..3];
             for (item, actual) in of.iter().zip(actual) {
                 let others = (0..ITEMS as u32).filter(|other| other != item);
@@ -111,7 +111,7 @@ mod tests {
     fn lengths_do_not_matter() {
         let factors = vec![1.0, 0.0, 30.0, 40.0, 0.0, 0.1, 0.0, 0.0];
         let items = Items { factors, biases: vec![9.0; 4], width: 2 };
-        let found = most_similar(&Directions::of(&items), &[0, 3], 9);
+        let found = most_similar(&Directions::of(items), &[0, 3], 9);
         assert_eq!(found[0], [Scored { item: 1, score: 0.6 }, Scored { item: 2, score: 0.0 }]);
         assert!(found[1].is_empty());
     }

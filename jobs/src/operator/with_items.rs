@@ -24,7 +24,7 @@ use datafusion::physical_plan::{
 use futures::TryStreamExt;
 use nightshift_catalog::scan::TableScanSpec;
 use nightshift_udfs::similar_items::Directions;
-use nightshift_udfs::top_k::Items;
+use nightshift_udfs::top_k::Catalogue;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl Work {
 
 /// Work with the items that it needs.
 enum Ready {
-    Recommend(Arc<Items>, usize),
+    Recommend(Arc<Catalogue>, usize),
     Similar(Arc<Directions>, usize),
     FoldIn(Arc<FixedItems>, FoldIn),
 }
@@ -90,7 +90,7 @@ impl Ready {
         runtime: &RuntimeEnv,
     ) -> Result<Self> {
         Ok(match work {
-            Work::Recommend { k } => Self::Recommend(files.items(resident, runtime).await?, *k),
+            Work::Recommend { k } => Self::Recommend(files.catalogue(resident, runtime).await?, *k),
             Work::Similar { k } => Self::Similar(files.directions(resident, runtime).await?, *k),
             Work::FoldIn(fold) => {
                 let fixed = files.fixed(resident, runtime, fold.feedback).await?;

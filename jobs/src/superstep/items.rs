@@ -8,7 +8,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use nightshift_catalog::storage::Storage;
 use nightshift_udfs::als::{self, Feedback};
 use nightshift_udfs::similar_items::Directions;
-use nightshift_udfs::top_k::Items;
+use nightshift_udfs::top_k::{Catalogue, Items};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -39,6 +39,21 @@ impl ItemFiles {
         resident.get(self.name("items"), read).await
     }
 
+    /// The items as the best of them are found for users.
+    pub async fn catalogue(
+        &self,
+        resident: &Resident,
+        runtime: &RuntimeEnv,
+    ) -> Result<Arc<Catalogue>> {
+        let read = async {
+            let items = self.read(runtime).await?;
+            let catalogue = tokio::task::spawn_blocking(move || Catalogue::new(items)).await?;
+            let bytes = catalogue.size();
+            Ok((catalogue, bytes))
+        };
+        resident.get(self.name("catalogue"), read).await
+    }
+
     /// The factors scaled to the length 1.
     pub async fn directions(
         &self,
@@ -46,8 +61,8 @@ impl ItemFiles {
         runtime: &RuntimeEnv,
     ) -> Result<Arc<Directions>> {
         let read = async {
-            let items = self.items(resident, runtime).await?;
-            let directions = tokio::task::spawn_blocking(move || Directions::of(&items)).await?;
+            let items = self.read(runtime).await?;
+            let directions = tokio::task::spawn_blocking(move || Directions::of(items)).await?;
             let bytes = directions.size();
             Ok((directions, bytes))
         };

@@ -11,8 +11,12 @@ use super::{CHUNK, Equations, Feedback, Fixed, RowSums};
 use crate::dense::{self, Ahead, System};
 use pulp::Simd;
 
-/// Observations that are gathered before they are multiplied: with 64 factors, what a first cache holds.
-pub(super) const PANEL_ROWS: usize = 128;
+/// Observations that are gathered before they are multiplied: with 64 factors, they and their products fill a first cache.
+pub(super) const PANEL_ROWS: usize = 64;
+
+/// How many observations before it is gathered a row is fetched: more than there are in a panel, so that one that is
+/// longer than that before it finds its rows as well.
+const DISTANCE: usize = 3 * PANEL_ROWS;
 
 /// The room for the equations of a row.
 pub(super) struct Exact<'a> {
@@ -117,6 +121,7 @@ impl<'a> Exact<'a> {
             let (columns, next) = following.split_at(weights.len());
             following = next;
             self.gather_panel(simd, columns, weights);
+            let next = next.get(DISTANCE - columns.len()..).unwrap_or_default();
             let ahead = Ahead { rows: self.fixed.rows, next, width: self.width };
             let panel = &self.panel[..weights.len() * self.order];
             dense::add_products(simd, &mut self.system.matrix, panel, self.order, ahead);

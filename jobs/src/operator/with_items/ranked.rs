@@ -9,10 +9,10 @@ use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use nightshift_udfs::similar_items::{Directions, most_similar};
-use nightshift_udfs::top_k::{Items, Scored, best_unseen};
+use nightshift_udfs::top_k::{Catalogue, Scored};
 use std::sync::Arc;
 
-/// Rows that are scored at a time: as many as share the work of preparing the items for a product.
+/// Rows that are scored at a time: those that share the reading of the items.
 const ROWS: usize = 256;
 
 /// The id as it comes, then the rank from 1, the ranked item's dense number and the score.
@@ -58,7 +58,7 @@ impl Ranked {
 
 /// The best unseen items for users (id, factors, bias, seen items).
 pub(super) fn recommend(
-    items: &Items,
+    items: &Catalogue,
     users: &RecordBatch,
     k: usize,
     schema: SchemaRef,
@@ -69,15 +69,15 @@ pub(super) fn recommend(
     let mut ranked = Ranked::default();
     for first in (0..users.num_rows()).step_by(ROWS) {
         let range = first..(first + ROWS).min(users.num_rows());
-        let mut batch = Vec::with_capacity(range.len() * items.width);
+        let mut batch = Vec::with_capacity(range.len() * items.width());
         for row in range.clone() {
-            let factors = finite(factors, row).filter(|factors| factors.len() == items.width);
+            let factors = finite(factors, row).filter(|factors| factors.len() == items.width());
             let factors = factors.ok_or_else(|| wrong_factors(users.column(0), row, items))?;
             batch.extend(factors);
         }
         let seen: Vec<Vec<u32>> = range.clone().map(|row| ascending(seen, row)).collect();
         let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
-        for (row, best) in range.zip(best_unseen(items, &batch, &seen, k)) {
+        for (row, best) in range.zip(items.best_unseen(&batch, &seen, k)) {
             let bias = if biases.is_null(row) { 0.0 } else { biases.value(row) };
             ranked.add(row, &best, bias);
         }
@@ -94,11 +94,11 @@ fn finite(lists: &ListArray, row: usize) -> Option<Vec<f32>> {
     values.as_primitive::<Float32Type>().iter().map(|v| v.filter(|v| v.is_finite())).collect()
 }
 
-fn wrong_factors(users: &ArrayRef, row: usize, items: &Items) -> JobError {
+fn wrong_factors(users: &ArrayRef, row: usize, items: &Catalogue) -> JobError {
     let user = array_value_to_string(users, row).unwrap_or_default();
     JobError::Statement(format!(
         "ml_recommend: the factors of user {user} are not {} finite numbers, as those of the items are",
-        items.width
+        items.width()
     ))
 }
 
