@@ -73,7 +73,7 @@ pub(super) fn recommend(
         for row in range.clone() {
             let factors = finite(factors, row).filter(|factors| factors.len() == items.width());
             let factors = factors.ok_or_else(|| wrong_factors(users.column(0), row, items))?;
-            batch.extend(factors);
+            batch.extend_from_slice(factors.as_primitive::<Float32Type>().values());
         }
         let seen: Vec<Vec<u32>> = range.clone().map(|row| ascending(seen, row)).collect();
         let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
@@ -86,12 +86,11 @@ pub(super) fn recommend(
 }
 
 /// The numbers of a list; `None` if it is NULL or one of them is, or is not finite.
-fn finite(lists: &ListArray, row: usize) -> Option<Vec<f32>> {
-    if lists.is_null(row) {
-        return None;
-    }
-    let values = lists.value(row);
-    values.as_primitive::<Float32Type>().iter().map(|v| v.filter(|v| v.is_finite())).collect()
+fn finite(lists: &ListArray, row: usize) -> Option<ArrayRef> {
+    let values = (!lists.is_null(row)).then(|| lists.value(row))?;
+    let numbers = values.as_primitive::<Float32Type>();
+    let good = numbers.null_count() == 0 && numbers.values().iter().all(|value| value.is_finite());
+    good.then_some(values)
 }
 
 fn wrong_factors(users: &ArrayRef, row: usize, items: &Catalogue) -> JobError {
@@ -108,10 +107,15 @@ fn ascending(lists: &ListArray, row: usize) -> Vec<u32> {
         return Vec::new();
     }
     let values = lists.value(row);
-    let numbers = values.as_primitive::<Int32Type>().iter().flatten();
-    let mut numbers: Vec<u32> = numbers.map(|number| number as u32).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
+    let values = values.as_primitive::<Int32Type>();
+    let mut numbers: Vec<u32> = match values.null_count() {
+        0 => values.values().iter().map(|number| *number as u32).collect(),
+        _ => values.iter().flatten().map(|number| number as u32).collect(),
+    };
+    if !numbers.is_sorted_by(|a, b| a < b) {
+        numbers.sort_unstable();
+        numbers.dedup();
+    }
     numbers
 }
 
