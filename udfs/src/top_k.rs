@@ -2,8 +2,8 @@
 //!
 //! Nearly all items are far from being among the best of a user, and products of bytes are enough to say so: they take
 //! less than half the time of those of `f32`, and it is known how much they can be wrong by. What they leave is scored
-//! exactly. Items come by the length of their rows, longest first: so those that share a unit are of a size, and a user
-//! is done when no item that is left is long enough (Teflioudi, Gemulla and Mykytiuk, "LEMP: Fast Retrieval of Large
+//! exactly. Items come by their biases, and by the length of their rows where there are none, largest first: so those of a
+//! group are alike, and a user is done when no item that is left is long enough (Teflioudi, Gemulla and Mykytiuk, "LEMP: Fast Retrieval of Large
 //! Entries in a Matrix Product", SIGMOD 2015).
 
 mod rounded;
@@ -36,7 +36,7 @@ fn better(a: &Scored, b: &Scored) -> Ordering {
     b.score.total_cmp(&a.score).then(a.item.cmp(&b.item))
 }
 
-/// Items that are arranged for finding the best of them: in places, those with the longest rows first.
+/// Items that are arranged for finding the best of them, each in a place.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     /// The items' factors and biases, by place.
@@ -55,17 +55,19 @@ impl Catalogue {
         let count = factors.len() / width;
         let row = |item: u32| &factors[item as usize * width..][..width];
         let bias = |item: u32| biases.get(item as usize).copied();
-        let whole = |item: u32| row(item).iter().copied().chain(bias(item));
-        let lengths: Vec<f64> =
-            (0..count as u32).map(|item| rounded::length(whole(item))).collect();
+        let size = |item: u32| match bias(item) {
+            Some(bias) => f64::from(bias),
+            None => rounded::length(row(item).iter().copied()),
+        };
+        let sizes: Vec<f64> = (0..count as u32).map(size).collect();
         let mut order: Vec<u32> = (0..count as u32).collect();
-        let length = |item: &u32| lengths[*item as usize];
-        order.sort_by(|a, b| length(b).total_cmp(&length(a)));
+        let size = |item: &u32| sizes[*item as usize];
+        order.sort_by(|a, b| size(b).total_cmp(&size(a)));
         let mut places = vec![0; count];
         for (place, item) in order.iter().enumerate() {
             places[*item as usize] = place as u32;
         }
-        let rounded = Rounded::new(width + usize::from(!biases.is_empty()), &order, whole);
+        let rounded = Rounded::new(width, &order, |item| (row(item).iter().copied(), bias(item)));
         let items = Items {
             factors: order.iter().flat_map(|item| row(*item)).copied().collect(),
             biases: order.iter().filter_map(|item| bias(*item)).collect(),
@@ -129,7 +131,6 @@ impl Catalogue {
 /// What is looked for: the best items of a user.
 struct Search<'a> {
     factors: &'a [f32],
-    /// With 1 in the place of the bias.
     length: f64,
     /// Places of seen items that are still to come, the next one last.
     seen: Vec<u32>,
@@ -143,8 +144,7 @@ impl<'a> Search<'a> {
         let places = seen.iter().filter_map(|item| catalogue.places.get(*item as usize));
         let mut seen: Vec<u32> = places.copied().collect();
         seen.sort_unstable_by(|a, b| b.cmp(a));
-        let one = (!catalogue.items.biases.is_empty()).then_some(1.0);
-        let length = rounded::length(factors.iter().copied().chain(one));
+        let length = rounded::length(factors.iter().copied());
         Self { factors, length, seen, best: Best::new(k), done: false }
     }
 
@@ -217,12 +217,9 @@ impl rounded::WithProducts for All<'_, '_> {
     fn run(self, products: impl rounded::Products) {
         let Self { catalogue, searches } = self;
         let rounded = &catalogue.rounded;
-        let one = (!catalogue.items.biases.is_empty()).then_some(1.0);
         let rows: Vec<Rows> = searches
             .chunks(USERS)
-            .map(|users| {
-                rounded.rows(users.iter().map(|user| user.factors.iter().copied().chain(one)))
-            })
+            .map(|users| rounded.rows(users.iter().map(|user| user.factors.iter().copied())))
             .collect();
         for group in 0..rounded.groups() {
             let mut active = false;

@@ -52,6 +52,9 @@ struct Extent {
     rounded: f64,
     /// The length of what rounding takes from a row.
     error: f64,
+    bias: f64,
+    /// The largest length and bias of this group and of those behind it.
+    behind: (f64, f64),
 }
 
 /// Some rounded users.
@@ -67,29 +70,40 @@ pub(super) struct Rows {
 }
 
 impl Rounded {
-    /// Rounds rows of `width` numbers, longest first.
+    /// Rounds rows of `width` numbers, each with a bias.
     pub(super) fn new<R: Iterator<Item = f32> + Clone>(
         width: usize,
         order: &[u32],
-        row: impl Fn(u32) -> R,
+        row: impl Fn(u32) -> (R, Option<f32>),
     ) -> Self {
         let depth = width.div_ceil(QUAD * CHAIN) * CHAIN;
         let mut rounded = Self { depth, quads: Vec::new(), groups: Vec::new() };
         for group in order.chunks(GROUP * TILE) {
-            let finite = group.iter().flat_map(|item| row(*item)).filter(|value| value.is_finite());
+            let finite =
+                group.iter().flat_map(|item| row(*item).0).filter(|value| value.is_finite());
             let unit = unit(finite);
-            let mut extent = Extent { unit, ..Extent::default() };
+            let mut extent = Extent { unit, bias: f64::NEG_INFINITY, ..Extent::default() };
             for tile in group.chunks(TILE) {
                 let first = rounded.quads.len();
                 rounded.quads.resize(first + depth, [MOST; QUAD * TILE]);
                 for (at, item) in tile.iter().enumerate() {
-                    extent.add(row(*item), |number, near| {
+                    let (row, bias) = row(*item);
+                    extent.bias = match bias.map_or(0.0, f64::from) {
+                        bias if bias.is_nan() => f64::INFINITY,
+                        bias => extent.bias.max(bias),
+                    };
+                    extent.add(row, |number, near| {
                         let quad = &mut rounded.quads[first + number / QUAD];
                         quad[QUAD * at + number % QUAD] = near.wrapping_add_unsigned(MOST) as u8;
                     });
                 }
             }
             rounded.groups.push(extent);
+        }
+        let mut behind = (0.0f64, f64::NEG_INFINITY);
+        for group in rounded.groups.iter_mut().rev() {
+            behind = (behind.0.max(group.length), behind.1.max(group.bias));
+            group.behind = behind;
         }
         rounded
     }
@@ -133,10 +147,11 @@ impl Rounded {
         rows
     }
 
-    /// Whether no item of a group can have this score for a user with rows of a length.
+    /// Whether no item of a group, nor of one behind it, can have this score for a user with rows of a length.
     #[inline(always)]
     pub(super) fn is_out_of_reach(&self, group: usize, length: f64, score: f32) -> bool {
-        length * self.groups[group].length < below(score)
+        let (longest, bias) = self.groups[group].behind;
+        length * longest * (1.0 + SLACK) + bias < below(score)
     }
 
     /// What the rounded products of the items of a group exceed for a user if they can have this score.
@@ -150,8 +165,10 @@ impl Rounded {
         score: f32,
     ) -> i32 {
         let group = &self.groups[group];
-        let wrong = (rows.errors[at] * group.rounded + length * group.error) * (1.0 + SLACK);
-        let least = (below(score) - wrong) / (rows.units[at] * group.unit) + rows.added[at];
+        let error = group.error + group.length * SLACK;
+        let wrong = (rows.errors[at] * group.rounded + length * error) * (1.0 + SLACK);
+        let least = below(score) - group.bias - wrong;
+        let least = least / (rows.units[at] * group.unit) + rows.added[at];
         // Not a number where nothing is known.
         (least.max(i32::MIN.into()).ceil() as i32).saturating_sub(1)
     }

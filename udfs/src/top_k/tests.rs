@@ -86,13 +86,16 @@ proptest! {
     fn rounding_hides_no_item_that_is_good_enough(
         count in 1usize..300,
         width in 1usize..70,
+        biased: bool,
         seed: u64,
     ) {
         let items = rows(seed, count, width);
+        let biases = rows(!seed, count, 1);
         let row = |item: u32| items[item as usize * width..][..width].iter().copied();
-        let mut order: Vec<u32> = (0..count as u32).collect();
-        order.sort_by(|a, b| length(row(*b)).total_cmp(&length(row(*a))));
-        let rounded = Rounded::new(width, &order, row);
+        let bias = |item: u32| biased.then_some(biases[item as usize]);
+        // In whatever order they come.
+        let order: Vec<u32> = (0..count as u32).collect();
+        let rounded = Rounded::new(width, &order, |item| (row(item), bias(item)));
         let users = rows(seed ^ 1, USERS, width);
         let users: Vec<&[f32]> = users.chunks_exact(width).collect();
         let of_users = rounded.rows(users.iter().map(|user| user.iter().copied()));
@@ -103,7 +106,8 @@ proptest! {
                     let Some(item) = order.get(place) else { break };
                     let bounds = std::array::from_fn(|user| {
                         let product = |(a, b): (f32, &f32)| f64::from(a) * f64::from(*b);
-                        let score = row(*item).zip(users[user]).map(product).sum::<f64>() as f32;
+                        let score = row(*item).zip(users[user]).map(product).sum::<f64>();
+                        let score = (score + bias(*item).map_or(0.0, f64::from)) as f32;
                         let length = length(users[user].iter().copied());
                         assert!(!rounded.is_out_of_reach(group, length, score));
                         rounded.bound(group, &of_users, user, length, score)
@@ -127,7 +131,7 @@ proptest! {
         let items = starting_factors(seed, 0, TILE, width, width);
         let order: Vec<u32> = (0..TILE as u32).collect();
         let rounded = Rounded::new(width, &order, |item| {
-            items[item as usize * width..][..width].iter().copied()
+            (items[item as usize * width..][..width].iter().copied(), None)
         });
         let users = starting_factors(seed ^ 1, 0, USERS, width, width);
         let users = rounded.rows(users.chunks_exact(width).map(|user| user.iter().copied()));
