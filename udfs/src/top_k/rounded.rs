@@ -251,10 +251,11 @@ pub(super) fn dispatch(work: impl WithProducts) {
     {
         use pulp::x86::{V3, V4};
         if let Some(simd) = V4::try_new() {
-            return simd.vectorize(wide::Run(work, simd));
+            return simd.vectorize(wide::Run(work, wide::Wide::<_, 1, USERS>(simd)));
         }
         if let Some(simd) = V3::try_new() {
-            return simd.vectorize(wide::Run(work, simd));
+            // Three users at a time: with more, Zen 3 takes twice as long.
+            return simd.vectorize(wide::Run(work, wide::Wide::<_, 2, 3>(simd)));
         }
     }
     work.run(Plain);
@@ -295,13 +296,10 @@ impl Products for Plain {
 mod wide {
     //! With the vectors of x86.
 
-    use super::{CHAIN, Products, Quads, USERS, WithProducts};
+    use super::{CHAIN, Products, Quads, TILE, USERS, WithProducts};
     use pulp::x86::{V3, V4};
     use pulp::{NullaryFnOnce, cast};
     use std::arch::x86_64::{__m256i, __m512i};
-
-    /// Users at a time: with more, Zen 3 takes twice as long.
-    const ABREAST: usize = 3;
 
     pub(super) struct Run<W, P>(pub W, pub P);
 
@@ -314,7 +312,91 @@ mod wide {
         }
     }
 
-    impl Products for V3 {
+    /// Vectors of integers; so many hold a quad of each item of a tile.
+    pub(super) trait Vectors<const PARTS: usize>: Copy {
+        type Vector: Copy;
+        fn splat(self, value: i32) -> Self::Vector;
+        fn quads(self, items: Quads) -> [Self::Vector; PARTS];
+        /// Adds the products of quads to sums of 16 bits, two for each quad.
+        fn add_quads(
+            self,
+            sums: Self::Vector,
+            items: Self::Vector,
+            user: Self::Vector,
+        ) -> Self::Vector;
+        /// Adds sums of 16 bits to those of 32.
+        fn add_pairs(self, sums: Self::Vector, pairs: Self::Vector) -> Self::Vector;
+        /// Which of the sums exceed the bounds, a bit for each.
+        fn above(self, sums: Self::Vector, bounds: Self::Vector) -> u16;
+    }
+
+    impl Vectors<2> for V3 {
+        type Vector = __m256i;
+
+        #[inline(always)]
+        fn splat(self, value: i32) -> __m256i {
+            self.avx._mm256_set1_epi32(value)
+        }
+
+        #[inline(always)]
+        fn quads(self, items: Quads) -> [__m256i; 2] {
+            cast(items)
+        }
+
+        #[inline(always)]
+        fn add_quads(self, sums: __m256i, items: __m256i, user: __m256i) -> __m256i {
+            self.avx2._mm256_add_epi16(sums, self.avx2._mm256_maddubs_epi16(items, user))
+        }
+
+        #[inline(always)]
+        fn add_pairs(self, sums: __m256i, pairs: __m256i) -> __m256i {
+            let ones = self.avx._mm256_set1_epi16(1);
+            self.avx2._mm256_add_epi32(sums, self.avx2._mm256_madd_epi16(pairs, ones))
+        }
+
+        #[inline(always)]
+        fn above(self, sums: __m256i, bounds: __m256i) -> u16 {
+            self.avx._mm256_movemask_ps(cast(self.avx2._mm256_cmpgt_epi32(sums, bounds))) as u16
+        }
+    }
+
+    impl Vectors<1> for V4 {
+        type Vector = __m512i;
+
+        #[inline(always)]
+        fn splat(self, value: i32) -> __m512i {
+            self.avx512f._mm512_set1_epi32(value)
+        }
+
+        #[inline(always)]
+        fn quads(self, items: Quads) -> [__m512i; 1] {
+            [cast(items)]
+        }
+
+        #[inline(always)]
+        fn add_quads(self, sums: __m512i, items: __m512i, user: __m512i) -> __m512i {
+            self.avx512bw._mm512_add_epi16(sums, self.avx512bw._mm512_maddubs_epi16(items, user))
+        }
+
+        #[inline(always)]
+        fn add_pairs(self, sums: __m512i, pairs: __m512i) -> __m512i {
+            let ones = self.avx512f._mm512_set1_epi32(0x0001_0001);
+            self.avx512f._mm512_add_epi32(sums, self.avx512bw._mm512_madd_epi16(pairs, ones))
+        }
+
+        #[inline(always)]
+        fn above(self, sums: __m512i, bounds: __m512i) -> u16 {
+            self.avx512f._mm512_cmpgt_epi32_mask(sums, bounds)
+        }
+    }
+
+    /// Products with vectors, of `ABREAST` users at a time.
+    #[derive(Clone, Copy)]
+    pub(super) struct Wide<V, const PARTS: usize, const ABREAST: usize>(pub V);
+
+    impl<V: Vectors<PARTS>, const PARTS: usize, const ABREAST: usize> Products
+        for Wide<V, PARTS, ABREAST>
+    {
         #[inline(always)]
         fn above(
             self,
@@ -322,81 +404,36 @@ mod wide {
             users: &[[i32; USERS]],
             bounds: &[i32; USERS],
         ) -> Option<[u16; USERS]> {
-            let zero = self.avx._mm256_setzero_si256();
-            let ones = self.avx._mm256_set1_epi16(1);
-            let mut sums = [[zero; 2]; USERS];
-            for (sums, first) in sums.chunks_exact_mut(ABREAST).zip((0..).step_by(ABREAST)) {
-                let mut totals = [[zero; 2]; ABREAST];
+            let Self(simd) = self;
+            let zero = simd.splat(0);
+            let mut hits = [0; USERS];
+            for (hits, first) in hits.chunks_exact_mut(ABREAST).zip((0..).step_by(ABREAST)) {
+                let mut sums = [[zero; PARTS]; ABREAST];
                 for (items, users) in items.chunks_exact(CHAIN).zip(users.chunks_exact(CHAIN)) {
-                    let mut chain = [[zero; 2]; ABREAST];
+                    let mut chain = [[zero; PARTS]; ABREAST];
                     for (items, users) in items.iter().zip(users) {
-                        let items: [__m256i; 2] = cast(*items);
+                        let items = simd.quads(*items);
                         for at in 0..ABREAST {
-                            let user = self.avx._mm256_set1_epi32(users[first + at]);
-                            for half in 0..2 {
-                                let product = self.avx2._mm256_maddubs_epi16(items[half], user);
-                                chain[at][half] =
-                                    self.avx2._mm256_add_epi16(chain[at][half], product);
+                            let user = simd.splat(users[first + at]);
+                            for part in 0..PARTS {
+                                chain[at][part] =
+                                    simd.add_quads(chain[at][part], items[part], user);
                             }
                         }
                     }
                     for at in 0..ABREAST {
-                        for half in 0..2 {
-                            let chain = self.avx2._mm256_madd_epi16(chain[at][half], ones);
-                            totals[at][half] = self.avx2._mm256_add_epi32(totals[at][half], chain);
+                        for part in 0..PARTS {
+                            sums[at][part] = simd.add_pairs(sums[at][part], chain[at][part]);
                         }
                     }
                 }
-                sums.copy_from_slice(&totals);
-            }
-            let above = |at: usize, half: usize| {
-                let bound = self.avx._mm256_set1_epi32(bounds[at]);
-                self.avx2._mm256_cmpgt_epi32(sums[at][half], bound)
-            };
-            let mask = |vector: __m256i| self.avx._mm256_movemask_ps(cast(vector)) as u16;
-            let mut any = self.avx._mm256_setzero_si256();
-            for at in 0..USERS {
-                let both = self.avx2._mm256_or_si256(above(at, 0), above(at, 1));
-                any = self.avx2._mm256_or_si256(any, both);
-            }
-            if mask(any) == 0 {
-                return None;
-            }
-            Some(std::array::from_fn(|at| mask(above(at, 0)) | mask(above(at, 1)) << 8))
-        }
-    }
-
-    impl Products for V4 {
-        #[inline(always)]
-        fn above(
-            self,
-            items: &[Quads],
-            users: &[[i32; USERS]],
-            bounds: &[i32; USERS],
-        ) -> Option<[u16; USERS]> {
-            let zero = self.avx512f._mm512_setzero_si512();
-            let ones = self.avx512f._mm512_set1_epi32(0x0001_0001);
-            let mut sums = [zero; USERS];
-            for (items, users) in items.chunks_exact(CHAIN).zip(users.chunks_exact(CHAIN)) {
-                let mut chain = [zero; USERS];
-                for (items, users) in items.iter().zip(users) {
-                    let items: __m512i = cast(*items);
-                    for at in 0..USERS {
-                        let user = self.avx512f._mm512_set1_epi32(users[at]);
-                        let product = self.avx512bw._mm512_maddubs_epi16(items, user);
-                        chain[at] = self.avx512bw._mm512_add_epi16(chain[at], product);
+                for at in 0..ABREAST {
+                    let bound = simd.splat(bounds[first + at]);
+                    for (part, sums) in sums[at].iter().enumerate() {
+                        hits[at] |= simd.above(*sums, bound) << (part * TILE / PARTS);
                     }
                 }
-                for at in 0..USERS {
-                    let chain = self.avx512bw._mm512_madd_epi16(chain[at], ones);
-                    sums[at] = self.avx512f._mm512_add_epi32(sums[at], chain);
-                }
             }
-            let above = |at: usize| {
-                let bound = self.avx512f._mm512_set1_epi32(bounds[at]);
-                self.avx512f._mm512_cmpgt_epi32_mask(sums[at], bound)
-            };
-            let hits = std::array::from_fn(above);
             (hits != [0; USERS]).then_some(hits)
         }
     }
