@@ -6,9 +6,9 @@
 
 use super::nonnegative::NonNegative;
 use super::observations::observe;
-use super::rows::{Row, SolveRow};
+use super::rows::{Row, SolveRows};
 use super::{CHUNK, Equations, Feedback, Fixed, RowSums};
-use crate::dense::{self, Ahead, System};
+use crate::dense::{self, Ahead, Batch, System};
 use pulp::Simd;
 
 /// Observations that are gathered before they are multiplied: with 64 factors, they and their products fill a first cache.
@@ -18,7 +18,11 @@ pub(super) const PANEL_ROWS: usize = 64;
 /// longer than that before it finds its rows as well.
 const DISTANCE: usize = 3 * PANEL_ROWS;
 
-/// The room for the equations of a row.
+/// The largest order of equations that are solved several at a time: as many of those that are larger as a vector has lanes
+/// don't fit into a second cache.
+const BATCHED_ORDER: usize = 64;
+
+/// The room for the equations of some rows.
 pub(super) struct Exact<'a> {
     feedback: Feedback,
     width: usize,
@@ -37,19 +41,37 @@ pub(super) struct Exact<'a> {
     earlier: Vec<f64>,
     /// The right side of a panel.
     pulled: Vec<f32>,
-    /// The equations. The matrix holds the sums of a chunk at first.
+    /// The equations of the row that is gathered. The matrix holds the sums of a chunk at first.
     system: System,
-    /// The right side.
-    target: Vec<f64>,
-    /// The objective of a row of zeros.
-    squares: f64,
+    right: Right,
+    /// Those of the rows that are solved together.
+    systems: Vec<System>,
+    rights: Vec<Right>,
+    /// What solves them, if there can be several.
+    batch: Option<Batch>,
     nonnegative: Option<NonNegative>,
     precise: Equations,
 }
 
+/// What the observations of a row add up to, but for the matrix.
+#[derive(Clone)]
+struct Right {
+    /// The right side of the equations.
+    target: Vec<f64>,
+    /// The objective of a row of zeros.
+    squares: f64,
+}
+
+impl Right {
+    fn new(order: usize) -> Self {
+        Self { target: vec![0.0; order], squares: 0.0 }
+    }
+}
+
 impl<'a> Exact<'a> {
     /// Room for equations of `width` unknowns, whose factors can be kept from being negative.
-    pub(super) fn new(
+    pub(super) fn new<S: Simd>(
+        simd: S,
         feedback: Feedback,
         width: usize,
         fixed: Fixed<'a>,
@@ -62,6 +84,7 @@ impl<'a> Exact<'a> {
         for beyond in width..order {
             base[beyond * order + beyond] = 1.0;
         }
+        let lanes = if order <= BATCHED_ORDER && !nonnegative { S::F32_LANES } else { 1 };
         Self {
             feedback,
             width,
@@ -74,8 +97,10 @@ impl<'a> Exact<'a> {
             earlier: vec![0.0; order * order],
             pulled: vec![0.0; order],
             system: System::new(order),
-            target: vec![0.0; order],
-            squares: 0.0,
+            right: Right::new(order),
+            systems: vec![System::new(order); lanes],
+            rights: vec![Right::new(order); lanes],
+            batch: (lanes > 1).then(|| Batch::new(simd, width)),
             nonnegative: nonnegative
                 .then(|| NonNegative::new(width - usize::from(feedback.has_bias()), width)),
             precise: Equations::new(width),
@@ -85,11 +110,13 @@ impl<'a> Exact<'a> {
     /// Adds up the observations of a row.
     #[inline(always)]
     fn gather<S: Simd>(&mut self, simd: S, row: &Row<'_>) {
-        self.squares = 0.0;
-        self.target.fill(0.0);
+        self.right.squares = 0.0;
+        self.right.target.fill(0.0);
         if row.sums.is_none() && row.columns.len() <= CHUNK {
-            self.system.matrix.copy_from_slice(&self.base);
-            self.gather_chunk(simd, row.weights, row.following);
+            if row.weights.is_empty() {
+                self.system.matrix.copy_from_slice(&self.base);
+            }
+            self.gather_chunk(simd, row.weights, row.following, true);
             return;
         }
         let base = self.earlier.iter_mut().zip(&self.base);
@@ -107,16 +134,23 @@ impl<'a> Exact<'a> {
     fn gather_chunks<S: Simd>(&mut self, simd: S, weights: &[f32], mut following: &[u32]) {
         for weights in weights.chunks(CHUNK) {
             self.system.matrix.fill(0.0);
-            self.gather_chunk(simd, weights, following);
+            self.gather_chunk(simd, weights, following, false);
             following = &following[weights.len()..];
             let sums = self.earlier.iter_mut().zip(&self.system.matrix);
             sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
         }
     }
 
-    /// Adds observations to the sums in single precision. `following` begins with their columns.
+    /// Adds observations to the sums in single precision, or to what every row begins with if they are the `first`.
+    /// `following` begins with their columns.
     #[inline(always)]
-    fn gather_chunk<S: Simd>(&mut self, simd: S, weights: &[f32], mut following: &[u32]) {
+    fn gather_chunk<S: Simd>(
+        &mut self,
+        simd: S,
+        weights: &[f32],
+        mut following: &[u32],
+        mut first: bool,
+    ) {
         for weights in weights.chunks(PANEL_ROWS) {
             let (columns, next) = following.split_at(weights.len());
             following = next;
@@ -124,7 +158,9 @@ impl<'a> Exact<'a> {
             let next = next.get(DISTANCE - columns.len()..).unwrap_or_default();
             let ahead = Ahead { rows: self.fixed.rows, next, width: self.width };
             let panel = &self.panel[..weights.len() * self.order];
-            dense::add_products(simd, &mut self.system.matrix, panel, self.order, ahead);
+            let base = first.then_some(self.base.as_slice());
+            dense::add_products(simd, &mut self.system.matrix, base, panel, self.order, ahead);
+            first = false;
         }
     }
 
@@ -136,8 +172,8 @@ impl<'a> Exact<'a> {
         for (to, from) in self.earlier.chunks_exact_mut(order).zip(matrix.chunks_exact(width)) {
             to.iter_mut().zip(from).for_each(|(sum, value)| *sum += value);
         }
-        self.target.iter_mut().zip(target).for_each(|(sum, value)| *sum += value);
-        self.squares += squares.iter().sum::<f64>();
+        self.right.target.iter_mut().zip(target).for_each(|(sum, value)| *sum += value);
+        self.right.squares += squares.iter().sum::<f64>();
     }
 
     /// Adds some observations of a row to its sums, in which they are to be all after those before.
@@ -149,8 +185,8 @@ impl<'a> Exact<'a> {
         sums: &mut RowSums,
     ) {
         self.earlier.fill(0.0);
-        self.target.fill(0.0);
-        self.squares = 0.0;
+        self.right.target.fill(0.0);
+        self.right.squares = 0.0;
         self.add_sums(sums);
         self.gather_chunks(simd, weights, columns);
         let (width, order) = (self.width, self.order);
@@ -158,8 +194,8 @@ impl<'a> Exact<'a> {
         for column in self.earlier.chunks_exact(order).take(width) {
             sums.0.extend_from_slice(&column[..width]);
         }
-        sums.0.extend_from_slice(&self.target[..width]);
-        sums.0.push(self.squares);
+        sums.0.extend_from_slice(&self.right.target[..width]);
+        sums.0.push(self.right.squares);
     }
 
     /// Gathers a panel of observations, and adds them to the right side.
@@ -167,7 +203,8 @@ impl<'a> Exact<'a> {
     fn gather_panel<S: Simd>(&mut self, simd: S, columns: &[u32], weights: &[f32]) {
         let (scales, pulls) = (&mut self.scales[..columns.len()], &mut self.pulls[..columns.len()]);
         let (feedback, fixed, width) = (self.feedback, self.fixed, self.width);
-        self.squares += observe(feedback, fixed, width, (columns, weights), (&mut *scales, pulls));
+        self.right.squares +=
+            observe(feedback, fixed, width, (columns, weights), (&mut *scales, pulls));
         scales.iter_mut().for_each(|scale| *scale = scale.sqrt());
         self.pulled.fill(0.0);
         let mut first = 0;
@@ -191,7 +228,7 @@ impl<'a> Exact<'a> {
                 z[self.width - 1] = 1.0;
             }
         }
-        let sums = self.target.iter_mut().zip(&self.pulled);
+        let sums = self.right.target.iter_mut().zip(&self.pulled);
         sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
     }
 
@@ -220,50 +257,83 @@ impl<'a> Exact<'a> {
         range.len()
     }
 
-    /// Solves the row in double precision. False if its equations are singular.
+    /// Gathers the equations of a row.
+    #[inline(always)]
+    fn prepare<S: Simd>(&mut self, simd: S, row: &Row<'_>) {
+        self.gather(simd, row);
+        let system = &mut self.system;
+        for diagonal in 0..self.width {
+            system.matrix[diagonal * (self.order + 1)] += row.lambda as f32;
+        }
+        let values = system.unknowns.iter_mut().zip(&self.right.target);
+        values.for_each(|(value, target)| *value = *target as f32);
+    }
+
+    /// Solves a row in double precision. False if its equations are singular.
     #[cold]
-    fn solve_precisely(&mut self, row: &Row<'_>) -> bool {
+    fn solve_precisely(&mut self, row: &Row<'_>, place: usize) -> bool {
         self.precise.start_row(self.feedback, self.fixed, row);
         let solved = match &self.nonnegative {
             Some(nonnegative) => self.precise.solve_nonnegative(nonnegative.constrained()),
             None => self.precise.solve(),
         };
         let Some(solved) = solved else { return false };
-        let values = self.system.unknowns.iter_mut().zip(solved);
+        let values = self.systems[place].unknowns.iter_mut().zip(solved);
         values.for_each(|(value, solved)| *value = *solved as f32);
         true
     }
 }
 
-impl SolveRow for Exact<'_> {
+impl SolveRows for Exact<'_> {
+    fn together(&self) -> usize {
+        self.systems.len()
+    }
+
     #[inline(always)]
-    fn solve<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
-        self.gather(simd, row);
-        let system = &mut self.system;
-        for diagonal in 0..self.width {
-            system.matrix[diagonal * (self.order + 1)] += row.lambda as f32;
+    fn solve<S: Simd>(
+        &mut self,
+        simd: S,
+        rows: &[Row<'_>],
+        solutions: &mut [f32],
+        objectives: &mut [f64],
+    ) -> Result<(), usize> {
+        for (place, row) in rows.iter().enumerate() {
+            self.prepare(simd, row);
+            std::mem::swap(&mut self.system, &mut self.systems[place]);
+            std::mem::swap(&mut self.right, &mut self.rights[place]);
         }
-        let values = system.unknowns.iter_mut().zip(&self.target);
-        values.for_each(|(value, target)| *value = *target as f32);
-        match &mut self.nonnegative {
-            Some(nonnegative) => nonnegative.solve(simd, system),
-            None => {
-                system.decompose(simd);
-                system.solve(simd);
+        let systems = &mut self.systems;
+        match (&mut self.batch, &mut self.nonnegative) {
+            (Some(batch), _) => batch.solve(simd, systems),
+            (None, Some(nonnegative)) => {
+                for system in systems {
+                    nonnegative.solve(simd, system);
+                }
+            }
+            (None, None) => {
+                for system in systems {
+                    system.decompose(simd);
+                    system.solve(simd);
+                }
             }
         }
-        let solved = system.definite && system.unknowns.iter().all(|value| value.is_finite());
-        if !solved && !self.solve_precisely(row) {
-            return None;
+        let solutions = solutions.chunks_exact_mut(self.width).zip(objectives);
+        for (place, (solution, objective)) in solutions.enumerate() {
+            let system = &self.systems[place];
+            let solved = system.definite && system.unknowns.iter().all(|value| value.is_finite());
+            if !solved && !self.solve_precisely(&rows[place], place) {
+                return Err(place);
+            }
+            // At its minimum, an objective xᵀAx − 2bᵀx + s is s − bᵀx. That of non-negative unknowns is there as well,
+            // because each of them is zero or its derivative is.
+            let mut gain = 0.0;
+            let values = self.systems[place].unknowns.iter().zip(&self.rights[place].target);
+            for (out, (value, target)) in solution.iter_mut().zip(values) {
+                *out = *value;
+                gain += f64::from(*value) * target;
+            }
+            *objective = self.rights[place].squares - gain;
         }
-        // At its minimum, an objective xᵀAx − 2bᵀx + s is s − bᵀx. That of non-negative unknowns is there as well,
-        // because each of them is zero or its derivative is.
-        let mut gain = 0.0;
-        let values = self.system.unknowns.iter().zip(&self.target);
-        for (out, (value, target)) in solution.iter_mut().zip(values) {
-            *out = *value;
-            gain += f64::from(*value) * target;
-        }
-        Some(self.squares - gain)
+        Ok(())
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn inner(a: &[f32], b: &[f32]) -> f64 {
 
 impl SolveRow for Gradient<'_> {
     #[inline(always)]
-    fn solve<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
+    fn solve_row<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
         let squares = self.observations.read(row);
         // The objective is xᵀAx − 2bᵀx + s: what observations add to it is made of their products with x.
         common_product(simd, &self.gram, row.lambda, solution, &mut self.product);

@@ -32,10 +32,46 @@ pub(super) struct Row<'a> {
 }
 
 /// A way of solving rows.
+pub(super) trait SolveRows {
+    /// How many rows it solves together, at most.
+    fn together(&self) -> usize;
+
+    /// Solves some rows, with what they start from in `solutions`, and finds their objectives. If the equations of one
+    /// are singular, its place among them.
+    fn solve<S: Simd>(
+        &mut self,
+        simd: S,
+        rows: &[Row<'_>],
+        solutions: &mut [f32],
+        objectives: &mut [f64],
+    ) -> Result<(), usize>;
+}
+
+/// A way of solving one row.
 pub(super) trait SolveRow {
     /// Solves a row and returns its objective; nothing if its equations are singular. `solution` has what it starts
     /// from.
-    fn solve<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64>;
+    fn solve_row<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64>;
+}
+
+impl<M: SolveRow> SolveRows for M {
+    fn together(&self) -> usize {
+        1
+    }
+
+    #[inline(always)]
+    fn solve<S: Simd>(
+        &mut self,
+        simd: S,
+        rows: &[Row<'_>],
+        solutions: &mut [f32],
+        objectives: &mut [f64],
+    ) -> Result<(), usize> {
+        for (row, objective) in rows.iter().zip(objectives) {
+            *objective = self.solve_row(simd, row, solutions).ok_or(0usize)?;
+        }
+        Ok(())
+    }
 }
 
 impl WithSimd for Rows<'_> {
@@ -45,8 +81,8 @@ impl WithSimd for Rows<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
         let (feedback, width, fixed) = (self.step.feedback, self.width, self.fixed);
         match self.step.solver {
-            Solver::Exact => self.by(simd, Exact::new(feedback, width, fixed, false)),
-            Solver::NonNegative => self.by(simd, Exact::new(feedback, width, fixed, true)),
+            Solver::Exact => self.by(simd, Exact::new(simd, feedback, width, fixed, false)),
+            Solver::NonNegative => self.by(simd, Exact::new(simd, feedback, width, fixed, true)),
             Solver::ConjugateGradient { steps } => {
                 self.by(simd, Gradient::new(feedback, width, fixed, steps))
             }
@@ -59,20 +95,38 @@ impl WithSimd for Rows<'_> {
 
 impl Rows<'_> {
     #[inline(always)]
-    fn by<S: Simd>(self, simd: S, mut method: impl SolveRow) -> Result<(), AlsError> {
-        for (row, solution) in self.solution.chunks_exact_mut(self.width).enumerate() {
-            let (columns, weights) = self.block.row(row);
-            let lambda = self.step.regularization.of_row(columns.len());
-            let following = &self.block.columns[self.block.offsets[row] as usize..];
-            let sums = self.known.get(&(self.block.first_row + row as u32));
-            let row_to_solve = Row { columns, weights, following, sums, lambda };
-            let objective = method.solve(simd, &row_to_solve, solution);
-            self.sums.objective += objective.ok_or(AlsError::Singular {
-                row: self.block.first_row as usize + row,
-                observations: columns.len(),
+    fn by<S: Simd>(self, simd: S, mut method: impl SolveRows) -> Result<(), AlsError> {
+        let Self { step, block, width, known, .. } = self;
+        let row_to_solve = |row: usize| {
+            let (columns, weights) = block.row(row);
+            let following = &block.columns[block.offsets[row] as usize..];
+            let sums = known.get(&(block.first_row + row as u32));
+            let lambda = step.regularization.of_row(columns.len());
+            Row { columns, weights, following, sums, lambda }
+        };
+        let together = method.together();
+        let mut rows = Vec::with_capacity(together);
+        let mut objectives = vec![0.0; together];
+        let mut first = 0;
+        for solutions in self.solution.chunks_mut(together * width) {
+            let count = solutions.len() / width;
+            rows.clear();
+            rows.extend((first..first + count).map(row_to_solve));
+            let objectives = &mut objectives[..count];
+            method.solve(simd, &rows, solutions, objectives).map_err(|place| {
+                AlsError::Singular {
+                    row: block.first_row as usize + first + place,
+                    observations: rows[place].columns.len(),
+                }
             })?;
-            let norm: f64 = solution.iter().map(|value| f64::from(*value).powi(2)).sum();
-            self.sums.penalty += lambda * norm;
+            for ((row, solution), objective) in
+                rows.iter().zip(solutions.chunks_exact(width)).zip(objectives)
+            {
+                self.sums.objective += *objective;
+                let norm: f64 = solution.iter().map(|value| f64::from(*value).powi(2)).sum();
+                self.sums.penalty += row.lambda * norm;
+            }
+            first += count;
         }
         Ok(())
     }
@@ -92,7 +146,7 @@ impl WithSimd for Part<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = self.step.feedback.width(self.step.factors);
-        let mut exact = Exact::new(self.step.feedback, width, self.fixed, false);
+        let mut exact = Exact::new(simd, self.step.feedback, width, self.fixed, false);
         exact.add_to(simd, self.observations, self.sums);
     }
 }

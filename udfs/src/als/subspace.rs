@@ -87,7 +87,7 @@ impl<'a> Subspace<'a> {
 
 impl SolveRow for Subspace<'_> {
     #[inline(always)]
-    fn solve<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
+    fn solve_row<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
         let squares = self.observations.read(row);
         self.scales.clear();
         self.scales.extend(self.observations.confidences.iter().map(|value| value.sqrt()));
@@ -200,7 +200,7 @@ impl Subspace<'_> {
                 for (z, prediction) in behind_groups.chunks_exact(order).zip(rest) {
                     dense::add_multiples(simd, [z], [-prediction], pulled);
                 }
-                dense::add_products(simd, &mut system.matrix, panel, order, Ahead::NOTHING);
+                dense::add_products(simd, &mut system.matrix, None, panel, order, Ahead::NOTHING);
                 let sums = gradient.iter_mut().zip(&*pulled);
                 sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
                 first = behind;

@@ -1,0 +1,399 @@
+//! As many systems as a vector has lanes, solved together: each in a lane, so that nothing waits for the roots and
+//! quotients of one system, and no vector is partly beyond a triangle.
+
+use super::LANES;
+use super::system::{LEAST_PIVOT, PANEL, System};
+use pulp::Simd;
+
+/// Rows that share the loading of a panel's.
+const ROWS: usize = 3;
+
+/// The room to decompose and solve systems of the same order.
+pub struct Batch {
+    /// Rows of the triangles, a multiple of [`PANEL`].
+    count: usize,
+    /// The triangles by rows: a vector has a number of each system. The right sides are the last row, which the
+    /// decomposition turns into the solutions y of `Ly = b`.
+    lower: Vec<f32>,
+    /// The inverses of the diagonals.
+    inverse: Vec<f32>,
+}
+
+/// Where the row begins in a triangle by rows.
+const fn start(row: usize) -> usize {
+    row * (row + 1) / 2
+}
+
+/// The first numbers of some rows of a triangle.
+#[inline(always)]
+fn heads<T, const ROWS: usize>(triangle: &[T], first: usize, count: usize) -> [&[T]; ROWS] {
+    let mut heads = [&triangle[..0]; ROWS];
+    for (at, head) in heads.iter_mut().enumerate() {
+        *head = &triangle[start(first + at)..][..count];
+    }
+    heads
+}
+
+impl Batch {
+    /// Room for systems whose first `unknowns` unknowns are wanted; the others stay as they are.
+    pub fn new<S: Simd>(_: S, unknowns: usize) -> Self {
+        let count = unknowns.next_multiple_of(PANEL);
+        Self {
+            count,
+            lower: vec![0.0; start(count + 1) * S::F32_LANES],
+            inverse: vec![0.0; count * S::F32_LANES],
+        }
+    }
+
+    /// Solves systems, at most as many as a vector has lanes. Their matrices stay as they are.
+    #[inline(always)]
+    pub fn solve<S: Simd>(&mut self, simd: S, systems: &mut [System]) {
+        let lanes = S::F32_LANES;
+        interleave(&mut self.lower, self.count, systems, lanes);
+        systems.iter_mut().for_each(|system| system.definite = true);
+        for panel in (0..self.count).step_by(PANEL) {
+            self.decompose(simd, panel, systems);
+        }
+        for panel in (0..self.count).step_by(PANEL).rev() {
+            self.solve_backwards(simd, panel);
+        }
+        let solutions = &self.lower[start(self.count) * lanes..][..self.count * lanes];
+        for (lane, system) in systems.iter_mut().enumerate() {
+            let values = solutions.chunks_exact(lanes).map(|vector| vector[lane]);
+            system.unknowns.iter_mut().zip(values).for_each(|(unknown, value)| *unknown = value);
+        }
+    }
+
+    /// Decomposes the columns of a panel, after those before them.
+    #[inline(always)]
+    fn decompose<S: Simd>(&mut self, simd: S, panel: usize, systems: &mut [System]) {
+        let lanes = S::F32_LANES;
+        let (above, below) = self.lower.split_at_mut(start(panel + PANEL) * lanes);
+        let (above, below) = (S::as_mut_simd_f32s(above).0, S::as_mut_simd_f32s(below).0);
+        let corner = Corner::new(simd, above, panel);
+        S::as_mut_simd_f32s(&mut self.inverse[panel * lanes..][..PANEL * lanes])
+            .0
+            .copy_from_slice(&corner.inverse);
+        for left in &corner.left {
+            let mut values = [0.0; LANES];
+            S::as_mut_simd_f32s(&mut values[..lanes]).0[0] = *left;
+            // Not a number is not greater either.
+            let values = systems.iter_mut().zip(values);
+            values.for_each(|(system, value)| system.definite &= value > 0.0);
+        }
+        let rows = PanelRows { simd, panel, above, corner };
+        let mut row = panel + PANEL;
+        while row <= self.count {
+            let below = &mut below[start(row) - start(panel + PANEL)..];
+            row += match self.count + 1 - row {
+                1 => rows.decompose::<1>(below, row),
+                2 => rows.decompose::<2>(below, row),
+                _ => rows.decompose::<ROWS>(below, row),
+            };
+        }
+    }
+
+    /// Solves `Lᵀx = y` for the unknowns of a panel, and takes what they are times out of those before them.
+    #[inline(always)]
+    fn solve_backwards<S: Simd>(&mut self, simd: S, panel: usize) {
+        let lanes = S::F32_LANES;
+        let (lower, solution) = self.lower.split_at_mut(start(self.count) * lanes);
+        let solution = S::as_mut_simd_f32s(solution).0;
+        let lower = S::as_simd_f32s(lower).0;
+        let inverse = &S::as_simd_f32s(&self.inverse).0[panel..panel + PANEL];
+        let mut values = [simd.splat_f32s(0.0); PANEL];
+        for at in (0..PANEL).rev() {
+            let mut value = solution[panel + at];
+            for after in at + 1..PANEL {
+                let factor = lower[start(panel + after) + panel + at];
+                value = simd.negate_mul_add_f32s(factor, values[after], value);
+            }
+            values[at] = simd.mul_f32s(value, inverse[at]);
+        }
+        solution[panel..panel + PANEL].copy_from_slice(&values);
+        let rows = heads::<_, PANEL>(lower, panel, panel);
+        for (k, value) in solution[..panel].iter_mut().enumerate() {
+            let mut sum = *value;
+            for at in 0..PANEL {
+                sum = simd.negate_mul_add_f32s(rows[at][k], values[at], sum);
+            }
+            *value = sum;
+        }
+    }
+}
+
+/// Brings the numbers of systems side by side, a triangle by rows.
+fn interleave(lower: &mut [f32], count: usize, systems: &[System], lanes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    let transposed = lanes.is_multiple_of(SQUARE)
+        && pulp::x86::V3::try_new().is_some_and(|simd| {
+            simd.vectorize(Interleave { simd, lower: &mut *lower, count, systems, lanes });
+            true
+        });
+    #[cfg(not(target_arch = "x86_64"))]
+    let transposed = false;
+    if !transposed {
+        for row in 0..count {
+            for column in 0..=row {
+                let vector = lower[(start(row) + column) * lanes..].iter_mut().zip(systems);
+                for (value, system) in vector.take(lanes) {
+                    *value = system.matrix[column * system.unknowns.len() + row];
+                }
+            }
+        }
+    }
+    let right = lower[start(count) * lanes..].chunks_exact_mut(lanes).take(count);
+    for (at, vector) in right.enumerate() {
+        let values = vector.iter_mut().zip(systems);
+        values.for_each(|(value, system)| *value = system.unknowns[at]);
+    }
+}
+
+/// Rows and columns that are transposed together.
+const SQUARE: usize = 8;
+
+#[cfg(target_arch = "x86_64")]
+struct Interleave<'a> {
+    simd: pulp::x86::V3,
+    lower: &'a mut [f32],
+    count: usize,
+    systems: &'a [System],
+    lanes: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl pulp::NullaryFnOnce for Interleave<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, lower, count, systems, lanes } = self;
+        let mut square = [[0.0; SQUARE]; SQUARE];
+        for (group, systems) in systems.chunks(SQUARE).enumerate() {
+            // By rows first, because a vector is half a line of the cache, and the other half is the next column's.
+            for first in (0..count).step_by(SQUARE) {
+                for column in 0..(first + SQUARE).min(count) {
+                    for (numbers, system) in square.iter_mut().zip(systems) {
+                        let from = column * system.unknowns.len() + first;
+                        numbers.copy_from_slice(&system.matrix[from..][..SQUARE]);
+                    }
+                    let vectors = transpose(simd, square);
+                    for (at, vector) in vectors.iter().enumerate() {
+                        let row = first + at;
+                        if (column..count).contains(&row) {
+                            let to = (start(row) + column) * lanes + group * SQUARE;
+                            lower[to..][..SQUARE].copy_from_slice(vector);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transpose(simd: pulp::x86::V3, rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+    use std::arch::x86_64::__m256;
+    let simd = simd.avx;
+    let [a, b, c, d, e, f, g, h]: [__m256; SQUARE] = rows.map(pulp::cast);
+    // Pairs, then fours, then halves.
+    let pair = |a, b| (simd._mm256_unpacklo_ps(a, b), simd._mm256_unpackhi_ps(a, b));
+    let ((ab0, ab1), (cd0, cd1), (ef0, ef1), (gh0, gh1)) =
+        (pair(a, b), pair(c, d), pair(e, f), pair(g, h));
+    let four = |a, b| (simd._mm256_shuffle_ps::<0x44>(a, b), simd._mm256_shuffle_ps::<0xee>(a, b));
+    let ((low0, low1), (low2, low3)) = (four(ab0, cd0), four(ab1, cd1));
+    let ((high0, high1), (high2, high3)) = (four(ef0, gh0), four(ef1, gh1));
+    let half = |a, b| {
+        (simd._mm256_permute2f128_ps::<0x20>(a, b), simd._mm256_permute2f128_ps::<0x31>(a, b))
+    };
+    let ((v0, v4), (v1, v5)) = (half(low0, high0), half(low1, high1));
+    let ((v2, v6), (v3, v7)) = (half(low2, high2), half(low3, high3));
+    [v0, v1, v2, v3, v4, v5, v6, v7].map(pulp::cast)
+}
+
+/// The decomposition of the square on the diagonal of a panel.
+struct Corner<S: Simd> {
+    lower: [[S::f32s; PANEL]; PANEL],
+    inverse: [S::f32s; PANEL],
+    /// By how much the pivots are larger than they must be.
+    left: [S::f32s; PANEL],
+}
+
+impl<S: Simd> Corner<S> {
+    /// Decomposes the square, in a triangle whose columns before it are done.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "with iterators, the sums leave their registers"
+    )]
+    #[inline(always)]
+    fn new(simd: S, triangle: &mut [S::f32s], panel: usize) -> Self {
+        let zero = simd.splat_f32s(0.0);
+        let mut lower = [[zero; PANEL]; PANEL];
+        for (at, row) in lower.iter_mut().enumerate() {
+            row[..=at].copy_from_slice(&triangle[start(panel + at) + panel..][..=at]);
+        }
+        let mut least = [zero; PANEL];
+        for at in 0..PANEL {
+            least[at] = simd.mul_f32s(simd.splat_f32s(LEAST_PIVOT), lower[at][at]);
+        }
+        let rows = heads::<_, PANEL>(triangle, panel, panel);
+        for before in 0..panel {
+            for at in 0..PANEL {
+                for column in 0..=at {
+                    let (a, b) = (rows[at][before], rows[column][before]);
+                    lower[at][column] = simd.negate_mul_add_f32s(a, b, lower[at][column]);
+                }
+            }
+        }
+        let (mut inverse, mut left) = ([zero; PANEL], [zero; PANEL]);
+        for at in 0..PANEL {
+            for column in 0..=at {
+                let mut value = lower[at][column];
+                for before in 0..column {
+                    let (a, b) = (lower[at][before], lower[column][before]);
+                    value = simd.negate_mul_add_f32s(a, b, value);
+                }
+                if column < at {
+                    lower[at][column] = simd.mul_f32s(value, inverse[column]);
+                } else {
+                    left[at] = simd.sub_f32s(value, least[at]);
+                    inverse[at] = simd.div_f32s(simd.splat_f32s(1.0), simd.sqrt_f32s(value));
+                }
+            }
+        }
+        for (at, row) in lower.iter().enumerate() {
+            triangle[start(panel + at) + panel..][..at].copy_from_slice(&row[..at]);
+        }
+        Self { lower, inverse, left }
+    }
+}
+
+/// A panel whose square on the diagonal is decomposed.
+struct PanelRows<'a, S: Simd> {
+    simd: S,
+    panel: usize,
+    /// The rows up to the end of the panel.
+    above: &'a [S::f32s],
+    corner: Corner<S>,
+}
+
+impl<S: Simd> PanelRows<'_, S> {
+    /// Decomposes the panel's columns of some rows, the first of which `below` begins with. Returns how many.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "with iterators, the sums leave their registers"
+    )]
+    #[inline(always)]
+    fn decompose<const ROWS: usize>(&self, below: &mut [S::f32s], row: usize) -> usize {
+        let Self { simd, panel, above, corner } = self;
+        let (simd, panel) = (*simd, *panel);
+        let mut sums = [[simd.splat_f32s(0.0); PANEL]; ROWS];
+        let place = |at: usize| start(row + at) - start(row);
+        for at in 0..ROWS {
+            sums[at].copy_from_slice(&below[place(at) + panel..][..PANEL]);
+        }
+        let columns = heads::<_, PANEL>(above, panel, panel);
+        let mut rows = [&below[..panel]; ROWS];
+        for at in 1..ROWS {
+            rows[at] = &below[place(at)..][..panel];
+        }
+        for before in 0..panel {
+            for column in 0..PANEL {
+                let factor = columns[column][before];
+                for at in 0..ROWS {
+                    sums[at][column] =
+                        simd.negate_mul_add_f32s(rows[at][before], factor, sums[at][column]);
+                }
+            }
+        }
+        for column in 0..PANEL {
+            for at in 0..ROWS {
+                let mut value = sums[at][column];
+                for before in 0..column {
+                    let factor = corner.lower[column][before];
+                    value = simd.negate_mul_add_f32s(factor, sums[at][before], value);
+                }
+                sums[at][column] = simd.mul_f32s(value, corner.inverse[column]);
+            }
+        }
+        for at in 0..ROWS {
+            below[place(at) + panel..][..PANEL].copy_from_slice(&sums[at]);
+        }
+        ROWS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dense::{Ahead, add_products, padded};
+    use crate::random::starting_factors;
+    use proptest::prelude::*;
+    use pulp::{Arch, Scalar, WithSimd};
+
+    /// Solves `(ZᵀZ + I)x = b` for a Z and a b of each system, together and one by one.
+    struct BothWays {
+        unknowns: usize,
+        systems: usize,
+        seed: u64,
+        /// A system that has no solution.
+        damaged: Option<usize>,
+    }
+
+    impl WithSimd for BothWays {
+        type Output = Vec<(System, System)>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            let Self { unknowns, seed, damaged, .. } = self;
+            let order = padded(unknowns);
+            let system = |at: usize| {
+                let mut system = System::new(order);
+                (0..order).for_each(|row| system.matrix[row * (order + 1)] = 1.0);
+                let panel = starting_factors(seed, 100 * at, 20, unknowns, order);
+                let panel: Vec<_> = panel.iter().map(|value| value * 30.0).collect();
+                add_products(simd, &mut system.matrix, None, &panel, order, Ahead::NOTHING);
+                let right = starting_factors(seed, 100 * at + 50, 1, unknowns, order);
+                system.unknowns.copy_from_slice(&right);
+                if damaged == Some(at) {
+                    system.matrix[0] = -1.0;
+                }
+                system
+            };
+            let mut together: Vec<_> = (0..self.systems.min(S::F32_LANES)).map(system).collect();
+            let mut single = together.clone();
+            let mut batch = Batch::new(simd, unknowns);
+            // What is left of those before doesn't matter.
+            batch.lower.fill(f32::NAN);
+            batch.solve(simd, &mut together);
+            for system in &mut single {
+                system.decompose(simd);
+                system.solve(simd);
+            }
+            together.into_iter().zip(single).collect()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn systems_are_solved_together_as_they_are_one_by_one(
+            unknowns in 1usize..70,
+            systems in 1usize..17,
+            seed in any::<u64>(),
+            damaged in prop::option::of(0usize..16),
+        ) {
+            let both = || BothWays { unknowns, systems, seed, damaged };
+            for solved in [Arch::new().dispatch(both()), both().with_simd(Scalar)] {
+                for (at, (together, single)) in solved.iter().enumerate() {
+                    prop_assert_eq!(together.definite, damaged != Some(at));
+                    prop_assert_eq!(single.definite, damaged != Some(at));
+                    if single.definite {
+                        for (a, b) in together.unknowns.iter().zip(&single.unknowns) {
+                            prop_assert!((a - b).abs() < 1e-4, "{a} {b}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
