@@ -10,39 +10,69 @@ const SPARSEST: u64 = 16;
 
 /// The different values in order, and for each value its place among them.
 pub fn encode_numbers(values: &[i64]) -> (Vec<i64>, Vec<u32>) {
-    let (Some(least), Some(most)) = (values.iter().min(), values.iter().max()) else {
-        return (Vec::new(), Vec::new());
-    };
-    let range = most.wrapping_sub(*least) as u64;
-    match range / SPARSEST < values.len() as u64 {
-        true => encode_dense(values, *least, range as usize + 1),
-        false => encode_sparse(values),
+    match dense(&[values]) {
+        Some(dense) => (dense.numbers(), values.iter().map(|value| dense.place(*value)).collect()),
+        None => encode_sparse(values),
     }
 }
 
-/// With a bit for each number of the range.
-fn encode_dense(values: &[i64], least: i64, range: usize) -> (Vec<i64>, Vec<u32>) {
-    let mut present = vec![0u64; range.div_ceil(64)];
-    let at = |value: i64| value.wrapping_sub(least) as usize;
-    for value in values {
-        present[at(*value) / 64] |= 1 << (at(*value) % 64);
-    }
-    let mut dictionary = Vec::new();
-    let mut before = Vec::with_capacity(present.len());
-    for (word, bits) in present.iter().enumerate() {
-        before.push(dictionary.len() as u32);
-        let mut left = *bits;
-        while left != 0 {
-            let number = word * 64 + left.trailing_zeros() as usize;
-            dictionary.push(least.wrapping_add(number as i64));
-            left &= left - 1;
+/// The values of lists as bits, if these are few enough.
+fn dense(lists: &[impl AsRef<[i64]>]) -> Option<Dense> {
+    let values = || lists.iter().flat_map(|list| list.as_ref());
+    let (least, most) = (values().min()?, values().max()?);
+    let count: usize = lists.iter().map(|list| list.as_ref().len()).sum();
+    let range = most.wrapping_sub(*least) as u64;
+    (range / SPARSEST < count as u64).then(|| Dense::new(*least, *most, values()))
+}
+
+/// Different numbers of a range, in which there is a bit for each.
+struct Dense {
+    least: i64,
+    /// Which numbers are there, from the least on.
+    present: Vec<u64>,
+    /// For each word, how many are there before it.
+    before: Vec<u32>,
+}
+
+impl Dense {
+    /// The numbers, all of which are in the range from `least` to `most`.
+    fn new<'a>(least: i64, most: i64, numbers: impl Iterator<Item = &'a i64>) -> Self {
+        let range = most.wrapping_sub(least) as usize + 1;
+        let mut present = vec![0u64; range.div_ceil(64)];
+        for number in numbers {
+            let at = number.wrapping_sub(least) as usize;
+            present[at / 64] |= 1 << (at % 64);
         }
+        let mut count = 0;
+        let before = |bits: &u64| {
+            let before = count;
+            count += bits.count_ones();
+            before
+        };
+        let before = present.iter().map(before).collect();
+        Self { least, present, before }
     }
-    let code = |value: &i64| {
-        let (word, bit) = (at(*value) / 64, at(*value) % 64);
-        before[word] + (present[word] & ((1 << bit) - 1)).count_ones()
-    };
-    (dictionary, values.iter().map(code).collect())
+
+    /// All of them in order.
+    fn numbers(&self) -> Vec<i64> {
+        let mut numbers = Vec::new();
+        for (word, bits) in self.present.iter().enumerate() {
+            let mut left = *bits;
+            while left != 0 {
+                let at = word * 64 + left.trailing_zeros() as usize;
+                numbers.push(self.least.wrapping_add(at as i64));
+                left &= left - 1;
+            }
+        }
+        numbers
+    }
+
+    /// How many there are before one of them.
+    fn place(&self, number: i64) -> u32 {
+        let at = number.wrapping_sub(self.least) as usize;
+        let (word, bit) = (at / 64, at % 64);
+        self.before[word] + (self.present[word] & ((1 << bit) - 1)).count_ones()
+    }
 }
 
 fn encode_sparse(values: &[i64]) -> (Vec<i64>, Vec<u32>) {
@@ -221,6 +251,19 @@ impl StringEncoder {
     }
 }
 
+/// The different numbers of lists that are in order and have none twice, in order, and for each list the places of its
+/// numbers among them; `None` if a list is not in order.
+pub fn unite_numbers(lists: &[Vec<i64>]) -> Option<(Vec<i64>, Vec<Vec<u32>>)> {
+    if let Some(dense) = dense(lists) {
+        let places = |list: &Vec<i64>| list.iter().map(|number| dense.place(*number)).collect();
+        return Some((dense.numbers(), lists.iter().map(places).collect()));
+    }
+    let all = union(lists.to_vec());
+    let found =
+        lists.iter().map(|list| places(list.iter().copied(), &all)).collect::<Option<_>>()?;
+    Some((all, found))
+}
+
 /// The different values of lists that are in order and have none twice, in order.
 pub fn union<T: Ord + Copy>(mut lists: Vec<Vec<T>>) -> Vec<T> {
     while lists.len() > 1 {
@@ -327,6 +370,19 @@ mod tests {
                 prop_assert_eq!(values, list);
             }
             prop_assert_eq!(places([60], &all), None);
+        }
+
+        #[test]
+        fn numbers_of_lists_are_united(lists in prop::collection::vec(numbers(), 0..7)) {
+            let lists: Vec<BTreeSet<i64>> = lists.into_iter().map(BTreeSet::from_iter).collect();
+            let expected: BTreeSet<i64> = lists.iter().flatten().copied().collect();
+            let lists: Vec<Vec<i64>> = lists.into_iter().map(|list| list.into_iter().collect()).collect();
+            let (all, found) = unite_numbers(&lists).unwrap();
+            prop_assert!(all.iter().eq(&expected));
+            for (list, found) in lists.iter().zip(found) {
+                let values: Vec<i64> = found.into_iter().map(|place| all[place as usize]).collect();
+                prop_assert_eq!(&values, list);
+            }
         }
     }
 

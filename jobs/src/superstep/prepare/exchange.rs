@@ -86,12 +86,10 @@ impl Numbered {
         if let (true, true, Weights::Ones) = (summed, ones, entries.weights) {
             return count_rows(codes, numbers, to.cut).ok_or_else(wrong);
         }
-        let block = |number: &u32| (u64::from(*number) / to.cut.block_rows) as u32;
-        let blocks: Vec<u32> = numbers.iter().map(block).collect();
+        let blocks = BlocksOfCodes::new(numbers, to.cut);
         let mut starts = vec![0; to.cut.blocks() as usize + 1];
         for code in words(codes) {
-            let block = *blocks.get(code as usize).ok_or_else(wrong)?;
-            *starts.get_mut(block as usize + 1).ok_or_else(wrong)? += 1;
+            starts[blocks.get(code).ok_or_else(wrong)? + 1] += 1;
         }
         for block in 1..starts.len() {
             starts[block] += starts[block - 1];
@@ -101,34 +99,83 @@ impl Numbered {
         let mut out = head(entries.weights.width(), &starts);
         let body = out.len();
         out.resize(body + self.count * words_each, 0);
-        // Where the next entry of each block goes: its row here, its column as many words further on as the block has
-        // entries.
-        let start = |block: usize| body + starts[block] * words_each;
-        let mut next: Vec<usize> = (0..starts.len() - 1).map(start).collect();
-        let counts: Vec<usize> = starts.windows(2).map(|ends| ends[1] - ends[0]).collect();
+        // Where the row, the column and the weight of the next entry of each block go.
+        let places = |ends: &[usize]| {
+            let (start, count) = (body + ends[0] * words_each, ends[1] - ends[0]);
+            [start, start + count, start + 2 * count]
+        };
+        let of_blocks: Vec<[usize; 3]> = starts.windows(2).map(places).collect();
+        let mut next = of_blocks.clone();
         let codes = words(codes).zip(words(other_codes));
         for (entry, (code, other)) in codes.enumerate() {
-            let block = blocks[code as usize] as usize;
-            let (at, count) = (next[block], counts[block]);
-            next[block] += 1;
-            out[at] = numbers[code as usize];
-            if !summed {
-                out[at + count] = *other_numbers.get(other as usize).ok_or_else(wrong)?;
-            }
-            let weight = |place: usize| start(block) + 2 * count + place * weight_words;
+            let [row, column, weight] =
+                blocks.get(code).and_then(|block| next.get_mut(block)).ok_or_else(wrong)?;
+            out[*row] = code;
+            out[*column] = if summed { 0 } else { other };
+            *row += 1;
+            *column += 1;
             match entries.weights {
                 Weights::Ones => {}
-                Weights::Singles(singles) => {
-                    out[weight(at - start(block))] = u32::from_le_bytes(singles[entry]);
-                }
+                Weights::Singles(singles) => out[*weight] = u32::from_le_bytes(singles[entry]),
                 Weights::Doubles(doubles) => {
-                    let at = weight(at - start(block));
                     let halves = halves(u64::from_le_bytes(doubles[entry]));
-                    out[at..at + 2].copy_from_slice(&halves);
+                    out[*weight..*weight + 2].copy_from_slice(&halves);
+                }
+            }
+            *weight += weight_words;
+        }
+        // Numbers come last: those of a block's rows are next to each other, and stay in a cache.
+        for [rows, columns, weights] in of_blocks {
+            for row in &mut out[rows..columns] {
+                *row = numbers[*row as usize];
+            }
+            if !summed {
+                for column in &mut out[columns..weights] {
+                    *column = *other_numbers.get(*column as usize).ok_or_else(wrong)?;
                 }
             }
         }
         Ok(out)
+    }
+}
+
+/// In which block the number of a code is. Numbers ascend with codes, so the codes of a block are next to each other: it is
+/// where they end that is looked up, in less memory than a block for each code would take.
+struct BlocksOfCodes {
+    /// The first code that is in none of the blocks up to each.
+    ends: Vec<u32>,
+    /// The block of the first of so many codes each.
+    first: Vec<u32>,
+    codes: u32,
+}
+
+/// Codes whose search begins at the same block, as a power of two.
+const CODES_TOGETHER: u32 = 8;
+
+impl BlocksOfCodes {
+    fn new(numbers: &[u32], cut: Partitioned) -> Self {
+        let end = |block: u32| {
+            let next = (u64::from(block) + 1) * cut.block_rows;
+            numbers.partition_point(|number| u64::from(*number) < next) as u32
+        };
+        let ends: Vec<u32> = (0..cut.blocks()).map(end).collect();
+        let codes = numbers.len() as u32;
+        let first = (0..codes).step_by(1 << CODES_TOGETHER);
+        let first = first.map(|code| ends.partition_point(|end| *end <= code) as u32).collect();
+        Self { ends, first, codes }
+    }
+
+    /// `None` if a code has no number, or one that is beyond all blocks.
+    #[inline(always)]
+    fn get(&self, code: u32) -> Option<usize> {
+        if code >= self.codes {
+            return None;
+        }
+        let mut block = self.first[(code >> CODES_TOGETHER) as usize] as usize;
+        while *self.ends.get(block)? <= code {
+            block += 1;
+        }
+        Some(block)
     }
 }
 
@@ -307,6 +354,25 @@ mod tests {
     use arrow::datatypes::ToByteSlice;
     use datafusion::execution::runtime_env::RuntimeEnv;
     use url::Url;
+
+    #[test]
+    fn the_block_of_a_code_is_that_of_its_number() {
+        // Dense at first, then with blocks that have none, and a block that has more than one search begins at.
+        let numbers: Vec<u32> = (0..3_000u32).map(|code| code + (code / 1_000) * 5_000).collect();
+        for block_rows in [1, 7, 700, 2_500, 20_000] {
+            let cut = Partitioned { count: 14_000, block_rows };
+            let blocks = BlocksOfCodes::new(&numbers, cut);
+            for (code, number) in numbers.iter().enumerate() {
+                let expected = (u64::from(*number) / block_rows) as usize;
+                assert_eq!(blocks.get(code as u32), Some(expected));
+            }
+            assert_eq!(blocks.get(3_000), None);
+        }
+        // A number beyond the last block.
+        let cut = Partitioned { count: 2_000, block_rows: 1_000 };
+        assert_eq!(BlocksOfCodes::new(&numbers, cut).get(2_999), None);
+        assert_eq!(BlocksOfCodes::new(&[], cut).get(0), None);
+    }
 
     /// The sums of rows, by way of segments of (row, weight), whose weights are only written where one isn't 1.
     async fn row_sums(segments: &[&[(u32, f64)]], ones: bool) -> Vec<f64> {

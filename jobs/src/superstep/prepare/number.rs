@@ -13,7 +13,7 @@ use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
-use nightshift_udfs::dictionary::{places, union};
+use nightshift_udfs::dictionary::{places, union, unite_numbers};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,8 +77,7 @@ fn number(dictionaries: Vec<Keys>) -> Option<(Keys, Vec<Vec<u32>>)> {
         }
     }
     if strings.is_empty() {
-        let all = union(numbers.clone());
-        let found = numbers.into_iter().map(|list| places(list, &all)).collect::<Option<_>>()?;
+        let (all, found) = unite_numbers(&numbers)?;
         return Some((Keys::Numbers(all), found));
     }
     let all = union(strings.iter().map(|strings| strings.iter().collect()).collect());
