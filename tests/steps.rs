@@ -281,3 +281,27 @@ fn a_run_that_is_gone_on_with_takes_nothing_over_that_would_be_another() {
     assert_eq!(run(here, &["--all"]).0, Some(0));
     assert_eq!(query(here, &factors), found);
 }
+
+#[test]
+fn each_batch_of_ranks_is_named_while_it_is_iterated() {
+    let folder = tempfile::tempdir().unwrap();
+    let ring = "SELECT value AS s, (value + 1) % 20 AS t FROM generate_series(0, 19)";
+    // Sixteen distributions are iterated together.
+    let starts = "CREATE OR REPLACE TABLE x.starts AS \
+        SELECT value AS place, value AS node, 1.0 AS weight FROM generate_series(0, 19)";
+    let options = "model_type = 'pagerank', source_col = 's', target_col = 't'";
+    let model = |name: &str, more: &str| {
+        format!("CREATE OR REPLACE MODEL x.{name} OPTIONS ({options}{more}) AS {ring}")
+    };
+    let by_place = ", teleport_table = 'x.starts', teleport_by = 'place'";
+    let (many, one) = (model("many", by_place), model("one", ""));
+    let files = [("starts.sql", starts), ("many.sql", many.as_str()), ("one.sql", one.as_str())];
+    pipeline(folder.path(), "p", &files);
+    let (code, printed) = run(folder.path(), &[]);
+    assert_eq!(code, Some(0), "{printed}");
+    let said = |text: &str| printed.lines().filter(|line| line.contains(text)).count();
+    for batch in ["batch 1 of 2, error bound", "batch 2 of 2, error bound"] {
+        assert_eq!(said(&format!("x.many: iteration 1/200, {batch}")), 1, "{printed}");
+    }
+    assert_eq!(said("x.one: iteration 1/200, error bound"), 1, "{printed}");
+}

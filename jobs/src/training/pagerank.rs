@@ -62,9 +62,14 @@ impl Training<'_> {
         let batches: Vec<_> = topics.map_or_else(only, |topics| topics.batches(ids.count));
         let (mut history, mut seconds): (Vec<Vec<f64>>, Vec<f64>) = (Vec::new(), Vec::new());
         let mut vectors = Vec::new();
-        for batch in &batches {
+        for (at, batch) in batches.iter().enumerate() {
             let published = self.start(spec, &mut graph, teleport.as_ref(), &ids, batch).await?;
-            let done = self.iterate(spec, &graph, batch, published).await?;
+            let measure = match batches.len() {
+                1 => "error bound".to_string(),
+                // Each of them begins with iteration 1.
+                count => format!("batch {} of {count}, error bound", at + 1),
+            };
+            let done = self.iterate(spec, &graph, batch, published, &measure).await?;
             vectors.push(RankVectors { ranks: done.state, numbers: batch.clone() });
             // An iteration is as far from the end as its worst vector.
             for (at, row) in done.history.into_iter().enumerate() {
@@ -187,6 +192,7 @@ impl Training<'_> {
         graph: &PageRankGraph,
         batch: &Range<u64>,
         published: Option<Distributions>,
+        measure: &str,
     ) -> Result<Iterated> {
         let vectors = graph.vectors();
         let (mut history, mut seconds): (Vec<Vec<f64>>, Vec<f64>) = (Vec::new(), Vec::new());
@@ -234,13 +240,7 @@ impl Training<'_> {
                 bound = error_bound(change, spec.damping);
                 history.push(vec![change, bound]);
                 let iteration = history.len();
-                self.progress.iteration(
-                    &name,
-                    iteration,
-                    spec.max_iterations,
-                    "error bound",
-                    bound,
-                );
+                self.progress.iteration(&name, iteration, spec.max_iterations, measure, bound);
             }
             let done = history.len() - iteration;
             let taken = started.elapsed().as_secs_f64() / done.max(1) as f64;
