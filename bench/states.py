@@ -1,7 +1,7 @@
 """What compression would make of the states that tasks leave for each other: factors of a matrix factorization and ranks of
 PageRank, as they are and with the bytes of numbers side by side (as Parquet's BYTE_STREAM_SPLIT has them). A state that is
 compressed is written and read sooner if the store is slower than the last column says: megabytes per second, for each core
-that compresses or decompresses."""
+that compresses or decompresses. The time in which bytes are put side by side is not counted, so it is less in truth."""
 
 import sys
 

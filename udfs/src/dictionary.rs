@@ -252,7 +252,7 @@ impl StringEncoder {
 }
 
 /// The different numbers of lists that are in order and have none twice, in order, and for each list the places of its
-/// numbers among them; `None` if a list is not in order.
+/// numbers among them. Where a list is not in order, `None` if that shows: it makes no difference to dense numbers.
 pub fn unite_numbers(lists: &[Vec<i64>]) -> Option<(Vec<i64>, Vec<Vec<u32>>)> {
     if let Some(dense) = dense(lists) {
         let places = |list: &Vec<i64>| list.iter().map(|number| dense.place(*number)).collect();
