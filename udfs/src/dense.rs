@@ -39,18 +39,14 @@ impl Ahead<'_> {
     /// Nothing comes next.
     pub const NOTHING: Self = Self { rows: &[], next: &[], width: 0 };
 
-    /// Lines of the cache that a row takes, if it begins with one.
+    /// Asks for the row at a place among the next.
     #[inline(always)]
-    fn lines(&self) -> usize {
-        self.width.div_ceil(LINE)
-    }
-
-    /// Asks for a line of the row at a place among the next.
-    #[inline(always)]
-    fn fetch(&self, place: usize, line: usize) {
+    fn fetch(&self, place: usize) {
         let Some(row) = self.next.get(place) else { return };
-        let start = *row as usize * self.width + line * LINE;
-        fetch(self.rows.as_ptr().wrapping_add(start));
+        let start = *row as usize * self.width;
+        for line in (0..self.width).step_by(LINE) {
+            fetch(self.rows.as_ptr().wrapping_add(start + line));
+        }
     }
 }
 
@@ -78,7 +74,10 @@ pub fn add_products<S: Simd>(
     order: usize,
     ahead: Ahead<'_>,
 ) {
-    let products = Products { simd, matrix, base, panel, order, ahead, tiles: 0 };
+    let numbers = order * (order + S::F32_LANES) / 2;
+    let fetches = ((panel.len() / order) << FRACTION).div_ceil(numbers);
+    let products =
+        Products { simd, matrix, base, panel, order, ahead, fetches, done: 0, fetched: 0 };
     match S::F32_LANES {
         16 => products.add_widest(),
         8 => products.add_wide(),
@@ -96,9 +95,16 @@ struct Products<'a, S> {
     panel: &'a [f32],
     order: usize,
     ahead: Ahead<'a>,
-    /// Tiles that are done.
-    tiles: usize,
+    /// Rows to fetch for each number of the matrix, times 2 to the power of [`FRACTION`].
+    fetches: usize,
+    /// Numbers of the matrix whose tiles are done or begun.
+    done: usize,
+    /// Rows that are fetched.
+    fetched: usize,
 }
+
+/// Binary digits of a fraction, so many that all rows are fetched and no more: a matrix has fewer numbers than that.
+const FRACTION: u32 = 20;
 
 impl<S: Simd> Products<'_, S> {
     /// With 16 lanes and 32 registers: as many vectors of rows as there are below the diagonal, up to four, by as
@@ -155,15 +161,24 @@ impl<S: Simd> Products<'_, S> {
         }
     }
 
-    /// Adds some vectors of rows by some columns. The first tiles fetch what is ahead, a line of each row in a tile.
+    /// Fetches the share of what is ahead that belongs to so many numbers of the matrix. A processor waits for about twenty
+    /// lines of the cache at a time, and asked for more at once, for nothing else either.
+    #[inline(always)]
+    fn fetch_for(&mut self, numbers: usize) {
+        self.done += numbers;
+        let end = (self.done * self.fetches) >> FRACTION;
+        while self.fetched < end {
+            self.ahead.fetch(self.fetched);
+            self.fetched += 1;
+        }
+    }
+
+    /// Adds some vectors of rows by some columns.
     #[inline(always)]
     fn tile<const VECTORS: usize, const COLUMNS: usize>(&mut self, row: usize, column: usize) {
         let simd = self.simd;
-        let sums = match self.tiles < self.ahead.lines() {
-            true => self.sums::<VECTORS, COLUMNS, true>(row, column),
-            false => self.sums::<VECTORS, COLUMNS, false>(row, column),
-        };
-        self.tiles += 1;
+        self.fetch_for(VECTORS * S::F32_LANES * COLUMNS);
+        let sums = self.sums::<VECTORS, COLUMNS>(row, column);
         for (at, sums) in sums.into_iter().enumerate() {
             let start = (column + at) * self.order + row;
             let range = start..start + VECTORS * S::F32_LANES;
@@ -185,17 +200,14 @@ impl<S: Simd> Products<'_, S> {
     }
 
     #[inline(always)]
-    fn sums<const VECTORS: usize, const COLUMNS: usize, const FETCH: bool>(
+    fn sums<const VECTORS: usize, const COLUMNS: usize>(
         &self,
         row: usize,
         column: usize,
     ) -> [[S::f32s; VECTORS]; COLUMNS] {
         let simd = self.simd;
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; COLUMNS];
-        for (place, z) in self.panel.chunks_exact(self.order).enumerate() {
-            if FETCH {
-                self.ahead.fetch(place, self.tiles);
-            }
+        for z in self.panel.chunks_exact(self.order) {
             let vectors = S::as_simd_f32s(&z[row..row + VECTORS * S::F32_LANES]).0;
             let columns = &z[column..column + COLUMNS];
             for at in 0..COLUMNS {
