@@ -168,6 +168,9 @@ pub enum JobError {
     /// A task was stopped.
     #[error("a task was stopped: {0}")]
     Stopped(#[from] tokio::task::JoinError),
+    /// The system has no room for more threads.
+    #[error("no thread can be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// An error that several tasks wait for.
     #[error(transparent)]
     Shared(Arc<JobError>),

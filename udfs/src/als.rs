@@ -23,6 +23,7 @@ pub use equations::Equations;
 use crate::csr::Csr;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use rows::{Part, Rows};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -245,6 +246,20 @@ pub struct Sums {
     penalty: f64,
 }
 
+impl Sums {
+    /// Adds what the rows that come after these add, one after another.
+    fn add(&mut self, rows: &[Self]) {
+        for row in rows {
+            self.objective += row.objective;
+            self.penalty += row.penalty;
+        }
+    }
+}
+
+/// Pieces of a block that threads solve one at a time: so many that none waits long for another that has the last, and so
+/// few that the room which each of them makes for equations is no matter.
+const PIECES: u64 = 16;
+
 impl HalfStep {
     /// Solves all rows of a block. `solution` has [`Feedback::width`] numbers a row: the factors that a row starts
     /// from, then those that were found. What a solver is exact for doesn't depend on the start.
@@ -278,8 +293,39 @@ impl HalfStep {
         solution: &mut [f32],
         sums: &mut Sums,
     ) -> Result<(), AlsError> {
-        let width = self.feedback.width(self.factors);
-        pulp::Arch::new().dispatch(Rows { step: *self, fixed, block, width, known, solution, sums })
+        let (step, width) = (*self, self.feedback.width(self.factors));
+        let mut losses = vec![Sums::default(); block.rows()];
+        let (rows, each) = (0..block.rows(), &mut losses);
+        let all = Rows { step, fixed, block, rows, width, known, solution, losses: each };
+        pulp::Arch::new().dispatch(all)?;
+        sums.add(&losses);
+        Ok(())
+    }
+
+    /// The same as [`Self::solve`], to the last bit, by the threads of the pool that calls it.
+    pub fn solve_together(
+        &self,
+        fixed: Fixed<'_>,
+        block: &Csr<f32>,
+        known: &KnownSums,
+        solution: &mut [f32],
+        sums: &mut Sums,
+    ) -> Result<(), AlsError> {
+        let (step, width) = (*self, self.feedback.width(self.factors));
+        let mut losses = vec![Sums::default(); block.rows()];
+        let (mut solutions, mut left) = (solution, losses.as_mut_slice());
+        let pieces = block.pieces(PIECES).into_iter().map(|rows| {
+            let solution = solutions.split_off_mut(..rows.len() * width).unwrap_or_default();
+            let losses = left.split_off_mut(..rows.len()).unwrap_or_default();
+            Rows { step, fixed, block, rows, width, known, solution, losses }
+        });
+        let pieces: Vec<_> = pieces.collect();
+        let solve = |rows| pulp::Arch::new().dispatch::<Rows<'_>>(rows);
+        let solved: Vec<_> = pieces.into_par_iter().map(solve).collect();
+        // Of several rows without a solution, the first is named, whichever was found first.
+        solved.into_iter().collect::<Result<(), _>>()?;
+        sums.add(&losses);
+        Ok(())
     }
 
     /// What the rows of a block come to when all of them are solved. `gram` is that of the fixed side.

@@ -6,6 +6,7 @@
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ops::Range;
 use thiserror::Error;
 
 /// A value that a block can hold, with a fixed binary form.
@@ -182,6 +183,23 @@ impl<V: Value> Csr<V> {
         self.offsets.len() * 8 + self.columns.len() * (4 + V::BYTES)
     }
 
+    /// All rows in at most `count` pieces of consecutive rows, with about as many entries each.
+    pub fn pieces(&self, count: u64) -> Vec<Range<usize>> {
+        let (rows, entries) = (self.rows(), self.columns.len() as u64);
+        let mut first = 0;
+        let pieces = (1..=count).filter_map(|piece| {
+            let before = entries / count * piece;
+            let end = match piece < count {
+                true => self.offsets[..rows].partition_point(|offset| *offset < before),
+                false => rows,
+            };
+            let rows = first..end;
+            first = rows.end;
+            (!rows.is_empty()).then_some(rows)
+        });
+        pieces.collect()
+    }
+
     /// As many rows from the `first` on as have no more than `most_columns` different columns, and at least one.
     /// `needs_columns` says of a row, by its number in the data, whether anybody looks at what is in its columns: those
     /// of others don't count, and what they are in the group has no meaning.
@@ -346,6 +364,27 @@ mod tests {
             let without = Csr::from_entries(5, 7, entries, Duplicates::Keep);
             prop_assert_eq!(&without.columns, &block.columns);
             prop_assert_eq!(Csr::from_bytes(&without.to_bytes()), Ok(without));
+        }
+    }
+
+    #[test]
+    fn pieces_have_all_rows_and_about_as_many_entries() {
+        let block = |lengths: &[u32]| {
+            let rows = lengths.iter().enumerate();
+            let entries =
+                rows.flat_map(|(row, length)| (0..*length).map(move |at| (row as u32, at, 1.0f32)));
+            Csr::from_entries(0, lengths.len(), entries, Duplicates::Keep)
+        };
+        assert_eq!(block(&[5; 8]).pieces(4), [0..2, 2..4, 4..6, 6..8]);
+        assert_eq!(block(&[1, 1, 100, 1, 1]).pieces(3), [0..3, 3..5]);
+        for few in [[0, 0, 3], [0, 0, 0]] {
+            assert!(block(&few).pieces(16).into_iter().eq(std::iter::once(0..3)));
+        }
+        assert!(block(&[]).pieces(2).is_empty());
+        for lengths in [vec![7; 1000], vec![0; 10], (0..500).collect(), vec![1000, 0, 0, 2, 3]] {
+            let pieces = block(&lengths).pieces(16);
+            assert!(pieces.len() <= 16 && pieces.iter().all(|rows| !rows.is_empty()));
+            assert!(pieces.iter().cloned().flatten().eq(0..lengths.len()), "{pieces:?}");
         }
     }
 

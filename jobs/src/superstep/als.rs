@@ -149,11 +149,11 @@ impl AlsStep {
         let (step, mut sums) = (self.step, Sums::default());
         let solve = move || {
             let fixed = Fixed { rows: &fixed, gram: &gram };
-            step.solve(fixed, &block, &known, &mut part, &mut sums)?;
+            step.solve_together(fixed, &block, &known, &mut part, &mut sums)?;
             let measures = step.measure(&gram, &part, &sums);
             Ok::<_, AlsError>((part, measures))
         };
-        Ok(spawn_blocking(solve).await??)
+        Ok(task.threads.run(solve).await??)
     }
 
     /// Solves a block in groups of rows, each against the rows of the other side's state that it needs: the way when

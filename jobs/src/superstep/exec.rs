@@ -7,6 +7,7 @@ use super::pagerank::{PageRankInitialize, PageRankStep, VectorSums};
 use super::prepare::{Gather, IdsExport, Number, Scatter};
 use super::resident::{Resident, Reuse};
 use super::slices::AlsSlices;
+use super::threads::Threads;
 use crate::Result;
 use arrow::array::AsArray;
 use arrow::array::{ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, UInt32Array};
@@ -60,6 +61,8 @@ pub struct Task<'a> {
     pub resident: &'a Resident,
     /// How much of it was wanted.
     pub reuse: &'a Reuse,
+    /// The threads of all partitions that work on the step here.
+    pub threads: &'a Arc<Threads>,
 }
 
 impl Task<'_> {
@@ -196,7 +199,7 @@ struct Left {
     of_all: Option<RecordBatch>,
 }
 
-type Queue = Arc<OnceCell<Mutex<Left>>>;
+type Queue = Arc<OnceCell<(Mutex<Left>, Arc<Threads>)>>;
 
 /// The blocks that some partitions of a task list. If these are all that there are, the kernel may work on them
 /// together.
@@ -206,7 +209,7 @@ async fn listed(
     input: Arc<dyn ExecutionPlan>,
     partitions: Range<usize>,
     context: Arc<TaskContext>,
-) -> PlanResult<Mutex<Left>> {
+) -> PlanResult<(Mutex<Left>, Arc<Threads>)> {
     let mut blocks = Vec::new();
     for partition in partitions.clone() {
         let mut batches = input.execute(partition, Arc::clone(&context))?;
@@ -216,17 +219,19 @@ async fn listed(
     }
     blocks.sort_unstable();
     let kernel = step.kernel();
+    let threads = Arc::new(Threads::new(partitions.len()));
     let mut left = Left { blocks: blocks.into(), of_all: None };
     if left.blocks.iter().copied().eq(0..kernel.blocks()) {
         let (runtime, reuse) = (context.runtime_env(), Reuse::default());
-        let task = Task { block: 0, runtime: &runtime, resident, reuse: &reuse };
+        let (runtime, reuse, threads) = (&runtime, &reuse, &threads);
+        let task = Task { block: 0, runtime, resident, reuse, threads };
         left.of_all =
             kernel.run_all(task, partitions.len()).await.map_err(DataFusionError::from)?;
     }
     if left.of_all.is_some() {
         left.blocks.clear();
     }
-    Ok(Mutex::new(left))
+    Ok((Mutex::new(left), threads))
 }
 
 /// Runs a kernel on blocks.
@@ -348,7 +353,7 @@ impl ExecutionPlan for SuperstepExec {
             let partitions = partitions.clone();
             async move {
                 let left = || listed(&step, &resident, input, partitions, Arc::clone(&context));
-                let left = queue.get_or_try_init(left).await?;
+                let (left, threads) = queue.get_or_try_init(left).await?;
                 let block = {
                     let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(measured) = left.of_all.take() {
@@ -359,7 +364,8 @@ impl ExecutionPlan for SuperstepExec {
                 };
                 let runtime = context.runtime_env();
                 let reuse = Reuse::default();
-                let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };
+                let (runtime, resident, reuse) = (&runtime, &resident, &reuse);
+                let task = Task { block, runtime, resident, reuse, threads };
                 let measured = step.kernel().run(task).await.map_err(DataFusionError::from)?;
                 Ok(Some((measured, ())))
             }

@@ -21,6 +21,7 @@ mod prepare;
 mod resident;
 mod sink;
 mod slices;
+mod threads;
 
 pub use als::{AlsInitialize, AlsStep, PublishedItems};
 pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};
@@ -36,3 +37,4 @@ pub use prepare::{
 pub use resident::{Resident, Reuse};
 pub use sink::{Sink, SinkExec};
 pub use slices::{AlsSlices, LongRow, Slice};
+pub use threads::Threads;

@@ -6,16 +6,21 @@ use super::subspace::Subspace;
 use super::{AlsError, Fixed, HalfStep, KnownSums, RowSums, Solver, Sums};
 use crate::csr::Csr;
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
 
-/// Solves all rows of a block.
+/// Solves some rows of a block.
 pub(super) struct Rows<'a> {
     pub(super) step: HalfStep,
     pub(super) fixed: Fixed<'a>,
     pub(super) block: &'a Csr<f32>,
+    /// Which of the block's rows.
+    pub(super) rows: Range<usize>,
     pub(super) width: usize,
     pub(super) known: &'a KnownSums,
+    /// What these rows start from, and then what was found.
     pub(super) solution: &'a mut [f32],
-    pub(super) sums: &'a mut Sums,
+    /// What each of these rows adds to the loss.
+    pub(super) losses: &'a mut [Sums],
 }
 
 /// A row that is to be solved.
@@ -107,9 +112,10 @@ impl Rows<'_> {
         let together = method.together();
         let mut rows = Vec::with_capacity(together);
         let mut objectives = vec![0.0; together];
-        let mut first = 0;
-        for solutions in self.solution.chunks_mut(together * width) {
-            let count = solutions.len() / width;
+        let mut first = self.rows.start;
+        let some = self.solution.chunks_mut(together * width);
+        for (solutions, losses) in some.zip(self.losses.chunks_mut(together)) {
+            let count = losses.len();
             rows.clear();
             rows.extend((first..first + count).map(row_to_solve));
             let objectives = &mut objectives[..count];
@@ -119,12 +125,10 @@ impl Rows<'_> {
                     observations: rows[place].columns.len(),
                 }
             })?;
-            for ((row, solution), objective) in
-                rows.iter().zip(solutions.chunks_exact(width)).zip(objectives)
-            {
-                self.sums.objective += *objective;
+            let solved = rows.iter().zip(solutions.chunks_exact(width)).zip(objectives);
+            for (loss, ((row, solution), objective)) in losses.iter_mut().zip(solved) {
                 let norm: f64 = solution.iter().map(|value| f64::from(*value).powi(2)).sum();
-                self.sums.penalty += row.lambda * norm;
+                *loss = Sums { objective: *objective, penalty: row.lambda * norm };
             }
             first += count;
         }

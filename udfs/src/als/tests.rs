@@ -319,6 +319,14 @@ fn groups_of_rows_come_to_the_same() {
             assert_eq!(parts, whole, "{feedback:?} {solver:?}");
             assert_eq!(step.measure(&items_gram, &parts, &sums), expected);
         }
+        for threads in 1..4 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (mut found, mut sums, known) = (start.clone(), Sums::default(), KnownSums::new());
+            let solve = || step.solve_together(fixed, &block, &known, &mut found, &mut sums);
+            pool.install(solve).unwrap();
+            assert_eq!(found, whole, "{feedback:?} {solver:?}");
+            assert_eq!(step.measure(&items_gram, &found, &sums), expected);
+        }
     }
 }
 
@@ -457,10 +465,9 @@ fn vectors_of_every_width_come_close() {
         let gram = gram(fixed, factors, factors);
         let fixed = Fixed { rows: fixed, gram: &gram };
         let mut solution = vec![0.0; block.rows() * factors];
-        let (mut sums, known) = (Sums::default(), KnownSums::new());
-        let (sums, known) = (&mut sums, &known);
-        let solution_of = solution.as_mut_slice();
-        let rows = Rows { step, fixed, block, width: factors, known, solution: solution_of, sums };
+        let (losses, known) = (&mut vec![Sums::default(); block.rows()], &KnownSums::new());
+        let (width, rows, solution_of) = (factors, 0..block.rows(), solution.as_mut_slice());
+        let rows = Rows { step, fixed, block, rows, width, known, solution: solution_of, losses };
         match widest {
             true => Arch::new().dispatch(rows).unwrap(),
             false => rows.with_simd(Scalar).unwrap(),

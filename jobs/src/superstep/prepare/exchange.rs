@@ -350,7 +350,7 @@ impl Kernel for Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::superstep::{Resident, Reuse};
+    use crate::superstep::{Resident, Reuse, Threads};
     use arrow::datatypes::ToByteSlice;
     use datafusion::execution::runtime_env::RuntimeEnv;
     use url::Url;
@@ -410,10 +410,12 @@ mod tests {
         let (resident, reuse) = (Resident::default(), Reuse::default());
         let mut sums = Vec::new();
         for block in 0..cut.blocks() {
-            let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };
+            let (runtime, resident, reuse) = (&runtime, &resident, &reuse);
+            let threads = &Arc::new(Threads::new(1));
+            let task = Task { block, runtime, resident, reuse, threads };
             gather.run(task).await.unwrap();
             let (folder, name) = (&gather.write.folder, Folder::part(block));
-            let found = folder.numbers::<f64>(&runtime, &name, cut.rows(block)).await;
+            let found = folder.numbers::<f64>(runtime, &name, cut.rows(block)).await;
             sums.extend(found.unwrap());
         }
         sums

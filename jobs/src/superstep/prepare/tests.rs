@@ -4,7 +4,7 @@ use crate::superstep::Reuse;
 use crate::superstep::blocks::{BlockWrite, Content};
 use crate::superstep::exec::{Kernel, Task};
 use crate::superstep::layout::{Folder, Partitioned};
-use crate::superstep::{Resident, Sink, SinkExec};
+use crate::superstep::{Resident, Sink, SinkExec, Threads};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
@@ -80,7 +80,9 @@ async fn prepared(
         let mut answers = Vec::new();
         for block in 0..kernel.blocks() {
             let reuse = Reuse::default();
-            let task = Task { block, runtime: &runtime, resident: &resident, reuse: &reuse };
+            let (runtime, resident, reuse) = (&runtime, &resident, &reuse);
+            let threads = &Arc::new(Threads::new(1));
+            let task = Task { block, runtime, resident, reuse, threads };
             answers.push(kernel.run(task).await.unwrap());
         }
         answers
