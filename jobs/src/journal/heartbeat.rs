@@ -102,11 +102,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let warehouse = warehouse(&folder);
         let heartbeat = Heartbeat::every(Duration::from_millis(1), &warehouse, "r");
+        let mut seen = None;
         for _ in 0..2 {
-            while warehouse.seen_alive("r").await.unwrap().is_none() {
+            let before = seen;
+            while seen == before {
                 tokio::task::yield_now().await;
+                seen = warehouse.seen_alive("r").await.unwrap();
             }
-            warehouse.forget(&run_folder("r")).await.unwrap();
         }
         heartbeat.stop().await;
         warehouse.forget(&run_folder("r")).await.unwrap();
