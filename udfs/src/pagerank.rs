@@ -208,7 +208,7 @@ pub fn contributions(ranks: &[f64], out_weights: &[f64]) -> Vec<f64> {
 }
 
 /// [`contributions`], to where they go.
-fn contribute(ranks: &[f64], out_weights: &[f64], passed: &mut [f64]) {
+pub fn contribute(ranks: &[f64], out_weights: &[f64], passed: &mut [f64]) {
     let vectors = ranks.len() / out_weights.len().max(1);
     let ranks = ranks.chunks_exact(vectors.max(1)).zip(out_weights);
     for (passed, (ranks, weight)) in passed.chunks_exact_mut(vectors.max(1)).zip(ranks) {

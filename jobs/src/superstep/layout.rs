@@ -84,6 +84,30 @@ impl Folder {
     }
 }
 
+/// Parts of a state that are read at the same time.
+const PARTS: usize = 16;
+
+impl Folder {
+    /// Reads all parts of a state. `take` gets the bytes of one after another, in the order of the blocks, while the next
+    /// are read: no more than a few are in memory.
+    pub async fn for_each_part(
+        &self,
+        runtime: &RuntimeEnv,
+        cut: Partitioned,
+        mut take: impl FnMut(u32, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let storage = &self.open(runtime)?;
+        let read = |block| async move {
+            Ok::<_, JobError>((block, storage.get(&Self::part(block)).await?))
+        };
+        let mut parts = futures::stream::iter(0..cut.blocks()).map(read).buffered(PARTS);
+        while let Some((block, bytes)) = parts.try_next().await? {
+            take(block, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
 /// Wanted rows that are further apart than this many bytes are read separately: to read what is between them takes about
 /// as long as to begin again.
 const GAP: u64 = 4 << 10;

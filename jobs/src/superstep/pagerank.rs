@@ -4,14 +4,14 @@
 
 use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
-use super::layout::{Folder, Partitioned, numbers_to_bytes};
+use super::layout::{Folder, Partitioned, append_numbers, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{
-    self, AllBlocks, Measures, Nodes, Step, Weight, contributions, supersteps,
+    self, AllBlocks, Measures, Nodes, Step, Weight, contribute, contributions, supersteps,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -62,10 +62,15 @@ impl PageRankGraph {
         self.teleport.as_ref().map_or(1, |teleport| teleport.sums.len())
     }
 
-    /// What a step has in memory of each node: its outgoing weight, and of each vector its rank and what it passes
-    /// along.
-    fn node_bytes(&self) -> usize {
+    /// What a group of nodes has in memory of each source: its outgoing weight, and of each vector its rank and what it
+    /// passes along.
+    fn source_bytes(&self) -> usize {
         (1 + 2 * self.vectors()) * size_of::<f64>()
+    }
+
+    /// What a step has in memory of all nodes otherwise: outgoing weights, and what is passed along.
+    fn state_bytes(&self) -> usize {
+        self.cut.count as usize * (1 + self.vectors()) * size_of::<f64>()
     }
 
     /// Bytes of all blocks in memory.
@@ -210,9 +215,6 @@ pub struct PageRankStep {
     pub tolerance: f64,
 }
 
-/// Of all nodes: the outgoing weights, the ranks before the step, and what they pass along.
-type Before = [Arc<Vec<f64>>; 3];
-
 impl PageRankStep {
     fn dangling_mass(&self) -> Vec<f64> {
         self.dangling_mass.iter().copied().map(f64::from_bits).collect()
@@ -225,33 +227,43 @@ impl PageRankStep {
         })
     }
 
-    /// The outgoing weights of all nodes, and their ranks before the step.
-    async fn all_nodes(&self, task: Task<'_>) -> Result<[Arc<Vec<f64>>; 2]> {
-        let (graph, resident) = (&self.graph, task.resident);
-        let ranks = resident.state(task.runtime, &self.from, graph.cut, graph.vectors()).await?;
-        let out_weights = resident.state(task.runtime, &graph.out_weights, graph.cut, 1).await?;
-        Ok([out_weights, ranks])
+    async fn all_out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
+        let (graph, runtime) = (&self.graph, task.runtime);
+        task.resident.state(runtime, &graph.out_weights, graph.cut, 1).await
     }
 
-    async fn before(&self, task: Task<'_>) -> Result<Before> {
-        let [out_weights, ranks] = self.all_nodes(task).await?;
-        let known = (Arc::clone(&ranks), Arc::clone(&out_weights));
+    /// The ranks of the block's nodes before the step.
+    async fn own(&self, task: Task<'_>) -> Result<Vec<f64>> {
+        let count = self.graph.cut.rows(task.block) * self.graph.vectors();
+        self.from.numbers(task.runtime, &Folder::part(task.block), count).await
+    }
+
+    /// What all nodes pass along. Only this is kept of their ranks.
+    async fn passed(&self, task: Task<'_>, out_weights: &[f64]) -> Result<Arc<Vec<f64>>> {
+        let (cut, vectors) = (self.graph.cut, self.graph.vectors());
         let compute = async {
-            let passed = spawn_blocking(move || contributions(&known.0, &known.1)).await?;
-            let bytes = passed.len() * 8;
+            let mut passed = vec![0.0; cut.count as usize * vectors];
+            let mut ranks = Vec::new();
+            let pass = |block, bytes: &[u8]| {
+                let nodes = cut.range(block).start as usize..cut.range(block).end as usize;
+                ranks.clear();
+                append_numbers(bytes, nodes.len() * vectors, self.from.0.as_str(), &mut ranks)?;
+                let to = &mut passed[nodes.start * vectors..nodes.end * vectors];
+                contribute(&ranks, &out_weights[nodes], to);
+                Ok(())
+            };
+            self.from.for_each_part(task.runtime, cut, pass).await?;
+            let bytes = passed.len() * size_of::<f64>();
             Ok((passed, bytes))
         };
-        let name = format!("contributions of {}", self.from.0);
-        let passed = task.resident.get(name, compute).await?;
-        Ok([out_weights, ranks, passed])
+        task.resident.of_state("contributions of ", &self.from, compute).await
     }
 
     async fn pull<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
         let incoming = self.graph.incoming::<W>(task).await?;
         let teleport = self.graph.teleport(task).await?;
-        let state_bytes = self.graph.cut.count as usize * self.graph.node_bytes();
-        let (ranks, measures) = match task.resident.holds(state_bytes) {
+        let (ranks, measures) = match task.resident.holds(self.graph.state_bytes()) {
             true => self.pull_from_all(task, incoming, teleport).await?,
             false => self.pull_in_groups(task, incoming, teleport).await?,
         };
@@ -265,18 +277,18 @@ impl PageRankStep {
         incoming: Arc<Csr<W>>,
         teleport: Arc<Vec<f64>>,
     ) -> Result<(Vec<f64>, Measures)> {
-        let [out_weights, before, passed] = self.before(task).await?;
-        let vectors = self.graph.vectors();
+        let out_weights = self.all_out_weights(task).await?;
+        let passed = self.passed(task, &out_weights).await?;
+        let (before, vectors) = (self.own(task).await?, self.graph.vectors());
         let range = self.graph.cut.range(task.block);
         let range = range.start as usize..range.end as usize;
-        let own = range.start * vectors..range.end * vectors;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass());
         let compute = move || {
-            let (mut ranks, mut measures) = (vec![0.0; own.len()], Measures::new(vectors));
+            let (mut ranks, mut measures) = (vec![0.0; before.len()], Measures::new(vectors));
             let dangling_mass = dangling_mass.as_slice();
             let step = Step { damping, dangling_mass, contributions: &passed };
-            let (out_weights, ranks_before) = (&out_weights[range], &before[own]);
-            let nodes = Nodes { out_weights, teleport: &teleport, ranks: ranks_before };
+            let out_weights = &out_weights[range];
+            let nodes = Nodes { out_weights, teleport: &teleport, ranks: &before };
             pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut measures);
             (ranks, measures)
         };
@@ -292,11 +304,10 @@ impl PageRankStep {
         teleport: Arc<Vec<f64>>,
     ) -> Result<(Vec<f64>, Measures)> {
         let (cut, runtime, vectors) = (self.graph.cut, task.runtime, self.graph.vectors());
-        let count = cut.rows(task.block) * vectors;
-        let before: Vec<f64> = self.from.numbers(runtime, &Folder::part(task.block), count).await?;
+        let before = self.own(task).await?;
+        let (mut ranks, mut measures) = (vec![0.0; before.len()], Measures::new(vectors));
         let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
-        let (mut ranks, mut measures) = (vec![0.0; count], Measures::new(vectors));
-        let mut groups = Groups::new(task, incoming, self.graph.node_bytes(), HashSet::new());
+        let mut groups = Groups::new(task, incoming, self.graph.source_bytes(), HashSet::new());
         while let Some(reserved) = groups.next(task).await? {
             let sources = &reserved.group.columns;
             let source_ranks = self.from.rows(runtime, cut, vectors, sources).await?;
@@ -334,7 +345,8 @@ impl PageRankStep {
         };
         let read = futures::stream::iter(blocks.clone()).map(read).buffered(AT_ONCE);
         let (incoming, teleport): (Vec<_>, Vec<_>) = read.try_collect().await?;
-        let [out_weights, before] = self.all_nodes(task).await?;
+        let out_weights = self.all_out_weights(task).await?;
+        let before = task.resident.state(task.runtime, &self.from, graph.cut, vectors).await?;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass());
         let most = (self.to.len(), self.tolerance);
         let compute = move || {

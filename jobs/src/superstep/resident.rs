@@ -3,7 +3,6 @@
 use super::layout::{Folder, Partitioned, append_numbers};
 use crate::{JobError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use futures::{StreamExt, TryStreamExt};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use nightshift_udfs::csr::{Csr, Value};
@@ -14,9 +13,6 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Parts of a state that are read at the same time.
-const READS: usize = 16;
 
 /// Blocks that were not wanted for this long make room when those of another training come.
 const IDLE: Duration = Duration::from_secs(5);
@@ -187,6 +183,21 @@ impl Resident {
         self.others.run_pending_tasks().await;
     }
 
+    /// What is computed of a state, by `compute` if it isn't there. What was kept of earlier states of the series is
+    /// forgotten.
+    pub async fn of_state<T: Send + Sync + 'static>(
+        &self,
+        what: &str,
+        folder: &Folder,
+        compute: impl Future<Output = Result<(T, usize)>>,
+    ) -> Result<Arc<T>> {
+        let name = format!("{what}{}", folder.0);
+        if !self.others.contains_key(&name) {
+            self.forget_others(folder.0.as_str()).await;
+        }
+        self.get(name, compute).await
+    }
+
     /// The whole of a state: the parts of all blocks, `width` numbers a row, one after another.
     pub async fn state<V: Value>(
         &self,
@@ -196,25 +207,15 @@ impl Resident {
         width: usize,
     ) -> Result<Arc<Vec<V>>> {
         let read = async {
-            let storage = folder.open(runtime)?;
-            let parts = futures::stream::iter(0..cut.blocks()).map(|block| {
-                let storage = &storage;
-                async move { storage.get(&Folder::part(block)).await }
-            });
-            let parts: Vec<_> = parts.buffered(READS).try_collect().await?;
             let mut state = Vec::with_capacity(cut.count as usize * width);
-            for (block, bytes) in parts.iter().enumerate() {
-                let rows = cut.rows(block as u32);
-                append_numbers(bytes, rows * width, folder.0.as_str(), &mut state)?;
-            }
+            let append = |block, bytes: &[u8]| {
+                append_numbers(bytes, cut.rows(block) * width, folder.0.as_str(), &mut state)
+            };
+            folder.for_each_part(runtime, cut, append).await?;
             let size = state.len() * V::BYTES;
             Ok((state, size))
         };
-        let name = folder.0.to_string();
-        if !self.others.contains_key(&name) {
-            self.forget_others(&name).await;
-        }
-        self.get(name, read).await
+        self.of_state("", folder, read).await
     }
 
     /// One object that is nothing but numbers.
@@ -303,10 +304,10 @@ mod tests {
                 let state = resident.state::<f32>(&runtime, &folder, cut, 1).await.unwrap();
                 assert_eq!(*state, vec![iteration as f32; 2000]);
                 let computed = async { Ok((iteration, 8)) };
-                resident.get(format!("twice {}sums", folder.0), computed).await.unwrap();
+                resident.of_state("twice ", &folder, computed).await.unwrap();
             }
         }
-        let left = ["item-00011/", "item-00011/sums", "user-00011/", "user-00011/sums"];
+        let left = ["item-00011/", "item-00011/", "user-00011/", "user-00011/"];
         assert_eq!(names(&resident), left);
         // One that is wanted again is read again.
         let again = folder("user-00009");
