@@ -23,7 +23,7 @@ pub use equations::Equations;
 use crate::csr::Csr;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::ThreadPool;
 use rows::{Part, Rows};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -302,26 +302,32 @@ impl HalfStep {
         Ok(())
     }
 
-    /// The same as [`Self::solve`], to the last bit, by the threads of the pool that calls it.
+    /// The same as [`Self::solve`], to the last bit, by the threads of a pool, which must not be one that the caller is in.
     pub fn solve_together(
         &self,
-        fixed: Fixed<'_>,
-        block: &Csr<f32>,
-        known: &KnownSums,
+        pool: &ThreadPool,
+        (fixed, block, known): (Fixed<'_>, &Csr<f32>, &KnownSums),
         solution: &mut [f32],
         sums: &mut Sums,
     ) -> Result<(), AlsError> {
         let (step, width) = (*self, self.feedback.width(self.factors));
         let mut losses = vec![Sums::default(); block.rows()];
         let (mut solutions, mut left) = (solution, losses.as_mut_slice());
-        let pieces = block.pieces(PIECES).into_iter().map(|rows| {
-            let solution = solutions.split_off_mut(..rows.len() * width).unwrap_or_default();
-            let losses = left.split_off_mut(..rows.len()).unwrap_or_default();
-            Rows { step, fixed, block, rows, width, known, solution, losses }
+        // An entry takes as long as the square of the factors, and the decomposition of a row as a third of their cube.
+        let cost = |row: usize, entries: u64| match known.get(&(block.first_row + row as u32)) {
+            Some(_) => self.factors as u64 / 3 + 1,
+            None => self.factors as u64 / 3 + 1 + entries,
+        };
+        let pieces = block.pieces(PIECES, cost);
+        let mut solved: Vec<_> = pieces.iter().map(|_| Ok(())).collect();
+        pool.in_place_scope(|scope| {
+            for (rows, solved) in pieces.into_iter().zip(&mut solved) {
+                let solution = solutions.split_off_mut(..rows.len() * width).unwrap_or_default();
+                let losses = left.split_off_mut(..rows.len()).unwrap_or_default();
+                let rows = Rows { step, fixed, block, rows, width, known, solution, losses };
+                scope.spawn(move |_| *solved = pulp::Arch::new().dispatch(rows));
+            }
         });
-        let pieces: Vec<_> = pieces.collect();
-        let solve = |rows| pulp::Arch::new().dispatch::<Rows<'_>>(rows);
-        let solved: Vec<_> = pieces.into_par_iter().map(solve).collect();
         // Of several rows without a solution, the first is named, whichever was found first.
         solved.into_iter().collect::<Result<(), _>>()?;
         sums.add(&losses);

@@ -183,21 +183,25 @@ impl<V: Value> Csr<V> {
         self.offsets.len() * 8 + self.columns.len() * (4 + V::BYTES)
     }
 
-    /// All rows in at most `count` pieces of consecutive rows, with about as many entries each.
-    pub fn pieces(&self, count: u64) -> Vec<Range<usize>> {
-        let (rows, entries) = (self.rows(), self.columns.len() as u64);
-        let mut first = 0;
-        let pieces = (1..=count).filter_map(|piece| {
-            let before = entries / count * piece;
-            let end = match piece < count {
-                true => self.offsets[..rows].partition_point(|offset| *offset < before),
-                false => rows,
-            };
-            let rows = first..end;
-            first = rows.end;
-            (!rows.is_empty()).then_some(rows)
-        });
-        pieces.collect()
+    /// All rows in at most `count` pieces of consecutive rows that cost about the same. `cost` is told a row of the block,
+    /// and how many entries it has.
+    pub fn pieces(&self, count: u64, cost: impl Fn(usize, u64) -> u64) -> Vec<Range<usize>> {
+        let costs =
+            || self.offsets.windows(2).enumerate().map(|(row, at)| cost(row, at[1] - at[0]));
+        let total: u64 = costs().sum();
+        let (mut pieces, mut first, mut done) = (Vec::new(), 0, 0);
+        for (row, cost) in costs().enumerate() {
+            done += cost;
+            if done >= total / count * (pieces.len() as u64 + 1) && pieces.len() as u64 + 1 < count
+            {
+                pieces.push(first..row + 1);
+                first = row + 1;
+            }
+        }
+        if first < self.rows() {
+            pieces.push(first..self.rows());
+        }
+        pieces
     }
 
     /// As many rows from the `first` on as have no more than `most_columns` different columns, and at least one.
@@ -368,21 +372,23 @@ mod tests {
     }
 
     #[test]
-    fn pieces_have_all_rows_and_about_as_many_entries() {
+    fn pieces_have_all_rows_and_cost_about_the_same() {
         let block = |lengths: &[u32]| {
             let rows = lengths.iter().enumerate();
             let entries =
                 rows.flat_map(|(row, length)| (0..*length).map(move |at| (row as u32, at, 1.0f32)));
             Csr::from_entries(0, lengths.len(), entries, Duplicates::Keep)
         };
-        assert_eq!(block(&[5; 8]).pieces(4), [0..2, 2..4, 4..6, 6..8]);
-        assert_eq!(block(&[1, 1, 100, 1, 1]).pieces(3), [0..3, 3..5]);
-        for few in [[0, 0, 3], [0, 0, 0]] {
-            assert!(block(&few).pieces(16).into_iter().eq(std::iter::once(0..3)));
-        }
-        assert!(block(&[]).pieces(2).is_empty());
+        let entries = |_: usize, entries: u64| entries;
+        assert_eq!(block(&[5; 8]).pieces(4, entries), [0..2, 2..4, 4..6, 6..8]);
+        assert_eq!(block(&[1, 1, 100, 1, 1]).pieces(2, entries), [0..3, 3..5]);
+        // Where a long row costs nothing, the others are cut.
+        let others = |row: usize, entries: u64| if row == 2 { 1 } else { entries };
+        assert_eq!(block(&[1, 1, 100, 1, 1, 1, 1, 1]).pieces(4, others), [0..2, 2..4, 4..6, 6..8]);
+        assert_eq!(block(&[0; 8]).pieces(4, |_, _| 1), [0..2, 2..4, 4..6, 6..8]);
+        assert!(block(&[]).pieces(2, entries).is_empty());
         for lengths in [vec![7; 1000], vec![0; 10], (0..500).collect(), vec![1000, 0, 0, 2, 3]] {
-            let pieces = block(&lengths).pieces(16);
+            let pieces = block(&lengths).pieces(16, |_, entries| entries + 1);
             assert!(pieces.len() <= 16 && pieces.iter().all(|rows| !rows.is_empty()));
             assert!(pieces.iter().cloned().flatten().eq(0..lengths.len()), "{pieces:?}");
         }

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use nightshift_udfs::als::{self, AlsError, Fixed, HalfStep, KnownSums, Measures, Sums};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
+use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -147,9 +148,9 @@ impl AlsStep {
         let fixed =
             task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
         let (step, mut sums) = (self.step, Sums::default());
-        let solve = move || {
+        let solve = move |pool: &ThreadPool| {
             let fixed = Fixed { rows: &fixed, gram: &gram };
-            step.solve_together(fixed, &block, &known, &mut part, &mut sums)?;
+            step.solve_together(pool, (fixed, &block, &known), &mut part, &mut sums)?;
             let measures = step.measure(&gram, &part, &sums);
             Ok::<_, AlsError>((part, measures))
         };

@@ -84,12 +84,12 @@ impl Folder {
     }
 }
 
-/// Parts of a state that are read at the same time.
+/// Parts of a state that are in memory while it is read.
 const PARTS: usize = 16;
 
 impl Folder {
     /// Reads all parts of a state. `take` gets the bytes of one after another, in the order of the blocks, while the next
-    /// are read: no more than a few are in memory.
+    /// are read: as many as [`PARTS`].
     pub async fn for_each_part(
         &self,
         runtime: &RuntimeEnv,

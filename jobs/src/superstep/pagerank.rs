@@ -62,15 +62,10 @@ impl PageRankGraph {
         self.teleport.as_ref().map_or(1, |teleport| teleport.sums.len())
     }
 
-    /// What a group of nodes has in memory of each source: its outgoing weight, and of each vector its rank and what it
-    /// passes along.
-    fn source_bytes(&self) -> usize {
+    /// What a step has in memory of each node: its outgoing weight, and of each vector what it passes along and its share
+    /// of the teleport distribution; or its rank instead, of the sources of a group.
+    fn node_bytes(&self) -> usize {
         (1 + 2 * self.vectors()) * size_of::<f64>()
-    }
-
-    /// What a step has in memory of all nodes otherwise: outgoing weights, and what is passed along.
-    fn state_bytes(&self) -> usize {
-        self.cut.count as usize * (1 + self.vectors()) * size_of::<f64>()
     }
 
     /// Bytes of all blocks in memory.
@@ -263,7 +258,8 @@ impl PageRankStep {
         let started = Instant::now();
         let incoming = self.graph.incoming::<W>(task).await?;
         let teleport = self.graph.teleport(task).await?;
-        let (ranks, measures) = match task.resident.holds(self.graph.state_bytes()) {
+        let state_bytes = self.graph.cut.count as usize * self.graph.node_bytes();
+        let (ranks, measures) = match task.resident.holds(state_bytes) {
             true => self.pull_from_all(task, incoming, teleport).await?,
             false => self.pull_in_groups(task, incoming, teleport).await?,
         };
@@ -307,7 +303,7 @@ impl PageRankStep {
         let before = self.own(task).await?;
         let (mut ranks, mut measures) = (vec![0.0; before.len()], Measures::new(vectors));
         let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
-        let mut groups = Groups::new(task, incoming, self.graph.source_bytes(), HashSet::new());
+        let mut groups = Groups::new(task, incoming, self.graph.node_bytes(), HashSet::new());
         while let Some(reserved) = groups.next(task).await? {
             let sources = &reserved.group.columns;
             let source_ranks = self.from.rows(runtime, cut, vectors, sources).await?;

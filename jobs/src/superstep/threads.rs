@@ -5,8 +5,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, OnceLock};
 use tokio::task::spawn_blocking;
 
-/// As many threads as a task has partitions. What one partition works on is cut into pieces for all of them: those that have
-/// no block left go on with the last blocks of the others, and while one writes what it has computed, its thread computes.
+/// As many threads as a task has partitions. What one partition works on is cut into pieces for all of them: threads that
+/// have no block left go on with the last blocks of the others, and while a partition writes what it has, its thread
+/// computes for another.
 #[derive(Debug)]
 pub struct Threads {
     count: usize,
@@ -20,10 +21,11 @@ impl Threads {
         Self { count, pool: OnceLock::new() }
     }
 
-    /// Runs `work` in one of them. What it does with the iterators of rayon, all of them do.
+    /// Runs `work`, which puts pieces of itself into the pool. It waits for them elsewhere: a thread of the pool that
+    /// waited would begin with another partition's block, and keep its own from being done.
     pub async fn run<R: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce() -> R + Send + 'static,
+        work: impl FnOnce(&ThreadPool) -> R + Send + 'static,
     ) -> Result<R> {
         let threads = Arc::clone(self);
         let run = move || {
@@ -37,7 +39,7 @@ impl Threads {
                     threads.pool.get_or_init(|| pool)
                 }
             };
-            Ok(pool.install(work))
+            Ok(work(pool))
         };
         spawn_blocking(run).await?
     }
@@ -46,18 +48,23 @@ impl Threads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rayon::iter::{IntoParallelIterator, ParallelIterator};
-    use std::sync::Barrier;
+    use std::sync::{Barrier, Mutex};
 
     /// Two pieces that wait for each other are done by two threads, and there are no more than two.
     #[tokio::test]
     async fn all_threads_share_the_work_of_one_partition() {
         let threads = Arc::new(Threads::new(2));
-        let barrier = Arc::new(Barrier::new(2));
-        let work = move || {
-            let wait = |_| barrier.wait().is_leader();
-            let leaders: Vec<bool> = (0..2).into_par_iter().map(wait).collect();
-            (leaders, rayon::current_num_threads())
+        let work = |pool: &ThreadPool| {
+            let (barrier, leaders) = (Barrier::new(2), Mutex::<Vec<bool>>::default());
+            pool.in_place_scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|_| {
+                        let leads = barrier.wait().is_leader();
+                        leaders.lock().unwrap().push(leads);
+                    });
+                }
+            });
+            (leaders.into_inner().unwrap(), pool.current_num_threads())
         };
         let (mut leaders, count) = threads.run(work).await.unwrap();
         leaders.sort_unstable();
@@ -67,7 +74,11 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error() {
         let threads = Arc::new(Threads::new(1));
-        assert!(threads.run(|| panic!("a bug")).await.is_err_and(|_: crate::JobError| true));
-        assert_eq!(threads.run(|| 7).await.unwrap(), 7);
+        let bug = |pool: &ThreadPool| {
+            pool.in_place_scope(|scope| scope.spawn(|_| panic!("a bug")));
+        };
+        assert!(threads.run(bug).await.is_err());
+        let sum = |pool: &ThreadPool| pool.install(|| 7);
+        assert_eq!(threads.run(sum).await.unwrap(), 7);
     }
 }

@@ -322,8 +322,8 @@ fn groups_of_rows_come_to_the_same() {
         for threads in 1..4 {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let (mut found, mut sums, known) = (start.clone(), Sums::default(), KnownSums::new());
-            let solve = || step.solve_together(fixed, &block, &known, &mut found, &mut sums);
-            pool.install(solve).unwrap();
+            let data = (fixed, &block, &known);
+            step.solve_together(&pool, data, &mut found, &mut sums).unwrap();
             assert_eq!(found, whole, "{feedback:?} {solver:?}");
             assert_eq!(step.measure(&items_gram, &found, &sums), expected);
         }
@@ -386,6 +386,25 @@ fn singular_equations_name_the_row() {
     assert_eq!(result, Err(AlsError::Singular { row: 4, observations: 1 }));
 }
 
+/// Many rows without a solution, in pieces that any thread may come to first.
+#[test]
+fn the_first_row_without_a_solution_is_named() {
+    let of_row = |row: u32| (0..if row < 24 { 2 } else { 1 }).map(move |item| (row, item, 1.0));
+    let block = Csr::from_entries(4, 200, (4..204).flat_map(of_row), Duplicates::Add);
+    let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
+    let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
+    let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors: 2 };
+    let fixed = Fixed { rows: &[1.0, 2.0, 2.0, 1.0], gram: &[] };
+    let known = KnownSums::new();
+    for threads in 1..4 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (mut solution, mut sums) = (vec![0.0; 400], Sums::default());
+        let data = (fixed, &block, &known);
+        let result = step.solve_together(&pool, data, &mut solution, &mut sums);
+        assert_eq!(result, Err(AlsError::Singular { row: 24, observations: 1 }));
+    }
+}
+
 /// Sums that are made apart, of a row that is too long for one task.
 #[test]
 fn rows_are_solved_by_sums_made_elsewhere() {
@@ -428,6 +447,11 @@ fn rows_are_solved_by_sums_made_elsewhere() {
         let known = KnownSums::from([(3, sums)]);
         step.solve(fixed, &block, &known, &mut found, &mut total).unwrap();
         assert_eq!(found[..width], expected[..width]);
+        let (mut together, mut total_of_all) = (vec![0.0; 2 * width], Sums::default());
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let data = (fixed, &block, &known);
+        step.solve_together(&pool, data, &mut together, &mut total_of_all).unwrap();
+        assert_eq!(together, found);
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} {expected}");
         }

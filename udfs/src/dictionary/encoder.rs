@@ -64,7 +64,7 @@ pub struct StringEncoder {
     long: HashTable<u32>,
     found: Strings,
     codes: Vec<u32>,
-    /// The string before, if it was a short one: rows are often in an order.
+    /// The last short one, which is often the next as well: rows are often in an order.
     last: Option<(Short, u32)>,
 }
 

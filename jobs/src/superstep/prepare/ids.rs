@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn ids_of_every_type_come_back_in_order() {
-        let texts = ["b", "", "ä", "b", "a", "aa", "of more than twelve bytes", "b"];
+        let texts =
+            ["b", "", "ä", "b", "a", "aa", "thirteen byte", "thirteen byte", "more than 15 bytes"];
         let numbers = [3, -1, 0, 3, i64::from(i16::MAX), i64::from(i16::MIN)];
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from(numbers.to_vec())),
