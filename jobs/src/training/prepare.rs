@@ -11,7 +11,7 @@ use crate::superstep::{
     WrittenBlock, Wrong, written_blocks,
 };
 use crate::{JobError, Result, counted};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::LogicalPlan;
 use nightshift_catalog::schema::stored;
@@ -80,18 +80,8 @@ impl Training<'_> {
     ) -> Result<TrainingData> {
         let began = Instant::now();
         let plan = select(self.name, plan, columns)?;
-        let found = plan.schema().as_arrow();
-        let schema = stored(found)?;
-        // Texts in views are encoded as they are: to copy them into one array would take as long as that.
-        let fields = found.fields().iter().zip(schema.fields());
-        let as_found = fields.map(|(found, stored)| match found.data_type() {
-            view @ (DataType::Utf8View | DataType::BinaryView) => {
-                stored.as_ref().clone().with_data_type(view.clone())
-            }
-            _ => stored.as_ref().clone(),
-        });
-        let as_found = Arc::new(Schema::new(as_found.collect::<Vec<_>>()));
-        let plan = Session::as_stored(plan, &as_found)?;
+        let schema = Arc::new(stored(plan.schema().as_arrow())?);
+        let plan = Session::as_stored(plan, &schema)?;
         let folder = self.folder(ENTRIES);
         let encode =
             Encode { folder: folder.clone(), negative: columns.negative, segment: SEGMENT };
