@@ -3,7 +3,7 @@
 mod encoder;
 mod strings;
 
-pub use encoder::{Short, StringEncoder};
+pub use encoder::StringEncoder;
 pub use strings::Strings;
 
 use foldhash::fast::RandomState;

@@ -9,21 +9,21 @@ use std::ops::Range;
 /// A string of few bytes as a number: its bytes, zeros, and how many bytes there are. Most ids are as short, and one number
 /// is faster to hash and to compare than bytes elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Short(u128);
+struct Short(u128);
 
 impl Short {
     /// The most bytes that such a string has.
-    pub const MOST: usize = 15;
+    const MOST: usize = 15;
 
     /// The string; `None` if it is longer.
-    pub fn new(string: &[u8]) -> Option<Self> {
+    fn new(string: &[u8]) -> Option<Self> {
         let mut bytes = [0; 16];
         bytes[..Self::MOST].get_mut(..string.len())?.copy_from_slice(string);
         Some(Self(u128::from_be_bytes(bytes) | string.len() as u128))
     }
 
     /// The string that is there in `all`. It is faster not to copy as few bytes as it has.
-    pub fn at(all: &[u8], place: Range<usize>) -> Option<Self> {
+    fn at(all: &[u8], place: Range<usize>) -> Option<Self> {
         let length = place.len();
         match all.get(place.start..).and_then(|rest| rest.first_chunk()) {
             Some(bytes) if length <= Self::MOST => {
@@ -32,13 +32,6 @@ impl Short {
             }
             _ => Self::new(&all[place]),
         }
-    }
-
-    /// The string that a view of Arrow has in itself: its length in the first four bytes, and at most twelve after them, then
-    /// zeros. `None` if the view tells where the string is.
-    pub fn of_view(view: u128) -> Option<Self> {
-        let length = view & u128::from(u32::MAX);
-        (length <= 12).then(|| Self((u128::from_be_bytes(view.to_le_bytes()) << 32) | length))
     }
 
     fn length(self) -> usize {
@@ -89,8 +82,7 @@ impl StringEncoder {
         }
     }
 
-    /// Appends a short value.
-    pub fn push_short(&mut self, value: Short) {
+    fn push_short(&mut self, value: Short) {
         let code = match self.last {
             Some((last, code)) if last == value => code,
             _ => self.code(value),
@@ -157,17 +149,6 @@ mod tests {
         prop::collection::vec(string, 0..100)
     }
 
-    /// The view that Arrow has of a string.
-    fn view(string: &[u8]) -> u128 {
-        let mut bytes = [7; 16];
-        bytes[..4].copy_from_slice(&(string.len() as u32).to_le_bytes());
-        if string.len() <= 12 {
-            bytes[4..].fill(0);
-            bytes[4..4 + string.len()].copy_from_slice(string);
-        }
-        u128::from_le_bytes(bytes)
-    }
-
     proptest! {
         #[test]
         fn strings_are_encoded(values in strings()) {
@@ -195,8 +176,6 @@ mod tests {
                 let within = [&b"some"[..], value, b"more than sixteen bytes"].concat();
                 prop_assert_eq!(Short::at(&within, 4..4 + value.len()), short);
                 prop_assert_eq!(Short::at(&within[..4 + value.len()], 4..4 + value.len()), short);
-                let inline = Short::of_view(view(value));
-                prop_assert_eq!(inline, short.filter(|_| value.len() <= 12));
                 for other in &values {
                     prop_assert_eq!(short.is_some() && short == Short::new(other), short.is_some() && value == other);
                 }
