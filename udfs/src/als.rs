@@ -314,9 +314,9 @@ impl HalfStep {
         let mut losses = vec![Sums::default(); block.rows()];
         let (mut solutions, mut left) = (solution, losses.as_mut_slice());
         // An entry takes as long as the square of the factors, and the decomposition of a row as a third of their cube.
-        let cost = |row: usize, entries: u64| match known.get(&(block.first_row + row as u32)) {
-            Some(_) => self.factors as u64 / 3 + 1,
-            None => self.factors as u64 / 3 + 1 + entries,
+        let cost = |row: usize, entries: u64| {
+            let known = known.contains_key(&(block.first_row + row as u32));
+            self.factors as u64 / 3 + 1 + if known { 0 } else { entries }
         };
         let pieces = block.pieces(PIECES, cost);
         let mut solved: Vec<_> = pieces.iter().map(|_| Ok(())).collect();

@@ -75,7 +75,8 @@ pub fn add_products<S: Simd>(
     ahead: Ahead<'_>,
 ) {
     let numbers = order * (order + S::F32_LANES) / 2;
-    let fetches = ((panel.len() / order) << FRACTION).div_ceil(numbers);
+    let rows = ahead.next.len().min(panel.len() / order);
+    let fetches = (rows << FRACTION).div_ceil(numbers);
     let products =
         Products { simd, matrix, base, panel, order, ahead, fetches, done: 0, fetched: 0 };
     match S::F32_LANES {

@@ -89,7 +89,7 @@ const PARTS: usize = 16;
 
 impl Folder {
     /// Reads all parts of a state. `take` gets the bytes of one after another, in the order of the blocks, while the next
-    /// are read: as many as [`PARTS`].
+    /// are read: sixteen parts are in memory at most.
     pub async fn for_each_part(
         &self,
         runtime: &RuntimeEnv,
