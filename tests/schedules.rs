@@ -179,6 +179,7 @@ struct Pair {
     schedulers: [Option<Process>; 2],
     addresses: [String; 2],
     http: [String; 2],
+    logs: [PathBuf; 2],
     _executors: Vec<Process>,
 }
 
@@ -188,7 +189,9 @@ impl Pair {
         let ports: [u16; 4] = [0; 4].map(free);
         let addresses = [0, 1].map(|at| format!("grpc://127.0.0.1:{}", ports[at]));
         let http = [0, 1].map(|at| format!("127.0.0.1:{}", ports[at + 2]));
-        let schedulers = [0, 1].map(|at| Some(Self::scheduler(folder, ports[at], ports[at + 2])));
+        let logs = [0, 1].map(|at| folder.join(format!("scheduler-{at}.log")));
+        let start = |at: usize| Self::scheduler(folder, ports[at], ports[at + 2], &logs[at]);
+        let schedulers = [0, 1].map(|at| Some(start(at)));
         let executors = [1, 1].map(|cores: u16| {
             let mut command = nightshift(folder);
             command.args([
@@ -200,10 +203,10 @@ impl Pair {
             ]);
             Process::start(command.arg("--work-dir").arg(folder.join("work"))).0
         });
-        Self { schedulers, addresses, http, _executors: executors.into() }
+        Self { schedulers, addresses, http, logs, _executors: executors.into() }
     }
 
-    fn scheduler(folder: &Path, port: u16, http: u16) -> Process {
+    fn scheduler(folder: &Path, port: u16, http: u16, log: &Path) -> Process {
         let mut command = nightshift(folder);
         command.args(["scheduler", "--stand-by", "--lease", "2", "--executor-timeout", "3"]);
         command.args([
@@ -214,8 +217,7 @@ impl Pair {
             "--http-port",
             &http.to_string(),
         ]);
-        let log = std::fs::File::create(folder.join(format!("scheduler-{port}.log"))).unwrap();
-        Process::start_logging(&mut command, log).0
+        Process::start_logging(&mut command, std::fs::File::create(log).unwrap()).0
     }
 
     /// What one of them says of itself.
@@ -238,6 +240,18 @@ impl Pair {
         };
         wait_for(leads, "nobody leads");
         leader.unwrap()
+    }
+}
+
+/// What the schedulers were doing is told of a test that fails.
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (at, log) in self.logs.iter().enumerate() {
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                eprintln!("scheduler {at} answers {:?}, and has logged:\n{said}", self.health(at));
+            }
+        }
     }
 }
 

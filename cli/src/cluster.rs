@@ -2,6 +2,7 @@
 //! processes themselves.
 
 use crate::Failure;
+use crate::anew::{begin_anew, has_begun_anew};
 use crate::arguments::{ExecutorArguments, SchedulerArguments, UpArguments};
 use crate::settings::Settings;
 use datafusion::execution::SessionState;
@@ -22,7 +23,6 @@ use nightshift_scheduler::{
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::Range;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -298,23 +298,6 @@ async fn lead(mut control: Control, stand_by: bool) -> Result<(), Failure> {
     }
 }
 
-/// Set in the environment of a process that was another before: it has worked, so whom it needs is expected to come back.
-const ANEW: &str = "NIGHTSHIFT_BEGUN_ANEW";
-
-fn has_begun_anew() -> bool {
-    std::env::var_os(ANEW).is_some()
-}
-
-/// Replaces this process by one that has just been started; says what went wrong if that fails.
-fn begin_anew() -> std::io::Error {
-    match std::env::current_exe() {
-        Ok(program) => {
-            Command::new(program).args(std::env::args_os().skip(1)).env(ANEW, "1").exec()
-        }
-        Err(error) => error,
-    }
-}
-
 /// A port of a scheduler: the one that is given, or the one after another of its ports.
 fn port_after(given: Option<u16>, port: u16, flag: &str) -> Result<u16, Failure> {
     match given {
@@ -380,6 +363,7 @@ pub async fn executor(arguments: ExecutorArguments) -> Result<(), Failure> {
         // One that was stopped keeps its connections, and answers nothing.
         () = until_gone(&scheduler_host, scheduler_port), if several => {
             tracing::warn!("the scheduler is silent; looks for another");
+            drop(temporary);
             Err(begin_anew().into())
         }
         () = parent_gone(arguments.with_parent) => Ok(()),

@@ -1,5 +1,6 @@
 //! The `nightshift` binary: one entry for every role.
 
+mod anew;
 mod arguments;
 mod backfill;
 mod check;
