@@ -137,7 +137,8 @@ impl<S: Simd> Products<'_, S> {
         }
     }
 
-    /// With 8 lanes and 16 registers: two vectors of rows by six columns, and squares on the diagonal.
+    /// With 8 lanes and 16 registers: two vectors of rows by six columns, or by four on the diagonal. A single vector of
+    /// rows is for its end alone: it needs more columns loaded than the processor can while it multiplies them.
     #[inline(always)]
     fn add_wide(mut self) {
         for diagonal in (0..self.order).step_by(16) {
@@ -146,8 +147,8 @@ impl<S: Simd> Products<'_, S> {
                 self.tile::<2, 6>(row, diagonal + 6);
                 self.tile::<2, 4>(row, diagonal + 12);
             }
-            self.tile::<1, 8>(diagonal, diagonal);
-            self.tile::<1, 8>(diagonal + 8, diagonal);
+            self.tile::<2, 4>(diagonal, diagonal);
+            self.tile::<2, 4>(diagonal, diagonal + 4);
             self.tile::<1, 8>(diagonal + 8, diagonal + 8);
         }
     }

@@ -136,8 +136,12 @@ impl<'a> Exact<'a> {
             self.system.matrix.fill(0.0);
             self.gather_chunk(simd, weights, following, false);
             following = &following[weights.len()..];
-            let sums = self.earlier.iter_mut().zip(&self.system.matrix);
-            sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
+            let columns = self.earlier.chunks_exact_mut(self.order);
+            let columns = columns.zip(self.system.matrix.chunks_exact(self.order));
+            for (diagonal, (sums, chunk)) in columns.enumerate() {
+                let sums = sums[diagonal..].iter_mut().zip(&chunk[diagonal..]);
+                sums.for_each(|(sum, chunk)| *sum += f64::from(*chunk));
+            }
         }
     }
 

@@ -168,21 +168,30 @@ impl pulp::NullaryFnOnce for Interleave<'_> {
     #[inline(always)]
     fn call(self) {
         let Self { simd, lower, count, systems, lanes } = self;
-        let mut square = [[0.0; SQUARE]; SQUARE];
         for (group, systems) in systems.chunks(SQUARE).enumerate() {
-            // By rows first, because a vector is half a line of the cache, and the other half is the next column's.
-            for first in (0..count).step_by(SQUARE) {
-                for column in 0..(first + SQUARE).min(count) {
-                    for (numbers, system) in square.iter_mut().zip(systems) {
-                        let from = column * system.unknowns.len() + first;
-                        numbers.copy_from_slice(&system.matrix[from..][..SQUARE]);
-                    }
-                    let vectors = transpose(simd, square);
-                    for (at, vector) in vectors.iter().enumerate() {
-                        let row = first + at;
-                        if (column..count).contains(&row) {
-                            let to = (start(row) + column) * lanes + group * SQUARE;
-                            lower[to..][..SQUARE].copy_from_slice(vector);
+            let order = systems[0].unknowns.len();
+            // In the lanes of systems that aren't there is the first.
+            let mut matrices = [systems[0].matrix.as_slice(); SQUARE];
+            for (matrix, system) in matrices.iter_mut().zip(systems) {
+                *matrix = &system.matrix;
+            }
+            // A vector is half a line of the cache. Two of them are read of each column, and rows come first, because the
+            // other half of what is written is the next column's.
+            for pair in (0..count).step_by(2 * SQUARE) {
+                for column in 0..(pair + 2 * SQUARE).min(count) {
+                    for first in [pair, pair + SQUARE] {
+                        let mut square = [[0.0; SQUARE]; SQUARE];
+                        for (numbers, matrix) in square.iter_mut().zip(matrices) {
+                            let from = column * order + first;
+                            numbers.copy_from_slice(&matrix[from..][..SQUARE]);
+                        }
+                        let vectors = transpose(simd, square);
+                        for (at, vector) in vectors.iter().enumerate() {
+                            let row = first + at;
+                            if (column..count).contains(&row) {
+                                let to = (start(row) + column) * lanes + group * SQUARE;
+                                lower[to..][..SQUARE].copy_from_slice(vector);
+                            }
                         }
                     }
                 }
