@@ -13,11 +13,11 @@ pub fn has_begun_anew() -> bool {
     std::env::var_os(ANEW).is_some()
 }
 
-/// Replaces this process by one that has just been started; says what went wrong if that fails.
+/// Replaces this process by one that has just been started; says what went wrong, and what to do, if that fails.
 ///
 /// Other threads run until the last moment, and may write to whom has gone away. The standard library's `exec` makes
 /// that deadly (SIGPIPE) before it begins.
-pub fn begin_anew() -> io::Error {
+pub fn begin_anew() -> String {
     let replaced = || -> io::Result<_> {
         let text = |text: OsString| CString::new(text.into_vec());
         let program = text(std::env::current_exe()?.into_os_string())?;
@@ -33,7 +33,9 @@ pub fn begin_anew() -> io::Error {
     };
     match replaced() {
         Ok(never) => match never {},
-        Err(error) => error,
+        Err(error) => format!(
+            "this process can't begin anew: its program is not started: {error}; start it again"
+        ),
     }
 }
 
