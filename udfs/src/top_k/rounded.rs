@@ -251,11 +251,10 @@ pub(super) fn dispatch(work: impl WithProducts) {
     {
         use pulp::x86::{V3, V4};
         if let Some(simd) = V4::try_new() {
-            return simd.vectorize(wide::Run(work, wide::Wide::<_, 1, USERS>(simd)));
+            return simd.vectorize(wide::Run(work, wide::Wide(simd)));
         }
         if let Some(simd) = V3::try_new() {
-            // Three users at a time: with more, Zen 3 takes twice as long.
-            return simd.vectorize(wide::Run(work, wide::Wide::<_, 2, 3>(simd)));
+            return simd.vectorize(wide::Run(work, wide::Wide(simd)));
         }
     }
     work.run(Plain);
@@ -312,25 +311,26 @@ mod wide {
         }
     }
 
-    /// Vectors of integers; so many hold a quad of each item of a tile.
-    pub(super) trait Vectors<const PARTS: usize>: Copy {
+    /// Vectors of integers.
+    pub(super) trait Vectors: Copy {
+        /// How many vectors hold a quad of each item of a tile.
+        const PARTS: usize;
         type Vector: Copy;
         fn splat(self, value: i32) -> Self::Vector;
-        fn quads(self, items: Quads) -> [Self::Vector; PARTS];
-        /// Adds the products of quads to sums of 16 bits, two for each quad.
-        fn add_quads(
-            self,
-            sums: Self::Vector,
-            items: Self::Vector,
-            user: Self::Vector,
-        ) -> Self::Vector;
+        /// One of these vectors.
+        fn quads(self, items: &Quads, part: usize) -> Self::Vector;
+        /// The products of quads, as sums of 16 bits, two for each quad.
+        fn products(self, items: Self::Vector, user: Self::Vector) -> Self::Vector;
+        /// Adds sums of 16 bits.
+        fn add(self, sums: Self::Vector, others: Self::Vector) -> Self::Vector;
         /// Adds sums of 16 bits to those of 32.
         fn add_pairs(self, sums: Self::Vector, pairs: Self::Vector) -> Self::Vector;
         /// Which of the sums exceed the bounds, a bit for each.
         fn above(self, sums: Self::Vector, bounds: Self::Vector) -> u16;
     }
 
-    impl Vectors<2> for V3 {
+    impl Vectors for V3 {
+        const PARTS: usize = 2;
         type Vector = __m256i;
 
         #[inline(always)]
@@ -339,13 +339,18 @@ mod wide {
         }
 
         #[inline(always)]
-        fn quads(self, items: Quads) -> [__m256i; 2] {
-            cast(items)
+        fn quads(self, items: &Quads, part: usize) -> __m256i {
+            cast(items.as_chunks::<32>().0[part])
         }
 
         #[inline(always)]
-        fn add_quads(self, sums: __m256i, items: __m256i, user: __m256i) -> __m256i {
-            self.avx2._mm256_add_epi16(sums, self.avx2._mm256_maddubs_epi16(items, user))
+        fn products(self, items: __m256i, user: __m256i) -> __m256i {
+            self.avx2._mm256_maddubs_epi16(items, user)
+        }
+
+        #[inline(always)]
+        fn add(self, sums: __m256i, others: __m256i) -> __m256i {
+            self.avx2._mm256_add_epi16(sums, others)
         }
 
         #[inline(always)]
@@ -360,7 +365,8 @@ mod wide {
         }
     }
 
-    impl Vectors<1> for V4 {
+    impl Vectors for V4 {
+        const PARTS: usize = 1;
         type Vector = __m512i;
 
         #[inline(always)]
@@ -369,13 +375,18 @@ mod wide {
         }
 
         #[inline(always)]
-        fn quads(self, items: Quads) -> [__m512i; 1] {
-            [cast(items)]
+        fn quads(self, items: &Quads, _: usize) -> __m512i {
+            cast(*items)
         }
 
         #[inline(always)]
-        fn add_quads(self, sums: __m512i, items: __m512i, user: __m512i) -> __m512i {
-            self.avx512bw._mm512_add_epi16(sums, self.avx512bw._mm512_maddubs_epi16(items, user))
+        fn products(self, items: __m512i, user: __m512i) -> __m512i {
+            self.avx512bw._mm512_maddubs_epi16(items, user)
+        }
+
+        #[inline(always)]
+        fn add(self, sums: __m512i, others: __m512i) -> __m512i {
+            self.avx512bw._mm512_add_epi16(sums, others)
         }
 
         #[inline(always)]
@@ -390,13 +401,12 @@ mod wide {
         }
     }
 
-    /// Products with vectors, of `ABREAST` users at a time.
+    /// Products with vectors: a chain of items stays in registers while all users are multiplied with it, and one sum of
+    /// each user.
     #[derive(Clone, Copy)]
-    pub(super) struct Wide<V, const PARTS: usize, const ABREAST: usize>(pub V);
+    pub(super) struct Wide<V>(pub V);
 
-    impl<V: Vectors<PARTS>, const PARTS: usize, const ABREAST: usize> Products
-        for Wide<V, PARTS, ABREAST>
-    {
+    impl<V: Vectors> Products for Wide<V> {
         #[inline(always)]
         fn above(
             self,
@@ -407,31 +417,29 @@ mod wide {
             let Self(simd) = self;
             let zero = simd.splat(0);
             let mut hits = [0; USERS];
-            for (hits, first) in hits.chunks_exact_mut(ABREAST).zip((0..).step_by(ABREAST)) {
-                let mut sums = [[zero; PARTS]; ABREAST];
-                for (items, users) in items.chunks_exact(CHAIN).zip(users.chunks_exact(CHAIN)) {
-                    let mut chain = [[zero; PARTS]; ABREAST];
-                    for (items, users) in items.iter().zip(users) {
-                        let items = simd.quads(*items);
-                        for at in 0..ABREAST {
-                            let user = simd.splat(users[first + at]);
-                            for part in 0..PARTS {
-                                chain[at][part] =
-                                    simd.add_quads(chain[at][part], items[part], user);
-                            }
-                        }
+            for part in 0..V::PARTS {
+                let mut sums = [zero; USERS];
+                let chains = items.as_chunks::<CHAIN>().0.iter().zip(users.as_chunks::<CHAIN>().0);
+                for (items, users) in chains {
+                    let mut vectors = [zero; CHAIN];
+                    for quad in 0..CHAIN {
+                        vectors[quad] = simd.quads(&items[quad], part);
                     }
-                    for at in 0..ABREAST {
-                        for part in 0..PARTS {
-                            sums[at][part] = simd.add_pairs(sums[at][part], chain[at][part]);
+                    for at in 0..USERS {
+                        let mut products = [zero; CHAIN];
+                        for quad in 0..CHAIN {
+                            let user = simd.splat(users[quad][at]);
+                            products[quad] = simd.products(vectors[quad], user);
                         }
+                        // Two and two: no sum waits for the one before.
+                        let [a, b, c, d] = products;
+                        let pairs = simd.add(simd.add(a, b), simd.add(c, d));
+                        sums[at] = simd.add_pairs(sums[at], pairs);
                     }
                 }
-                for at in 0..ABREAST {
-                    let bound = simd.splat(bounds[first + at]);
-                    for (part, sums) in sums[at].iter().enumerate() {
-                        hits[at] |= simd.above(*sums, bound) << (part * TILE / PARTS);
-                    }
+                for at in 0..USERS {
+                    let above = simd.above(sums[at], simd.splat(bounds[at]));
+                    hits[at] |= above << (part * TILE / V::PARTS);
                 }
             }
             (hits != [0; USERS]).then_some(hits)
