@@ -6,8 +6,8 @@ mod ranked;
 
 pub use fold_in::{FoldIn, INTERACTION_ITEM, INTERACTION_WEIGHT};
 
-use crate::superstep::{FixedItems, ItemFiles, Resident};
-use crate::{JobError, Result};
+use crate::Result;
+use crate::superstep::{FixedItems, ItemFiles, Resident, Threads};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -25,6 +25,7 @@ use futures::TryStreamExt;
 use nightshift_catalog::scan::TableScanSpec;
 use nightshift_udfs::similar_items::Directions;
 use nightshift_udfs::top_k::Catalogue;
+use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -99,22 +100,29 @@ impl Ready {
         })
     }
 
-    fn compute(&self, rows: &RecordBatch, schema: SchemaRef) -> Result<RecordBatch> {
+    fn compute(
+        &self,
+        pool: &ThreadPool,
+        rows: &RecordBatch,
+        schema: SchemaRef,
+    ) -> Result<RecordBatch> {
         match self {
-            Ready::Recommend(items, k) => ranked::recommend(items, rows, *k, schema),
-            Ready::Similar(directions, k) => ranked::similar(directions, rows, *k, schema),
+            Ready::Recommend(items, k) => ranked::recommend(pool, items, rows, *k, schema),
+            Ready::Similar(directions, k) => ranked::similar(pool, directions, rows, *k, schema),
             Ready::FoldIn(items, fold) => fold.solve(items, rows, schema),
         }
     }
 }
 
-/// Does the work on its input, batch by batch.
+/// Does the work on its input, batch by batch. Those of all partitions of a task are the work of the same threads: a
+/// partition may have more rows than the others, or more items that its users have seen, and a task ends with its last.
 #[derive(Debug)]
 pub struct WithItemsExec {
     work: Work,
     files: ItemFiles,
     resident: Resident,
     input: Arc<dyn ExecutionPlan>,
+    threads: Arc<Threads>,
     properties: Arc<PlanProperties>,
 }
 
@@ -133,7 +141,8 @@ impl WithItemsExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        Self { work, files, resident, input, properties }
+        let threads = Arc::new(Threads::new(partitions));
+        Self { work, files, resident, input, threads, properties }
     }
 
     /// What is done with each row.
@@ -194,16 +203,17 @@ impl ExecutionPlan for WithItemsExec {
         let rows = self.input.execute(partition, Arc::clone(&context))?;
         let (work, files, resident) =
             (self.work.clone(), self.files.clone(), self.resident.clone());
-        let schema = self.schema();
+        let (threads, schema) = (Arc::clone(&self.threads), self.schema());
         let out = Arc::clone(&schema);
         let runtime = context.runtime_env();
         let start = async move {
             let ready = Arc::new(Ready::new(&work, &files, &resident, &runtime).await?);
             Ok::<_, DataFusionError>(rows.and_then(move |rows| {
                 let (ready, schema) = (Arc::clone(&ready), Arc::clone(&schema));
+                let threads = Arc::clone(&threads);
                 async move {
-                    let batch = tokio::task::spawn_blocking(move || ready.compute(&rows, schema));
-                    batch.await.map_err(JobError::from)?.map_err(DataFusionError::from)
+                    let work = move |pool: &ThreadPool| ready.compute(pool, &rows, schema);
+                    threads.run(work).await?.map_err(DataFusionError::from)
                 }
             }))
         };

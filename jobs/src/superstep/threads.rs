@@ -33,7 +33,7 @@ impl Threads {
                 Some(pool) => pool,
                 None => {
                     let pool = ThreadPoolBuilder::new().num_threads(threads.count);
-                    let name = |at| format!("superstep-{at}");
+                    let name = |at| format!("task-{at}");
                     let pool = pool.thread_name(name).build()?;
                     // Another partition may have been faster.
                     threads.pool.get_or_init(|| pool)

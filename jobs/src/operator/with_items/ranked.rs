@@ -10,6 +10,8 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Int64Type, Schem
 use arrow::util::display::array_value_to_string;
 use nightshift_udfs::similar_items::{Directions, most_similar};
 use nightshift_udfs::top_k::{Catalogue, Scored};
+use rayon::ThreadPool;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows that are scored at a time: those that share the reading of the items.
@@ -56,8 +58,26 @@ impl Ranked {
     }
 }
 
+/// What `find` finds for each row, in their order. Threads of the pool take some rows after others.
+fn for_all_rows(
+    pool: &ThreadPool,
+    count: usize,
+    find: impl Fn(Range<usize>) -> Result<Vec<Vec<Scored>>> + Sync,
+) -> Result<Vec<Vec<Scored>>> {
+    let mut found: Vec<_> = (0..count.div_ceil(ROWS)).map(|_| Ok(Vec::new())).collect();
+    pool.in_place_scope(|scope| {
+        for (first, found) in (0..).step_by(ROWS).zip(&mut found) {
+            let (rows, find) = (first..(first + ROWS).min(count), &find);
+            scope.spawn(move |_| *found = find(rows));
+        }
+    });
+    let found: Vec<Vec<_>> = found.into_iter().collect::<Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
 /// The best unseen items for users (id, factors, bias, seen items).
 pub(super) fn recommend(
+    pool: &ThreadPool,
     items: &Catalogue,
     users: &RecordBatch,
     k: usize,
@@ -66,21 +86,21 @@ pub(super) fn recommend(
     let factors = users.column(1).as_list::<i32>();
     let biases = users.column(2).as_primitive::<Float32Type>();
     let seen = users.column(3).as_list::<i32>();
-    let mut ranked = Ranked::default();
-    for first in (0..users.num_rows()).step_by(ROWS) {
-        let range = first..(first + ROWS).min(users.num_rows());
-        let mut batch = Vec::with_capacity(range.len() * items.width());
-        for row in range.clone() {
+    let best = for_all_rows(pool, users.num_rows(), |rows| {
+        let mut batch = Vec::with_capacity(rows.len() * items.width());
+        for row in rows.clone() {
             let factors = finite(factors, row).filter(|factors| factors.len() == items.width());
             let factors = factors.ok_or_else(|| wrong_factors(users.column(0), row, items))?;
             batch.extend_from_slice(factors.as_primitive::<Float32Type>().values());
         }
-        let seen: Vec<Vec<u32>> = range.clone().map(|row| ascending(seen, row)).collect();
+        let seen: Vec<Vec<u32>> = rows.map(|row| ascending(seen, row)).collect();
         let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
-        for (row, best) in range.zip(items.best_unseen(&batch, &seen, k)) {
-            let bias = if biases.is_null(row) { 0.0 } else { biases.value(row) };
-            ranked.add(row, &best, bias);
-        }
+        Ok(items.best_unseen(&batch, &seen, k))
+    })?;
+    let mut ranked = Ranked::default();
+    for (row, best) in best.iter().enumerate() {
+        let bias = if biases.is_null(row) { 0.0 } else { biases.value(row) };
+        ranked.add(row, best, bias);
     }
     ranked.batch(users.column(0), schema)
 }
@@ -121,19 +141,41 @@ fn ascending(lists: &ListArray, row: usize) -> Vec<u32> {
 
 /// The items most similar to items (id, dense number).
 pub(super) fn similar(
+    pool: &ThreadPool,
     directions: &Directions,
     of: &RecordBatch,
     k: usize,
     schema: SchemaRef,
 ) -> Result<RecordBatch> {
     let indexes = of.column(1).as_primitive::<Int64Type>().values();
+    let best = for_all_rows(pool, of.num_rows(), |rows| {
+        let batch: Vec<u32> = indexes[rows].iter().map(|index| *index as u32).collect();
+        Ok(most_similar(directions, &batch, k))
+    })?;
     let mut ranked = Ranked::default();
-    for first in (0..of.num_rows()).step_by(ROWS) {
-        let range = first..(first + ROWS).min(of.num_rows());
-        let batch: Vec<u32> = indexes[range.clone()].iter().map(|index| *index as u32).collect();
-        for (row, best) in range.zip(most_similar(directions, &batch, k)) {
-            ranked.add(row, &best, 0.0);
-        }
+    for (row, best) in best.iter().enumerate() {
+        ranked.add(row, best, 0.0);
     }
     ranked.batch(of.column(0), schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rayon::ThreadPoolBuilder;
+
+    #[test]
+    fn rows_keep_their_order_and_the_first_error_is_told() {
+        let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let scored = |row: usize| vec![Scored { item: row as u32, score: 1.0 }];
+        for count in [0, 1, ROWS, 5 * ROWS + 7] {
+            let found = for_all_rows(&pool, count, |rows| Ok(rows.map(scored).collect())).unwrap();
+            assert_eq!(found, (0..count).map(scored).collect::<Vec<_>>());
+        }
+        let failed = for_all_rows(&pool, 4 * ROWS, |rows| match rows.start / ROWS {
+            0 => Ok(Vec::new()),
+            part => Err(JobError::Statement(part.to_string())),
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "1");
+    }
 }
