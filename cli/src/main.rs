@@ -1,5 +1,6 @@
 //! The `nightshift` binary: one entry for every role.
 
+mod allocator;
 mod anew;
 mod arguments;
 mod backfill;
@@ -19,7 +20,6 @@ mod shell;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
-use mimalloc::MiMalloc;
 use nightshift_jobs::JobError;
 use nightshift_jobs::statement::STACK;
 use std::error::Error;
@@ -27,11 +27,6 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
-
-/// Batches of rows come and go by the megabyte. The system's allocator gives each back to the system, and
-/// gets it again page by page.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A run whose check found wrong rows.
 const CHECK_FAILED: u8 = 3;
@@ -46,6 +41,7 @@ const HELD: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    allocator::give_back_soon();
     // The stack of a process's first thread is as large as the system says.
     let main = std::thread::Builder::new().name("main".to_string()).stack_size(STACK);
     match main.spawn(run).map(std::thread::JoinHandle::join) {
