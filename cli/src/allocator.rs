@@ -12,7 +12,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const PURGE_DELAY: mi_option_t = 15;
 
 /// What it is here. By itself mimalloc keeps memory for a second: an executor that has little of it to work with takes
-/// two thirds more then, and is no faster (`bench/run same`).
+/// two thirds more then (`bench/run same`).
 const MILLISECONDS: std::ffi::c_long = 10;
 
 /// The variable of the environment that says something else.
