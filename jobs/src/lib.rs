@@ -15,6 +15,7 @@
 //! | [`external`] | files that are read in place |
 //! | [`operator`] | Nightshift's own operators in plans, and how they travel |
 //! | [`superstep`] | the operators of iterative algorithms, and what executors keep in memory |
+//! | [`threads`] | the threads that the partitions of a task share |
 //! | [`training`] | the drivers of `CREATE MODEL` |
 //! | [`connection`] | statements executed one by one, as clients do |
 //! | [`queries`] | what is executed and was executed; cancelling it |
@@ -57,6 +58,7 @@ pub mod statement;
 mod suggestion;
 pub mod superstep;
 pub mod table_functions;
+pub mod threads;
 pub mod training;
 pub mod versions;
 pub mod view;

@@ -8,26 +8,35 @@ pub use strings::Strings;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use pulp::{Arch, Simd, WithSimd};
 use std::hash::BuildHasher;
 
 /// How many numbers a range may cover for each value in it, for a bit each to be the dictionary.
 const SPARSEST: u64 = 16;
 
-/// The different values in order, and for each value its place among them.
-pub fn encode_numbers(values: &[i64]) -> (Vec<i64>, Vec<u32>) {
+/// The different values in order. The place of each value among them is appended to `codes`.
+pub fn encode_numbers(values: &[i64], codes: &mut Vec<u32>) -> Vec<i64> {
     match dense(&[values]) {
-        Some(dense) => (dense.numbers(), values.iter().map(|value| dense.place(*value)).collect()),
-        None => encode_sparse(values),
+        Some(dense) => {
+            dense.append_places(values, codes);
+            dense.numbers()
+        }
+        None => encode_sparse(values, codes),
     }
 }
 
 /// The values of lists as bits, if these are few enough.
 fn dense(lists: &[impl AsRef<[i64]>]) -> Option<Dense> {
-    let values = || lists.iter().flat_map(|list| list.as_ref());
-    let (least, most) = (values().min()?, values().max()?);
-    let count: usize = lists.iter().map(|list| list.as_ref().len()).sum();
-    let range = most.wrapping_sub(*least) as u64;
-    (range / SPARSEST < count as u64).then(|| Dense::new(*least, *most, values()))
+    let (mut least, mut most, mut count) = (i64::MAX, i64::MIN, 0);
+    for list in lists {
+        for value in list.as_ref() {
+            (least, most) = (least.min(*value), most.max(*value));
+        }
+        count += list.as_ref().len() as u64;
+    }
+    let few = count > 0 && most.wrapping_sub(least) as u64 / SPARSEST < count;
+    let values = lists.iter().flat_map(|list| list.as_ref());
+    few.then(|| Dense::new(least, most, values))
 }
 
 /// Different numbers of a range, in which there is a bit for each.
@@ -37,6 +46,8 @@ struct Dense {
     present: Vec<u64>,
     /// For each word, how many are there before it.
     before: Vec<u32>,
+    /// How many are there.
+    count: u32,
 }
 
 impl Dense {
@@ -55,12 +66,12 @@ impl Dense {
             before
         };
         let before = present.iter().map(before).collect();
-        Self { least, present, before }
+        Self { least, present, before, count }
     }
 
     /// All of them in order.
     fn numbers(&self) -> Vec<i64> {
-        let mut numbers = Vec::new();
+        let mut numbers = Vec::with_capacity(self.count as usize);
         for (word, bits) in self.present.iter().enumerate() {
             let mut left = *bits;
             while left != 0 {
@@ -72,7 +83,29 @@ impl Dense {
         numbers
     }
 
+    /// Appends how many there are before each of some of them.
+    fn append_places(&self, numbers: &[i64], places: &mut Vec<u32>) {
+        struct Append<'a>(&'a Dense, &'a [i64], &'a mut [u32]);
+
+        impl WithSimd for Append<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _: S) {
+                for (place, number) in self.2.iter_mut().zip(self.1) {
+                    *place = self.0.place(*number);
+                }
+            }
+        }
+
+        let first = places.len();
+        places.resize(first + numbers.len(), 0);
+        // Where there are wide vectors, there is an instruction that counts bits as well.
+        Arch::new().dispatch(Append(self, numbers, &mut places[first..]));
+    }
+
     /// How many there are before one of them.
+    #[inline(always)]
     fn place(&self, number: i64) -> u32 {
         let at = number.wrapping_sub(self.least) as usize;
         let (word, bit) = (at / 64, at % 64);
@@ -80,10 +113,10 @@ impl Dense {
     }
 }
 
-fn encode_sparse(values: &[i64]) -> (Vec<i64>, Vec<u32>) {
+fn encode_sparse(values: &[i64], codes: &mut Vec<u32>) -> Vec<i64> {
     let hasher = RandomState::default();
     let (mut seen, mut found) = (HashTable::<u32>::new(), Vec::new());
-    let mut codes = Vec::with_capacity(values.len());
+    let first = codes.len();
     for value in values {
         let same = |code: &u32| found[*code as usize] == *value;
         let hash = hasher.hash_one(value);
@@ -98,8 +131,8 @@ fn encode_sparse(values: &[i64]) -> (Vec<i64>, Vec<u32>) {
         };
         codes.push(code);
     }
-    let order = in_order(&mut codes, found.len(), |code| found[code as usize]);
-    (order.into_iter().map(|code| found[code as usize]).collect(), codes)
+    let order = in_order(&mut codes[first..], found.len(), |code| found[code as usize]);
+    order.into_iter().map(|code| found[code as usize]).collect()
 }
 
 /// Gives values numbers in their order instead of in that of their arrival. Returns the old numbers in the
@@ -119,7 +152,11 @@ fn in_order<K: Ord>(codes: &mut [u32], values: usize, value: impl Fn(u32) -> K) 
 /// numbers among them. Where a list is not in order, `None` if that shows: it makes no difference to dense numbers.
 pub fn unite_numbers(lists: &[Vec<i64>]) -> Option<(Vec<i64>, Vec<Vec<u32>>)> {
     if let Some(dense) = dense(lists) {
-        let places = |list: &Vec<i64>| list.iter().map(|number| dense.place(*number)).collect();
+        let places = |list: &Vec<i64>| {
+            let mut places = Vec::new();
+            dense.append_places(list, &mut places);
+            places
+        };
         return Some((dense.numbers(), lists.iter().map(places).collect()));
     }
     let all = union(lists.to_vec());
@@ -190,11 +227,15 @@ mod tests {
         #[test]
         fn numbers_are_encoded(values in numbers()) {
             let expected: Vec<i64> = BTreeSet::from_iter(values.iter().copied()).into_iter().collect();
-            let (dictionary, codes) = encode_numbers(&values);
+            let mut codes = vec![7];
+            let dictionary = encode_numbers(&values, &mut codes);
             prop_assert_eq!(&dictionary, &expected);
-            let decoded: Vec<i64> = codes.iter().map(|code| dictionary[*code as usize]).collect();
+            prop_assert_eq!(codes[0], 7);
+            let decoded: Vec<i64> = codes[1..].iter().map(|code| dictionary[*code as usize]).collect();
             prop_assert_eq!(&decoded, &values);
-            prop_assert_eq!(encode_sparse(&values), (dictionary, codes));
+            let mut sparse = vec![7];
+            prop_assert_eq!(encode_sparse(&values, &mut sparse), dictionary);
+            prop_assert_eq!(sparse, codes);
         }
 
         #[test]

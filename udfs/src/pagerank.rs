@@ -8,8 +8,10 @@
 //! for each topic): a node has as many ranks, next to each other, and an edge is read once for all of them.
 
 mod consecutive;
+mod places;
 
 pub use consecutive::{AllBlocks, Done, supersteps};
+pub use places::{Passed, Places};
 
 use crate::csr::{Csr, Value};
 
@@ -20,7 +22,8 @@ pub struct Step<'a> {
     pub damping: f64,
     /// Rank held by dangling nodes in the state before this step, over all blocks: a number for each vector.
     pub dangling_mass: &'a [f64],
-    /// For every node of the graph, its ranks divided by its outgoing weight; zero if dangling.
+    /// For every node of the graph, its ranks divided by its outgoing weight; zero if dangling. They are where the
+    /// edges' columns say: in the order of the nodes, or in their [`Places`].
     pub contributions: &'a [f64],
 }
 
@@ -200,21 +203,23 @@ fn several_vectors<W: Weight>(
     }
 }
 
-/// What each node passes along an edge of weight one: its ranks, one for each vector, divided by its outgoing weight.
+/// What each node passes along an edge of weight one, in the order of the nodes: its ranks, one for each vector, divided by
+/// its outgoing weight.
 pub fn contributions(ranks: &[f64], out_weights: &[f64]) -> Vec<f64> {
+    let vectors = (ranks.len() / out_weights.len().max(1)).max(1);
     let mut passed = vec![0.0; ranks.len()];
-    contribute(ranks, out_weights, &mut passed);
+    let nodes = passed.chunks_exact_mut(vectors).zip(ranks.chunks_exact(vectors));
+    for ((passed, ranks), weight) in nodes.zip(out_weights) {
+        contribute(ranks, *weight, passed);
+    }
     passed
 }
 
-/// [`contributions`], to where they go.
-pub fn contribute(ranks: &[f64], out_weights: &[f64], passed: &mut [f64]) {
-    let vectors = ranks.len() / out_weights.len().max(1);
-    let ranks = ranks.chunks_exact(vectors.max(1)).zip(out_weights);
-    for (passed, (ranks, weight)) in passed.chunks_exact_mut(vectors.max(1)).zip(ranks) {
-        let of_rank = |rank: &f64| if *weight == 0.0 { 0.0 } else { rank / weight };
-        passed.iter_mut().zip(ranks).for_each(|(passed, rank)| *passed = of_rank(rank));
-    }
+/// What a node passes along.
+#[inline]
+fn contribute(ranks: &[f64], weight: f64, passed: &mut [f64]) {
+    let of_rank = |rank: &f64| if weight == 0.0 { 0.0 } else { rank / weight };
+    passed.iter_mut().zip(ranks).for_each(|(passed, rank)| *passed = of_rank(rank));
 }
 
 /// An upper bound of the L1 distance to the fixed point, after a step that changed ranks by
@@ -393,9 +398,14 @@ mod tests {
             let graph = Graph::new(9, &edges, blocks);
             let teleport = &shares(&teleport[..9 * vectors], vectors);
             let damping = 0.3;
-            let of_block: Vec<_> = teleport.chunks(9usize.div_ceil(blocks) * vectors).collect();
+            let size = 9usize.div_ceil(blocks);
+            let of_block: Vec<_> = teleport.chunks(size * vectors).collect();
+            let places = Places::new(&graph.out_weights, size);
+            let mut incoming = graph.incoming.clone();
+            incoming.iter_mut().for_each(|block| places.apply(Arc::make_mut(block)));
             let all = AllBlocks {
-                incoming: &graph.incoming,
+                incoming: &incoming,
+                places: &places,
                 out_weights: &graph.out_weights,
                 teleport: &of_block,
                 damping,

@@ -7,7 +7,8 @@ mod ranked;
 pub use fold_in::{FoldIn, INTERACTION_ITEM, INTERACTION_WEIGHT};
 
 use crate::Result;
-use crate::superstep::{FixedItems, ItemFiles, Resident, Threads};
+use crate::superstep::{FixedItems, ItemFiles, Resident};
+use crate::threads::Threads;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;

@@ -92,15 +92,41 @@ impl Content {
                 EncodedBlock::new(&block, total)
             }
             Content::RowSums => {
-                let block = Csr::from_entries(first_row, rows, entries, Duplicates::Keep);
-                let sums = (0..rows).map(|row| sum(block.row(row).1.iter().copied()));
-                let sums: Vec<f64> = sums.collect();
-                let (entries, total) = (block.columns.len(), sum(sums.iter().copied()));
+                let (count, sums) = match whole_sums(first_row, rows, entries.clone()) {
+                    Some(summed) => summed,
+                    None => {
+                        let block = Csr::from_entries(first_row, rows, entries, Duplicates::Keep);
+                        let sums = (0..rows).map(|row| sum(block.row(row).1.iter().copied()));
+                        (block.columns.len(), sums.collect())
+                    }
+                };
+                let total = sum(sums.iter().copied());
                 let bytes = numbers_to_bytes(sums);
-                EncodedBlock { bytes, entries, sum: total, long_rows: Vec::new() }
+                EncodedBlock { bytes, entries: count, sum: total, long_rows: Vec::new() }
             }
         }
     }
+}
+
+/// How many entries there are, and for each row the sum of its values. `None` if these are not all whole numbers, or so large
+/// that the order in which they are added up could show.
+fn whole_sums(
+    first_row: u32,
+    rows: usize,
+    entries: impl Iterator<Item = (u32, u32, f64)>,
+) -> Option<(usize, Vec<f64>)> {
+    /// Up to here, `f64` has all whole numbers.
+    const MOST: f64 = (1u64 << f64::MANTISSA_DIGITS) as f64;
+    let (mut sums, mut count, mut total) = (vec![0.0; rows], 0, 0.0);
+    for (row, _, value) in entries {
+        if value.trunc() != value {
+            return None;
+        }
+        sums[(row - first_row) as usize] += value;
+        count += 1;
+        total += value.abs();
+    }
+    (total <= MOST).then_some((count, sums))
 }
 
 /// Where blocks go, and what they hold.
@@ -180,4 +206,34 @@ pub fn written_blocks(batches: &[RecordBatch]) -> Result<BTreeMap<u32, WrittenBl
         }
     }
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_added_up_in_any_order() {
+        let most = (1u64 << 53) as f64;
+        let entries = [(7, 0, 3.0), (5, 0, -1.0), (7, 0, 2.0), (5, 0, 1e6)];
+        let whole = |entries: &[(u32, u32, f64)]| whole_sums(5, 3, entries.iter().copied());
+        assert_eq!(whole(&entries), Some((4, vec![999_999.0, 0.0, 5.0])));
+        assert_eq!(whole(&[(6, 0, most)]), Some((1, vec![0.0, most, 0.0])));
+        // Where the order could show.
+        for value in [0.5, most, -most, f64::INFINITY, f64::NAN] {
+            assert_eq!(whole(&[&entries[..], &[(6, 0, value)]].concat()), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn sums_of_rows_are_the_same_whether_their_values_are_whole() {
+        let halves = [(7, 0, 1.5), (5, 0, 2.0), (7, 0, 2.5)];
+        let sums = |scale: f64| {
+            let entries = halves.map(|(row, column, value)| (row, column, value * scale));
+            let encoded = Content::RowSums.encode(5, 3, entries.into_iter());
+            (encoded.bytes, encoded.entries, encoded.sum)
+        };
+        assert_eq!(sums(1.0), (numbers_to_bytes(vec![2.0, 0.0, 4.0]), 3, 6.0));
+        assert_eq!(sums(2.0), (numbers_to_bytes(vec![4.0, 0.0, 8.0]), 3, 12.0));
+    }
 }

@@ -7,8 +7,8 @@ use super::pagerank::{PageRankInitialize, PageRankStep, VectorSums};
 use super::prepare::{Gather, IdsExport, Number, Scatter};
 use super::resident::{Resident, Reuse};
 use super::slices::AlsSlices;
-use super::threads::Threads;
 use crate::Result;
+use crate::threads::Threads;
 use arrow::array::AsArray;
 use arrow::array::{ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
@@ -68,7 +68,7 @@ pub struct Task<'a> {
 impl Task<'_> {
     /// The task's block in a folder.
     pub async fn csr<V: Value>(&self, folder: &Folder) -> Result<Arc<Csr<V>>> {
-        self.resident.block(self.runtime, folder, self.block, self.reuse).await
+        self.resident.block(*self, folder, ("", |_| ())).await
     }
 }
 

@@ -21,7 +21,6 @@ mod prepare;
 mod resident;
 mod sink;
 mod slices;
-mod threads;
 
 pub use als::{AlsInitialize, AlsStep, PublishedItems};
 pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};
@@ -37,4 +36,3 @@ pub use prepare::{
 pub use resident::{Resident, Reuse};
 pub use sink::{Sink, SinkExec};
 pub use slices::{AlsSlices, LongRow, Slice};
-pub use threads::Threads;

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{
-    self, AllBlocks, Measures, Nodes, Step, Weight, contribute, contributions, supersteps,
+    self, AllBlocks, Measures, Nodes, Places, Step, Weight, contributions, supersteps,
 };
+use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -62,8 +63,8 @@ impl PageRankGraph {
         self.teleport.as_ref().map_or(1, |teleport| teleport.sums.len())
     }
 
-    /// What a step has in memory of each node: its outgoing weight, and of each vector what it passes along and its share
-    /// of the teleport distribution; or its rank instead, of the sources of a group.
+    /// What a step has in memory of each node that it needs the ranks of: its outgoing weight, and of each vector what it
+    /// passes along and its share of the teleport distribution; or its rank instead, of the sources of a group.
     fn node_bytes(&self) -> usize {
         (1 + 2 * self.vectors()) * size_of::<f64>()
     }
@@ -94,8 +95,40 @@ impl PageRankGraph {
         task.resident.get(name, read).await
     }
 
+    async fn all_out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
+        task.resident.state(task.runtime, &self.out_weights, self.cut, 1).await
+    }
+
+    /// Where what all nodes pass along is.
+    async fn places(&self, task: Task<'_>) -> Result<Arc<Places>> {
+        let compute = async {
+            let (out_weights, nodes) = (self.all_out_weights(task).await?, self.cut.block_rows);
+            let places = move |_: &ThreadPool| Places::new(&out_weights, nodes as usize);
+            let places = task.threads.run(places).await?;
+            let bytes = places.size();
+            Ok((places, bytes))
+        };
+        task.resident.get(format!("places of {}", self.out_weights.0), compute).await
+    }
+
+    /// The incoming edges of the block, by the numbers of their sources.
     async fn incoming<W: Weight>(&self, task: Task<'_>) -> Result<Arc<Csr<W>>> {
-        let incoming = task.csr::<W>(&self.incoming).await?;
+        self.whole(task, task.csr(&self.incoming).await?)
+    }
+
+    /// The incoming edges of the block, by the places of their sources.
+    async fn incoming_from<W: Weight>(
+        &self,
+        task: Task<'_>,
+        places: &Arc<Places>,
+    ) -> Result<Arc<Csr<W>>> {
+        let places = Arc::clone(places);
+        let apply = move |incoming: &mut Csr<W>| places.apply(incoming);
+        let incoming = task.resident.block(task, &self.incoming, (" in places", apply)).await?;
+        self.whole(task, incoming)
+    }
+
+    fn whole<W: Weight>(&self, task: Task<'_>, incoming: Arc<Csr<W>>) -> Result<Arc<Csr<W>>> {
         if incoming.rows() != self.cut.rows(task.block) {
             return Err(JobError::Damaged {
                 what: format!("{}{}", self.incoming.0, Folder::part(task.block)),
@@ -222,29 +255,28 @@ impl PageRankStep {
         })
     }
 
-    async fn all_out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
-        let (graph, runtime) = (&self.graph, task.runtime);
-        task.resident.state(runtime, &graph.out_weights, graph.cut, 1).await
-    }
-
     /// The ranks of the block's nodes before the step.
     async fn own(&self, task: Task<'_>) -> Result<Vec<f64>> {
         let count = self.graph.cut.rows(task.block) * self.graph.vectors();
         self.from.numbers(task.runtime, &Folder::part(task.block), count).await
     }
 
-    /// What all nodes pass along. Only this is kept of their ranks.
-    async fn passed(&self, task: Task<'_>, out_weights: &[f64]) -> Result<Arc<Vec<f64>>> {
+    /// What all nodes pass along, in their places. Only this is kept of their ranks.
+    async fn passed(
+        &self,
+        task: Task<'_>,
+        places: &Places,
+        out_weights: &[f64],
+    ) -> Result<Arc<Vec<f64>>> {
         let (cut, vectors) = (self.graph.cut, self.graph.vectors());
         let compute = async {
             let mut passed = vec![0.0; cut.count as usize * vectors];
-            let mut ranks = Vec::new();
+            let (mut of_blocks, mut ranks) = (places.split(&mut passed, vectors), Vec::new());
             let pass = |block, bytes: &[u8]| {
                 let nodes = cut.range(block).start as usize..cut.range(block).end as usize;
                 ranks.clear();
                 append_numbers(bytes, nodes.len() * vectors, self.from.0.as_str(), &mut ranks)?;
-                let to = &mut passed[nodes.start * vectors..nodes.end * vectors];
-                contribute(&ranks, &out_weights[nodes], to);
+                of_blocks[block as usize].contribute(&ranks, &out_weights[nodes]);
                 Ok(())
             };
             self.from.for_each_part(task.runtime, cut, pass).await?;
@@ -256,12 +288,12 @@ impl PageRankStep {
 
     async fn pull<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
-        let incoming = self.graph.incoming::<W>(task).await?;
         let teleport = self.graph.teleport(task).await?;
-        let state_bytes = self.graph.cut.count as usize * self.graph.node_bytes();
+        let node_bytes = self.graph.node_bytes() + size_of::<u32>();
+        let state_bytes = self.graph.cut.count as usize * node_bytes;
         let (ranks, measures) = match task.resident.holds(state_bytes) {
-            true => self.pull_from_all(task, incoming, teleport).await?,
-            false => self.pull_in_groups(task, incoming, teleport).await?,
+            true => self.pull_from_all::<W>(task, teleport).await?,
+            false => self.pull_in_groups::<W>(task, teleport).await?,
         };
         write(self.next()?, task, ranks).await?;
         measures_batch(task, &measures.to_vec(), started)
@@ -270,11 +302,12 @@ impl PageRankStep {
     async fn pull_from_all<W: Weight>(
         &self,
         task: Task<'_>,
-        incoming: Arc<Csr<W>>,
         teleport: Arc<Vec<f64>>,
     ) -> Result<(Vec<f64>, Measures)> {
-        let out_weights = self.all_out_weights(task).await?;
-        let passed = self.passed(task, &out_weights).await?;
+        let places = self.graph.places(task).await?;
+        let incoming = self.graph.incoming_from::<W>(task, &places).await?;
+        let out_weights = self.graph.all_out_weights(task).await?;
+        let passed = self.passed(task, &places, &out_weights).await?;
         let (before, vectors) = (self.own(task).await?, self.graph.vectors());
         let range = self.graph.cut.range(task.block);
         let range = range.start as usize..range.end as usize;
@@ -296,9 +329,9 @@ impl PageRankStep {
     async fn pull_in_groups<W: Weight>(
         &self,
         task: Task<'_>,
-        incoming: Arc<Csr<W>>,
         teleport: Arc<Vec<f64>>,
     ) -> Result<(Vec<f64>, Measures)> {
+        let incoming = self.graph.incoming::<W>(task).await?;
         let (cut, runtime, vectors) = (self.graph.cut, task.runtime, self.graph.vectors());
         let before = self.own(task).await?;
         let (mut ranks, mut measures) = (vec![0.0; before.len()], Measures::new(vectors));
@@ -334,14 +367,15 @@ impl PageRankStep {
     async fn pull_all<W: Weight>(&self, task: Task<'_>, threads: usize) -> Result<RecordBatch> {
         let started = Instant::now();
         let (graph, vectors) = (&self.graph, self.graph.vectors());
-        let blocks = 0..graph.cut.blocks();
+        let (blocks, places) = (0..graph.cut.blocks(), graph.places(task).await?);
+        let from = &places;
         let read = |block: u32| async move {
             let task = Task { block, ..task };
-            tokio::try_join!(graph.incoming::<W>(task), graph.teleport(task))
+            tokio::try_join!(graph.incoming_from::<W>(task, from), graph.teleport(task))
         };
         let read = futures::stream::iter(blocks.clone()).map(read).buffered(AT_ONCE);
         let (incoming, teleport): (Vec<_>, Vec<_>) = read.try_collect().await?;
-        let out_weights = self.all_out_weights(task).await?;
+        let out_weights = graph.all_out_weights(task).await?;
         let before = task.resident.state(task.runtime, &self.from, graph.cut, vectors).await?;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass());
         let most = (self.to.len(), self.tolerance);
@@ -349,7 +383,8 @@ impl PageRankStep {
             let teleport: Vec<&[f64]> = teleport.iter().map(|part| part.as_slice()).collect();
             let (incoming, teleport) = (incoming.as_slice(), teleport.as_slice());
             let out_weights = out_weights.as_slice();
-            let all = AllBlocks { incoming, out_weights, teleport, damping };
+            let places = &places;
+            let all = AllBlocks { incoming, places, out_weights, teleport, damping };
             supersteps(all, &dangling_mass, &before, most, threads)
         };
         let done = spawn_blocking(compute).await?;
@@ -389,8 +424,8 @@ impl Kernel for PageRankStep {
 
     async fn run_all(&self, task: Task<'_>, threads: usize) -> Result<Option<RecordBatch>> {
         // Ranks and what they pass along are there twice, before a step and after it, besides what is kept.
-        let vectors = self.graph.vectors();
-        let state_bytes = self.graph.cut.count as usize * (2 + 5 * vectors) * size_of::<f64>();
+        let node_bytes = (2 + 5 * self.graph.vectors()) * size_of::<f64>() + size_of::<u32>();
+        let state_bytes = self.graph.cut.count as usize * node_bytes;
         let fits =
             task.resident.holds(state_bytes) && task.resident.holds(self.graph.block_bytes());
         Ok(match (self.to.len() > 1 && fits, self.graph.weighted) {

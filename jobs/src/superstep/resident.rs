@@ -1,11 +1,13 @@
 //! What an executor keeps in memory between supersteps: blocks and states, read once per process.
 
+use super::exec::Task;
 use super::layout::{Folder, Partitioned, append_numbers};
 use crate::{JobError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
-use nightshift_udfs::csr::{Csr, Value};
+use nightshift_udfs::csr::{Csr, CsrError, Value};
+use rayon::ThreadPool;
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
@@ -138,29 +140,38 @@ impl Resident {
         held.value.downcast().map_err(|_| mistyped())
     }
 
-    /// A block.
+    /// The task's block in a folder, after `change`, which also has a name. Blocks are decoded and changed by the threads
+    /// of the task.
     pub async fn block<V: Value>(
         &self,
-        runtime: &RuntimeEnv,
+        task: Task<'_>,
         folder: &Folder,
-        block: u32,
-        reuse: &Reuse,
+        (changed, change): (&str, impl FnOnce(&mut Csr<V>) + Send + 'static),
     ) -> Result<Arc<Csr<V>>> {
-        let name = Folder::part(block);
+        let name = Folder::part(task.block);
         self.make_room(folder.0.as_str());
         let mut kept = true;
         let read = async {
             kept = false;
-            let bytes = folder.open(runtime)?.get(&name).await?;
-            let csr = Csr::from_bytes(&bytes).map_err(|error| JobError::Damaged {
+            let bytes = folder.open(task.runtime)?.get(&name).await?;
+            let decode = move |pool: &ThreadPool| {
+                pool.install(|| {
+                    let mut csr = Csr::from_bytes(&bytes)?;
+                    change(&mut csr);
+                    Ok(csr)
+                })
+            };
+            let decoded: Result<_, CsrError> = task.threads.run(decode).await?;
+            let csr = decoded.map_err(|error| JobError::Damaged {
                 what: format!("{}{name}", folder.0),
                 reason: error.to_string(),
             })?;
             let size = csr.size();
             Ok((csr, size))
         };
-        let block = Self::get_from(&self.blocks, format!("{}{name}", folder.0), read).await?;
-        let count = if kept { &reuse.kept } else { &reuse.read };
+        let key = format!("{}{name}{changed}", folder.0);
+        let block = Self::get_from(&self.blocks, key, read).await?;
+        let count = if kept { &task.reuse.kept } else { &task.reuse.read };
         count.fetch_add(1, Ordering::Relaxed);
         Ok(block)
     }
@@ -237,6 +248,7 @@ impl Resident {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::threads::Threads;
     use nightshift_udfs::csr::Duplicates;
     use std::sync::atomic::AtomicUsize;
     use url::Url;
@@ -333,11 +345,13 @@ mod tests {
             for wanted in resident.folders.lock().unwrap().values_mut() {
                 *wanted -= 2 * IDLE;
             }
-            let reuse = Reuse::default();
+            let (reuse, threads) = (Reuse::default(), Arc::new(Threads::new(1)));
             let (passes, mut most) = (10, 0);
             for _ in 0..passes {
                 for number in 0..count {
-                    let read = resident.block::<f32>(&runtime, &folder, number, &reuse);
+                    let (runtime, resident, reuse) = (&runtime, &resident, &reuse);
+                    let task = Task { block: number, runtime, resident, reuse, threads: &threads };
+                    let read = resident.block::<f32>(task, &folder, ("", |_| ()));
                     assert_eq!(*read.await.unwrap(), block(number));
                     resident.blocks.run_pending_tasks().await;
                     most = most.max(resident.blocks.weighted_size());

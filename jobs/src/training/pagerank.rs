@@ -25,8 +25,9 @@ use std::time::Instant;
 /// What is measured in each iteration.
 pub(super) const MEASURES: [&str; 2] = ["change", "error_bound"];
 
-/// How long the steps of one job take, about: they are a state that is written, and progress that is shown.
-const JOB_SECONDS: f64 = 1.0;
+/// How long the steps of one job take, about: they are a state that is written, and progress that is shown. Around them a job
+/// takes a tenth of a second, for a state of millions of ranks.
+const JOB_SECONDS: f64 = 3.0;
 
 /// Steps of one job at most.
 const MOST_STEPS: usize = 64;

@@ -1,14 +1,17 @@
 //! Several supersteps, one after another, by threads that share the memory with all blocks.
 
-use super::{Measures, Nodes, Step, Weight, contribute, error_bound, superstep};
+use super::{Measures, Nodes, Places, Step, Weight, error_bound, superstep};
 use crate::csr::Csr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A graph whose blocks are all in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct AllBlocks<'a, W> {
-    /// The incoming edges of each block; all blocks but the last have as many nodes as the first.
+    /// The incoming edges of each block, which name the places of their sources; all blocks but the last have as many
+    /// nodes as the first.
     pub incoming: &'a [Arc<Csr<W>>],
+    /// Where what nodes pass along is.
+    pub places: &'a Places,
     /// The outgoing weight of each node.
     pub out_weights: &'a [f64],
     /// The share of each node in each teleport distribution, by block.
@@ -27,6 +30,24 @@ pub struct Done {
 }
 
 impl<W: Weight> AllBlocks<'_, W> {
+    /// How many nodes a block has; the last may have fewer.
+    fn block_nodes(&self) -> usize {
+        self.incoming.first().map_or(1, |block| block.rows()).max(1)
+    }
+
+    /// What all nodes pass along, in their places.
+    fn contributions(&self, ranks: &[f64], vectors: usize) -> Vec<f64> {
+        let mut passed = vec![0.0; ranks.len()];
+        let nodes = self.block_nodes();
+        let own = ranks.chunks(nodes * vectors).zip(self.out_weights.chunks(nodes));
+        for (mut passed, (ranks, out_weights)) in
+            self.places.split(&mut passed, vectors).into_iter().zip(own)
+        {
+            passed.contribute(ranks, out_weights);
+        }
+        passed
+    }
+
     /// One step by some threads: the next ranks and contributions, and what was measured in each block.
     fn step(
         &self,
@@ -35,22 +56,21 @@ impl<W: Weight> AllBlocks<'_, W> {
         (ranks, passed): (&mut [f64], &mut [f64]),
         threads: usize,
     ) -> Vec<Measures> {
-        let vectors = step.vectors();
-        let nodes = self.incoming.first().map_or(1, |block| block.rows()).max(1);
+        let (vectors, nodes) = (step.vectors(), self.block_nodes());
         let mut measures = vec![Measures::new(vectors); self.incoming.len()];
         let own = self.out_weights.chunks(nodes).zip(self.teleport);
         let own = own.zip(before.chunks(nodes * vectors));
-        let next = ranks.chunks_mut(nodes * vectors).zip(passed.chunks_mut(nodes * vectors));
+        let next = ranks.chunks_mut(nodes * vectors).zip(self.places.split(passed, vectors));
         let blocks = self.incoming.iter().zip(own).zip(next.zip(&mut measures));
         let queue = Mutex::new(blocks);
         let work = || {
             loop {
                 let taken = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(((incoming, own), ((next, passed), measures))) = taken else { break };
+                let Some(((incoming, own), ((next, mut passed), measures))) = taken else { break };
                 let ((out_weights, teleport), ranks) = own;
                 let nodes = Nodes { out_weights, teleport, ranks };
                 superstep(step, incoming, nodes, next, measures);
-                contribute(next, out_weights, passed);
+                passed.contribute(next, out_weights);
             }
         };
         std::thread::scope(|scope| {
@@ -73,8 +93,7 @@ pub fn supersteps<W: Weight>(
     threads: usize,
 ) -> Done {
     let mut before = ranks.to_vec();
-    let mut passed = vec![0.0; before.len()];
-    contribute(&before, graph.out_weights, &mut passed);
+    let mut passed = graph.contributions(&before, dangling_mass.len());
     let (mut next, mut next_passed) = (vec![0.0; before.len()], vec![0.0; before.len()]);
     let mut total = Measures::new(dangling_mass.len());
     total.dangling_mass.copy_from_slice(dangling_mass);

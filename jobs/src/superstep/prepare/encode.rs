@@ -1,12 +1,12 @@
 //! The rows of a training query, checked and with numbers in the place of ids.
 
-use super::Axis;
 use super::ids::{IdEncoder, Keys};
-use crate::superstep::layout::Folder;
+use super::{Axis, halves};
+use crate::superstep::layout::{Folder, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::{Array, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, ToByteSlice};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -169,14 +169,11 @@ impl WeightBuffer {
         self.count += weights.len();
     }
 
-    /// Appends them in the form that is read. None are left then.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+    /// Appends them in the form that is read, in words of 32 bits. None are left then.
+    pub(super) fn finish(&mut self, out: &mut Vec<u32>) {
         match self.values.iter().all(|weight| f64::from(*weight as f32) == *weight) {
-            true => {
-                let singles: Vec<f32> = self.values.iter().map(|weight| *weight as f32).collect();
-                out.extend_from_slice(singles.to_byte_slice());
-            }
-            false => out.extend_from_slice(self.values.to_byte_slice()),
+            true => out.extend(self.values.iter().map(|weight| (*weight as f32).to_bits())),
+            false => out.extend(self.values.iter().flat_map(|weight| halves(weight.to_bits()))),
         }
         self.count = 0;
         self.values.clear();
@@ -214,16 +211,13 @@ impl Buffer {
             + self.weights.values.len() * 16
     }
 
-    /// The keys of both axes and the entries. The buffer is empty then.
-    fn finish(&mut self) -> ([Keys; 2], Vec<u8>) {
-        let (row_keys, rows) = self.rows.finish();
-        let (column_keys, columns) = self.columns.finish();
-        let mut entries =
-            Vec::with_capacity(self.weights.count * 8 + self.weights.values.len() * 8);
-        entries.extend_from_slice(rows.to_byte_slice());
-        entries.extend_from_slice(columns.to_byte_slice());
+    /// The keys of both axes and the entries, in words of 32 bits. The buffer is empty then.
+    fn finish(&mut self) -> ([Keys; 2], Vec<u32>) {
+        let words = 2 * (self.weights.count + self.weights.values.len());
+        let mut entries = Vec::with_capacity(words);
+        let keys = [self.rows.finish(&mut entries), self.columns.finish(&mut entries)];
         self.weights.finish(&mut entries);
-        ([row_keys, column_keys], entries)
+        (keys, entries)
     }
 }
 
@@ -275,13 +269,13 @@ async fn flush(mut buffer: Buffer, folder: &Storage, encoded: &mut Encoded) -> R
         (buffer, finished)
     };
     let (buffer, (keys, entries)) = tokio::task::spawn_blocking(finish).await?;
-    let [rows, columns] = keys.map(|keys| keys.to_bytes());
+    let [rows, columns] = keys.map(Keys::into_bytes);
     let [row_ids, column_ids] = [Axis::Row, Axis::Column].map(|axis| segment.dictionary(axis));
     let name = segment.entries();
     tokio::try_join!(
         folder.put(&row_ids, rows),
         folder.put(&column_ids, columns),
-        folder.put(&name, entries),
+        folder.put(&name, numbers_to_bytes(entries)),
     )?;
     encoded.segments.push(segment);
     Ok(buffer)

@@ -1,7 +1,7 @@
 //! Entries on their way from segments to blocks.
 
 use super::encode::Segment;
-use super::{Axis, Entries, Weights, damaged, words};
+use super::{Axis, Entries, Weights, damaged, halves, words};
 use crate::superstep::blocks::{BlockWrite, Content};
 use crate::superstep::exec::{Kernel, Task, measures_batch};
 use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes};
@@ -179,11 +179,6 @@ impl BlocksOfCodes {
     }
 }
 
-/// A number of 64 bits as two words, the lower first.
-fn halves(number: u64) -> [u32; 2] {
-    [number as u32, (number >> 32) as u32]
-}
-
 /// What comes before the entries: the bytes of a weight, and where the entries of each block begin and end.
 fn head(weight_width: usize, starts: &[usize]) -> Vec<u32> {
     let numbers = std::iter::once(&weight_width).chain(starts);
@@ -350,7 +345,8 @@ impl Kernel for Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::superstep::{Resident, Reuse, Threads};
+    use crate::superstep::{Resident, Reuse};
+    use crate::threads::Threads;
     use arrow::datatypes::ToByteSlice;
     use datafusion::execution::runtime_env::RuntimeEnv;
     use url::Url;

@@ -1,15 +1,17 @@
 //! Ids of any type as keys whose order is that of the ids.
 
 use super::damaged;
+use crate::superstep::layout::numbers_to_bytes;
 use crate::{JobError, Result};
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, GenericByteArray, Int64Array, StringArray,
     new_empty_array,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{ByteArrayType, DataType, Int64Type, ToByteSlice};
+use arrow::datatypes::{ByteArrayType, DataType, Int64Type};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
+use bytes::Bytes;
 use nightshift_catalog::storage::Storage;
 use nightshift_udfs::dictionary::{StringEncoder, Strings, encode_numbers};
 use serde::{Deserialize, Serialize};
@@ -50,10 +52,10 @@ pub(super) enum Keys {
 }
 
 impl Keys {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(super) fn into_bytes(self) -> Bytes {
         match self {
-            Keys::Numbers(numbers) => numbers.to_byte_slice().to_vec(),
-            Keys::Strings(strings) => strings.to_bytes(),
+            Keys::Numbers(numbers) => numbers_to_bytes(numbers),
+            Keys::Strings(strings) => strings.to_bytes().into(),
         }
     }
 
@@ -176,17 +178,18 @@ impl IdEncoder {
         }
     }
 
-    /// The different ids, and for each id its place among them. The encoder is empty then.
-    pub(super) fn finish(&mut self) -> (Keys, Vec<u32>) {
+    /// The different ids. The place of each id among them is appended to `codes`. The encoder is empty then.
+    pub(super) fn finish(&mut self, codes: &mut Vec<u32>) -> Keys {
         match self {
             IdEncoder::Numbers(numbers) => {
-                let (keys, codes) = encode_numbers(numbers);
+                let keys = encode_numbers(numbers, codes);
                 numbers.clear();
-                (Keys::Numbers(keys), codes)
+                Keys::Numbers(keys)
             }
             IdEncoder::Strings(encoder) | IdEncoder::Rows(_, encoder) => {
-                let (keys, codes) = std::mem::take(encoder).finish();
-                (Keys::Strings(keys), codes)
+                let (keys, of_strings) = std::mem::take(encoder).finish();
+                codes.extend(of_strings);
+                Keys::Strings(keys)
             }
         }
     }
@@ -225,9 +228,10 @@ mod tests {
             let mut encoder = IdEncoder::new(array.data_type(), 3).unwrap();
             encoder.push(&array.slice(0, 2)).unwrap();
             encoder.push(&array.slice(2, array.len() - 2)).unwrap();
-            let (keys, codes) = encoder.finish();
+            let mut codes = Vec::new();
+            let keys = encoder.finish(&mut codes);
             let numeric = id_type.is_number().unwrap();
-            assert_eq!(Keys::from_bytes(&keys.to_bytes(), numeric), Some(keys.clone()));
+            assert_eq!(Keys::from_bytes(&keys.clone().into_bytes(), numeric), Some(keys.clone()));
             let ids = keys.to_array(&id_type).unwrap();
             assert_eq!(&sort(&ids, None).unwrap(), &ids, "{ids:?}");
             let codes = arrow::array::UInt32Array::from(codes);

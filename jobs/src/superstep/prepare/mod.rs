@@ -52,6 +52,11 @@ fn words(bytes: &[u8]) -> impl ExactSizeIterator<Item = u32> + Clone {
     bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word))
 }
 
+/// A number of 64 bits as two words, the lower first.
+fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
+}
+
 /// The entries of a segment, or its part of a block: all rows, then all columns, then all weights.
 struct Entries<'a> {
     rows: &'a [u8],

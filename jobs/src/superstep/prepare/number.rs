@@ -4,12 +4,11 @@ use super::encode::Segment;
 use super::ids::{IdType, Keys};
 use super::{Axis, damaged};
 use crate::superstep::exec::{Kernel, Task, measures_batch};
-use crate::superstep::layout::{Folder, Partitioned};
+use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, ToByteSlice};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
-use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
@@ -117,8 +116,7 @@ impl Kernel for Number {
         let numbered = tokio::task::spawn_blocking(move || number(dictionaries)).await?;
         let (keys, found) = numbered.ok_or_else(|| damaged(self.folder.0.to_string()))?;
         let write = |(name, numbers): (String, Vec<u32>)| async move {
-            let bytes = Bytes::copy_from_slice(numbers.to_byte_slice());
-            Ok::<_, JobError>(folder.put(&name, bytes).await?)
+            Ok::<_, JobError>(folder.put(&name, numbers_to_bytes(numbers)).await?)
         };
         futures::stream::iter(targets.into_iter().zip(found))
             .map(write)
@@ -127,7 +125,7 @@ impl Kernel for Number {
             .await?;
         let count = keys.len();
         let ids = self.ids.folder.open(task.runtime)?;
-        ids.put(&self.ids.name, keys.to_bytes()).await?;
+        ids.put(&self.ids.name, keys.into_bytes()).await?;
         measures_batch(task, &[count as f64], started)
     }
 }

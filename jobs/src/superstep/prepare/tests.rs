@@ -4,10 +4,11 @@ use crate::superstep::Reuse;
 use crate::superstep::blocks::{BlockWrite, Content};
 use crate::superstep::exec::{Kernel, Task};
 use crate::superstep::layout::{Folder, Partitioned};
-use crate::superstep::{Resident, Sink, SinkExec, Threads};
+use crate::superstep::{Resident, Sink, SinkExec};
+use crate::threads::Threads;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, ToByteSlice};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
@@ -129,9 +130,10 @@ async fn prepared(
         run(&Gather { folder: way.folder, segments, write }).await;
         let mut found = Vec::new();
         for block in 0..way.cut.blocks() {
-            let block =
-                resident.block::<f64>(&runtime, &blocks, block, &Reuse::default()).await.unwrap();
-            found.push(Csr::clone(&block));
+            let (runtime, resident, reuse) = (&runtime, &resident, &Reuse::default());
+            let threads = &Arc::new(Threads::new(1));
+            let task = Task { block, runtime, resident, reuse, threads };
+            found.push(Csr::clone(&*task.csr::<f64>(&blocks).await.unwrap()));
         }
         made.push(found);
     }
@@ -247,13 +249,14 @@ fn weights_come_back_exactly() {
         let (first, others) = weights.split_at(1);
         buffer.push(first);
         buffer.push(others);
-        let mut bytes = Vec::new();
-        buffer.finish(&mut bytes);
-        let read = Weights::read(&bytes, weights.len()).unwrap();
+        let mut words = Vec::new();
+        buffer.finish(&mut words);
+        let bytes = words.to_byte_slice();
+        let read = Weights::read(bytes, weights.len()).unwrap();
         assert_eq!(read.width(), width);
         let values: Vec<f64> = (0..weights.len()).map(|index| read.get(index)).collect();
         assert_eq!(values, weights);
-        assert!(Weights::read(&[&bytes[..], &[0]].concat(), weights.len()).is_none());
+        assert!(Weights::read(&[bytes, &[0]].concat(), weights.len()).is_none());
     }
 }
 
