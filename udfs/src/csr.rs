@@ -126,73 +126,61 @@ impl<V: Value> Csr<V> {
     ) -> Self {
         // Where the next entry of a row goes is counted one place further on, and so ends as where the row ends.
         let mut offsets = vec![0u64; rows + 2];
-        let mut digits = Digits::new();
+        // Entries without values are small enough to be moved once for each digit of their columns; others are sorted row
+        // by row, which is faster for them.
+        let mut digits = (V::BYTES == 0).then(Digits::new);
         entries.clone().for_each(|(row, column, _)| {
             offsets[(row - first_row) as usize + 2] += 1;
-            digits.count(column);
+            digits.iter_mut().for_each(|digits| digits.count(column));
         });
         for row in 2..offsets.len() {
             offsets[row] += offsets[row - 1];
         }
-        let (mut columns, mut values) = (Vec::new(), Vec::new());
+        let mut by_row: Vec<(u32, V)> = Vec::new();
         if let Some((_, column, value)) = entries.clone().next() {
-            columns.resize(offsets[rows + 1] as usize, column);
-            values.resize(offsets[rows + 1] as usize, value);
+            by_row.resize(offsets[rows + 1] as usize, (column, value));
         }
         let mut place = |(row, column, value): (u32, u32, V)| {
             let at = &mut offsets[(row - first_row) as usize + 1];
-            (columns[*at as usize], values[*at as usize]) = (column, value);
+            by_row[*at as usize] = (column, value);
             *at += 1;
         };
-        match digits.sort(entries.clone()) {
+        match digits.as_ref().and_then(|digits| digits.sort(entries.clone())) {
             Some(by_column) => by_column.into_iter().for_each(&mut place),
             None => entries.for_each(&mut place),
         }
         offsets.truncate(rows + 1);
-        let mut block = Self { first_row, offsets, columns, values };
-        if V::BYTES > 0 {
-            block.sort_values();
-        }
-        if duplicates == Duplicates::Add {
-            block.add_duplicates();
-        }
-        block
-    }
-
-    /// Sorts the values of entries of the same row and column.
-    fn sort_values(&mut self) {
-        for row in self.offsets.windows(2) {
-            let row = row[0] as usize..row[1] as usize;
-            let mut values = &mut self.values[row.clone()];
-            for same in self.columns[row].chunk_by(|one, other| one == other) {
-                let (of_same, others) = values.split_at_mut(same.len());
-                if same.len() > 1 {
-                    of_same.sort_unstable_by(V::total_cmp);
-                }
-                values = others;
-            }
-        }
-    }
-
-    /// Adds up the values of entries of the same row and column.
-    fn add_duplicates(&mut self) {
-        let (mut kept, mut start) = (0, 0);
-        for end in &mut self.offsets[1..] {
-            let first = kept;
-            for at in start..*end as usize {
-                let (column, value) = (self.columns[at], self.values[at]);
-                if kept > first && self.columns[kept - 1] == column {
-                    self.values[kept - 1] = self.values[kept - 1].plus(value);
-                } else {
-                    (self.columns[kept], self.values[kept]) = (column, value);
-                    kept += 1;
-                }
-            }
+        let mut columns = Vec::with_capacity(by_row.len());
+        let mut values: Vec<V> = Vec::with_capacity(by_row.len());
+        let mut start = 0;
+        for end in &mut offsets[1..] {
+            // A row is short beside the block: what is left to be sorted stays in a cache.
+            let row_entries = &mut by_row[start..*end as usize];
             start = *end as usize;
-            *end = kept as u64;
+            if digits.is_none() {
+                row_entries
+                    .sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)));
+            }
+            if duplicates == Duplicates::Keep {
+                columns.extend(row_entries.iter().map(|entry| entry.0));
+                values.extend(row_entries.iter().map(|entry| entry.1));
+                continue;
+            }
+            let first: usize = columns.len();
+            for (column, value) in row_entries {
+                let same = columns.len() > first && columns.last() == Some(column);
+                match values.last_mut() {
+                    Some(sum) if same => *sum = sum.plus(*value),
+                    _ => {
+                        columns.push(*column);
+                        values.push(*value);
+                    }
+                }
+            }
+            // Entries that were added up leave room before the next row.
+            *end = columns.len() as u64;
         }
-        self.columns.truncate(kept);
-        self.values.truncate(kept);
+        Self { first_row, offsets, columns, values }
     }
 
     /// Number of rows.
