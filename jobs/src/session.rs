@@ -364,7 +364,7 @@ impl Session {
 
     /// Writes the rows of a plan as files.
     pub async fn write_to(&self, target: WriteTarget, plan: LogicalPlan) -> Result<Vec<DataFile>> {
-        let plan = OperatorNode::plan(&Operator::WriteTable(target), Some(plan))?;
+        let plan = OperatorNode::plan(Operator::WriteTable(target), Some(plan))?;
         Ok(files_of(&self.collect(plan).await?)?)
     }
 }

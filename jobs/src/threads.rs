@@ -2,8 +2,11 @@
 
 use crate::Result;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::task::spawn_blocking;
+
+/// Pools that no task has now. A task may be over sooner than threads are started.
+static UNUSED: Mutex<Vec<ThreadPool>> = Mutex::new(Vec::new());
 
 /// As many threads as a task has partitions. What one partition works on is cut into pieces for all of them: threads that
 /// have no block left go on with the last blocks of the others, and while a partition writes what it has, its thread
@@ -11,14 +14,27 @@ use tokio::task::spawn_blocking;
 #[derive(Debug)]
 pub struct Threads {
     count: usize,
-    /// Started when they are wanted: most kernels never do.
+    /// Taken when they are wanted: most kernels never do.
     pool: OnceLock<ThreadPool>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            UNUSED.lock().unwrap_or_else(PoisonError::into_inner).push(pool);
+        }
+    }
 }
 
 impl Threads {
     /// So many threads.
     pub fn new(count: usize) -> Self {
         Self { count, pool: OnceLock::new() }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Runs `work`, which puts pieces of itself into the pool. It waits for them elsewhere: a thread of the pool that
@@ -32,9 +48,7 @@ impl Threads {
             let pool = match threads.pool.get() {
                 Some(pool) => pool,
                 None => {
-                    let pool = ThreadPoolBuilder::new().num_threads(threads.count);
-                    let name = |at| format!("task-{at}");
-                    let pool = pool.thread_name(name).build()?;
+                    let pool = pool_of(threads.count)?;
                     // Another partition may have been faster.
                     threads.pool.get_or_init(|| pool)
                 }
@@ -42,6 +56,17 @@ impl Threads {
             Ok(work(pool))
         };
         spawn_blocking(run).await?
+    }
+}
+
+fn pool_of(count: usize) -> Result<ThreadPool> {
+    let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    match unused.iter().position(|pool| pool.current_num_threads() == count) {
+        Some(at) => Ok(unused.swap_remove(at)),
+        None => {
+            let pool = ThreadPoolBuilder::new().num_threads(count);
+            Ok(pool.thread_name(|at| format!("task-{at}")).build()?)
+        }
     }
 }
 

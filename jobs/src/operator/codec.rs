@@ -63,7 +63,7 @@ impl LogicalExtensionCodec for LogicalCodec {
         match decode::<Operator>(bytes) {
             None => self.inner.try_decode(bytes, inputs, context),
             Some(operator) => {
-                let node = OperatorNode::new(&operator?, inputs.first().cloned())?;
+                let node = OperatorNode::new(operator?, inputs.first().cloned())?;
                 Ok(Extension { node: Arc::new(node) })
             }
         }
@@ -75,7 +75,11 @@ impl LogicalExtensionCodec for LogicalCodec {
         }
         match OperatorNode::of(node.node.as_ref()) {
             None => self.inner.try_encode(node, out),
-            Some(node) => encode(&node.operator()?, out),
+            Some(node) => {
+                out.extend_from_slice(MAGIC);
+                out.extend_from_slice(node.json().as_bytes());
+                Ok(())
+            }
         }
     }
 

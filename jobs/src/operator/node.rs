@@ -12,6 +12,7 @@ use nightshift_catalog::write::{FILES_SCHEMA, WriteTarget};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// What an operator does, as plain data.
@@ -49,31 +50,40 @@ impl Operator {
 }
 
 /// An operator in a logical plan.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct OperatorNode {
+    operator: Arc<Operator>,
     /// The operator in the form in which it travels, which also makes two nodes equal or not.
-    json: String,
+    json: Arc<str>,
     input: Option<LogicalPlan>,
     schema: DFSchemaRef,
 }
 
 impl OperatorNode {
     /// A node for an operator.
-    pub fn new(operator: &Operator, input: Option<LogicalPlan>) -> Result<Self> {
-        let schema = operator.schema(input.as_ref())?;
-        let schema = Arc::new(DFSchema::try_from(schema)?);
-        Ok(Self { json: operator.to_json()?, input, schema })
+    pub fn new(operator: Operator, input: Option<LogicalPlan>) -> Result<Self> {
+        let json = operator.to_json()?.into();
+        Self::with_input(Arc::new(operator), json, input)
+    }
+
+    fn with_input(
+        operator: Arc<Operator>,
+        json: Arc<str>,
+        input: Option<LogicalPlan>,
+    ) -> Result<Self> {
+        let schema = Arc::new(DFSchema::try_from(operator.schema(input.as_ref())?)?);
+        Ok(Self { operator, json, input, schema })
     }
 
     /// The plan that consists of an operator and its input.
-    pub fn plan(operator: &Operator, input: Option<LogicalPlan>) -> Result<LogicalPlan> {
+    pub fn plan(operator: Operator, input: Option<LogicalPlan>) -> Result<LogicalPlan> {
         let node = Arc::new(Self::new(operator, input)?);
         Ok(LogicalPlan::Extension(Extension { node }))
     }
 
     /// The operator.
-    pub fn operator(&self) -> Result<Operator> {
-        serde_json::from_str(&self.json).map_err(|error| DataFusionError::External(Box::new(error)))
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
 
     /// The form in which the operator travels.
@@ -84,6 +94,20 @@ impl OperatorNode {
     /// The node, if that is what it is.
     pub fn of(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
         node.as_any().downcast_ref()
+    }
+}
+
+impl PartialEq for OperatorNode {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.json, &self.input) == (&other.json, &other.input)
+    }
+}
+
+impl Eq for OperatorNode {}
+
+impl Hash for OperatorNode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.json, &self.input).hash(state);
     }
 }
 
@@ -118,6 +142,8 @@ impl UserDefinedLogicalNodeCore for OperatorNode {
     }
 
     fn with_exprs_and_inputs(&self, _: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
-        Self::new(&self.operator()?, inputs.into_iter().next())
+        // A plan is rewritten some dozens of times before it is run.
+        let (operator, json) = (Arc::clone(&self.operator), Arc::clone(&self.json));
+        Self::with_input(operator, json, inputs.into_iter().next())
     }
 }

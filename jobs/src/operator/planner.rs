@@ -50,7 +50,7 @@ impl ExtensionPlanner for Operators {
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(node) = OperatorNode::of(node) else { return Ok(None) };
-        let operator = node.operator()?;
+        let operator = node.operator();
         if let Operator::Superstep(step) = operator {
             let cores = session.config().get_extension::<Cores>();
             let cores = cores.map(|cores| cores.0).filter(|cores| *cores > 0);
@@ -59,18 +59,19 @@ impl ExtensionPlanner for Operators {
                 true => Some(session.config().target_partitions()),
                 false => cores,
             };
-            let plan = SuperstepExec::over_all_blocks(*step, self.resident.clone(), partitions)?;
+            let (step, resident) = (step.as_ref().clone(), self.resident.clone());
+            let plan = SuperstepExec::over_all_blocks(step, resident, partitions)?;
             return Ok(Some(Arc::new(plan)));
         }
         let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));
         let input = Arc::clone(inputs.first().ok_or_else(missing)?);
         Ok(Some(match operator {
-            Operator::WriteTable(target) => Arc::new(TableWriteExec::new(target, input)),
-            Operator::Sink(sink) => Arc::new(SinkExec::new(sink, input)),
+            Operator::WriteTable(target) => Arc::new(TableWriteExec::new(target.clone(), input)),
+            Operator::Sink(sink) => Arc::new(SinkExec::new(sink.clone(), input)),
             Operator::WithItems(with_items) => {
                 let files = with_items.item_files(session.runtime_env()).await?;
                 let resident = self.resident.clone();
-                Arc::new(WithItemsExec::new(with_items.work, files, resident, input))
+                Arc::new(WithItemsExec::new(with_items.work.clone(), files, resident, input))
             }
             Operator::Superstep(_) => return Err(missing()),
         }))

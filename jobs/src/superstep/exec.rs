@@ -94,9 +94,9 @@ pub trait Kernel: Send + Sync {
     /// Works on one block.
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch>;
 
-    /// Works on all blocks, for a task that has all of them, with as many threads as it has cores; several steps, so
-    /// that these need not return to the driver for each. `None` if that can't be done, or is no better.
-    async fn run_all(&self, _: Task<'_>, _threads: usize) -> Result<Option<RecordBatch>> {
+    /// Works on all blocks of a task together (its `block` means nothing then). If these are all that there are, it may do
+    /// several steps, so that they need not return to the driver for each. `None` if that can't be done, or is no better.
+    async fn run_together(&self, _: Task<'_>, _blocks: &[u32]) -> Result<Option<RecordBatch>> {
         Ok(None)
     }
 }
@@ -195,14 +195,13 @@ pub fn measures_of_all(
 struct Left {
     /// The blocks that are not taken yet.
     blocks: VecDeque<u32>,
-    /// What all of them have come to, if they were worked on together, and nobody has returned it yet.
-    of_all: Option<RecordBatch>,
+    /// What they have come to, if they were worked on together, and nobody has returned it yet.
+    together: Option<RecordBatch>,
 }
 
 type Queue = Arc<OnceCell<(Mutex<Left>, Arc<Threads>)>>;
 
-/// The blocks that some partitions of a task list. If these are all that there are, the kernel may work on them
-/// together.
+/// The blocks that some partitions of a task list. The kernel may work on them together.
 async fn listed(
     step: &Superstep,
     resident: &Resident,
@@ -218,19 +217,15 @@ async fn listed(
         }
     }
     blocks.sort_unstable();
-    let kernel = step.kernel();
     let threads = Arc::new(Threads::new(partitions.len()));
-    let mut left = Left { blocks: blocks.into(), of_all: None };
-    if left.blocks.iter().copied().eq(0..kernel.blocks()) {
-        let (runtime, reuse) = (context.runtime_env(), Reuse::default());
-        let (runtime, reuse, threads) = (&runtime, &reuse, &threads);
-        let task = Task { block: 0, runtime, resident, reuse, threads };
-        left.of_all =
-            kernel.run_all(task, partitions.len()).await.map_err(DataFusionError::from)?;
+    let (runtime, reuse) = (&context.runtime_env(), &Reuse::default());
+    let task = Task { block: 0, runtime, resident, reuse, threads: &threads };
+    let together = step.kernel().run_together(task, &blocks).await;
+    let together = together.map_err(DataFusionError::from)?;
+    if together.is_some() {
+        blocks.clear();
     }
-    if left.of_all.is_some() {
-        left.blocks.clear();
-    }
+    let left = Left { blocks: blocks.into(), together };
     Ok((Mutex::new(left), threads))
 }
 
@@ -239,7 +234,7 @@ async fn listed(
 /// Its input lists the blocks: a table in memory, whose partitions Ballista can tell apart when it gives a
 /// task some of them, which it can't with an operator that it doesn't know. Within a task the partitions
 /// take blocks from one queue, so that none waits while another has several left; or one of them works on all blocks
-/// with the threads of all partitions ([`Kernel::run_all`]). Partitions whose rows become files of a table take the blocks
+/// with the threads of all partitions ([`Kernel::run_together`]). Partitions whose rows become files of a table take the blocks
 /// that they list.
 #[derive(Debug)]
 pub struct SuperstepExec {
@@ -356,7 +351,7 @@ impl ExecutionPlan for SuperstepExec {
                 let (left, threads) = queue.get_or_try_init(left).await?;
                 let block = {
                     let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(measured) = left.of_all.take() {
+                    if let Some(measured) = left.together.take() {
                         return Ok(Some((measured, ())));
                     }
                     let Some(block) = left.blocks.pop_front() else { return Ok(None) };

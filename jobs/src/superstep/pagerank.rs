@@ -4,7 +4,7 @@
 
 use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
-use super::layout::{Folder, Partitioned, append_numbers, numbers_to_bytes};
+use super::layout::{Folder, Partitioned, numbers_to_bytes};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -63,10 +63,15 @@ impl PageRankGraph {
         self.teleport.as_ref().map_or(1, |teleport| teleport.sums.len())
     }
 
-    /// What a step has in memory of each node that it needs the ranks of: its outgoing weight, and of each vector what it
-    /// passes along and its share of the teleport distribution; or its rank instead, of the sources of a group.
-    fn node_bytes(&self) -> usize {
-        (1 + 2 * self.vectors()) * size_of::<f64>()
+    /// Bytes of each node that a step needs of: its outgoing weight, and so many numbers for each vector.
+    fn node_bytes(&self, numbers: usize) -> usize {
+        (1 + numbers * self.vectors()) * size_of::<f64>()
+    }
+
+    /// Whether that much of all nodes, and their places, are kept in memory.
+    fn is_held(&self, task: Task<'_>, numbers: usize) -> bool {
+        let bytes = self.node_bytes(numbers) + size_of::<u32>();
+        task.resident.holds(self.cut.count as usize * bytes)
     }
 
     /// Bytes of all blocks in memory.
@@ -255,88 +260,67 @@ impl PageRankStep {
         })
     }
 
-    /// The ranks of the block's nodes before the step.
-    async fn own(&self, task: Task<'_>) -> Result<Vec<f64>> {
-        let count = self.graph.cut.rows(task.block) * self.graph.vectors();
-        self.from.numbers(task.runtime, &Folder::part(task.block), count).await
-    }
-
-    /// What all nodes pass along, in their places. Only this is kept of their ranks.
-    async fn passed(
+    /// One step, on blocks that may not be all. While one is computed, the next is read and the one before is written.
+    async fn pull_together<W: Weight>(
         &self,
         task: Task<'_>,
-        places: &Places,
-        out_weights: &[f64],
-    ) -> Result<Arc<Vec<f64>>> {
-        let (cut, vectors) = (self.graph.cut, self.graph.vectors());
-        let compute = async {
-            let mut passed = vec![0.0; cut.count as usize * vectors];
-            let (mut of_blocks, mut ranks) = (places.split(&mut passed, vectors), Vec::new());
-            let pass = |block, bytes: &[u8]| {
-                let nodes = cut.range(block).start as usize..cut.range(block).end as usize;
-                ranks.clear();
-                append_numbers(bytes, nodes.len() * vectors, self.from.0.as_str(), &mut ranks)?;
-                of_blocks[block as usize].contribute(&ranks, &out_weights[nodes]);
-                Ok(())
-            };
-            self.from.for_each_part(task.runtime, cut, pass).await?;
-            let bytes = passed.len() * size_of::<f64>();
-            Ok((passed, bytes))
+        blocks: &[u32],
+    ) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let (graph, to) = (&self.graph, self.next()?);
+        let places = &graph.places(task).await?;
+        let out_weights = &graph.all_out_weights(task).await?;
+        let cut = graph.cut;
+        let before = &task.resident.state(task.runtime, &self.from, cut, graph.vectors()).await?;
+        let contributions = {
+            let places = Arc::clone(places);
+            let (out_weights, before) = (Arc::clone(out_weights), Arc::clone(before));
+            move |pool: &ThreadPool| pool.install(|| places.contributions(&before, &out_weights))
         };
-        task.resident.of_state("contributions of ", &self.from, compute).await
+        let passed = &Arc::new(task.threads.run(contributions).await?);
+        let pull = |block: u32| async move {
+            let task = Task { block, ..task };
+            let (incoming, teleport) =
+                tokio::try_join!(graph.incoming_from::<W>(task, places), graph.teleport(task))?;
+            let (out_weights, before) = (Arc::clone(out_weights), Arc::clone(before));
+            let (passed, step) = (Arc::clone(passed), self.clone());
+            let compute = move |pool: &ThreadPool| {
+                let (cut, vectors) = (step.graph.cut, step.graph.vectors());
+                let range = cut.range(block).start as usize..cut.range(block).end as usize;
+                let own = &before[range.start * vectors..range.end * vectors];
+                let nodes =
+                    Nodes { out_weights: &out_weights[range], teleport: &teleport, ranks: own };
+                let (damping, dangling_mass) = (step.damping, &step.dangling_mass());
+                let step = Step { damping, dangling_mass, contributions: &passed };
+                let (mut ranks, mut measures) = (vec![0.0; own.len()], Measures::new(vectors));
+                let pull =
+                    || pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut measures);
+                pool.install(pull);
+                (ranks, measures.to_vec())
+            };
+            let (ranks, measures) = task.threads.run(compute).await?;
+            write(to, task, ranks).await?;
+            Ok::<_, JobError>(Measured { block, measures })
+        };
+        let measured = futures::stream::iter(blocks.iter().copied())
+            .map(pull)
+            .buffered(task.threads.count() + 1);
+        measures_of_all(task, &measured.try_collect::<Vec<_>>().await?, started)
     }
 
-    async fn pull<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
+    /// One step, on one block, in groups of nodes, each from those nodes that it has edges from: the way when the state is
+    /// too large for the executor. It comes to the same.
+    async fn pull_in_groups<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
         let teleport = self.graph.teleport(task).await?;
-        let node_bytes = self.graph.node_bytes() + size_of::<u32>();
-        let state_bytes = self.graph.cut.count as usize * node_bytes;
-        let (ranks, measures) = match task.resident.holds(state_bytes) {
-            true => self.pull_from_all::<W>(task, teleport).await?,
-            false => self.pull_in_groups::<W>(task, teleport).await?,
-        };
-        write(self.next()?, task, ranks).await?;
-        measures_batch(task, &measures.to_vec(), started)
-    }
-
-    async fn pull_from_all<W: Weight>(
-        &self,
-        task: Task<'_>,
-        teleport: Arc<Vec<f64>>,
-    ) -> Result<(Vec<f64>, Measures)> {
-        let places = self.graph.places(task).await?;
-        let incoming = self.graph.incoming_from::<W>(task, &places).await?;
-        let out_weights = self.graph.all_out_weights(task).await?;
-        let passed = self.passed(task, &places, &out_weights).await?;
-        let (before, vectors) = (self.own(task).await?, self.graph.vectors());
-        let range = self.graph.cut.range(task.block);
-        let range = range.start as usize..range.end as usize;
-        let (damping, dangling_mass) = (self.damping, self.dangling_mass());
-        let compute = move || {
-            let (mut ranks, mut measures) = (vec![0.0; before.len()], Measures::new(vectors));
-            let dangling_mass = dangling_mass.as_slice();
-            let step = Step { damping, dangling_mass, contributions: &passed };
-            let out_weights = &out_weights[range];
-            let nodes = Nodes { out_weights, teleport: &teleport, ranks: &before };
-            pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut measures);
-            (ranks, measures)
-        };
-        Ok(spawn_blocking(compute).await?)
-    }
-
-    /// In groups of nodes, each from those nodes that it has edges from: the way when the state is too large for the
-    /// executor. It comes to the same.
-    async fn pull_in_groups<W: Weight>(
-        &self,
-        task: Task<'_>,
-        teleport: Arc<Vec<f64>>,
-    ) -> Result<(Vec<f64>, Measures)> {
         let incoming = self.graph.incoming::<W>(task).await?;
         let (cut, runtime, vectors) = (self.graph.cut, task.runtime, self.graph.vectors());
-        let before = self.own(task).await?;
+        let (name, count) = (Folder::part(task.block), cut.rows(task.block) * vectors);
+        let before: Vec<f64> = self.from.numbers(runtime, &name, count).await?;
         let (mut ranks, mut measures) = (vec![0.0; before.len()], Measures::new(vectors));
         let own = Arc::new((self.graph.out_weights(task).await?, before, teleport));
-        let mut groups = Groups::new(task, incoming, self.graph.node_bytes(), HashSet::new());
+        // Of each source, its rank and what it passes along.
+        let mut groups = Groups::new(task, incoming, self.graph.node_bytes(2), HashSet::new());
         while let Some(reserved) = groups.next(task).await? {
             let sources = &reserved.group.columns;
             let source_ranks = self.from.rows(runtime, cut, vectors, sources).await?;
@@ -360,11 +344,12 @@ impl PageRankStep {
             };
             (ranks, measures) = spawn_blocking(compute).await?;
         }
-        Ok((ranks, measures))
+        write(self.next()?, task, ranks).await?;
+        measures_batch(task, &measures.to_vec(), started)
     }
 
     /// All steps, on all blocks.
-    async fn pull_all<W: Weight>(&self, task: Task<'_>, threads: usize) -> Result<RecordBatch> {
+    async fn pull_all<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
         let (graph, vectors) = (&self.graph, self.graph.vectors());
         let (blocks, places) = (0..graph.cut.blocks(), graph.places(task).await?);
@@ -379,15 +364,15 @@ impl PageRankStep {
         let before = task.resident.state(task.runtime, &self.from, graph.cut, vectors).await?;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass());
         let most = (self.to.len(), self.tolerance);
-        let compute = move || {
+        let compute = move |pool: &ThreadPool| {
             let teleport: Vec<&[f64]> = teleport.iter().map(|part| part.as_slice()).collect();
             let (incoming, teleport) = (incoming.as_slice(), teleport.as_slice());
             let out_weights = out_weights.as_slice();
             let places = &places;
             let all = AllBlocks { incoming, places, out_weights, teleport, damping };
-            supersteps(all, &dangling_mass, &before, most, threads)
+            pool.install(|| supersteps(all, &dangling_mass, &before, most))
         };
-        let done = spawn_blocking(compute).await?;
+        let done = task.threads.run(compute).await?;
         let folder = self.to.get(done.measures.len() - 1).unwrap_or(self.next()?);
         let parts = blocks.clone().map(|block| {
             let range = graph.cut.range(block);
@@ -417,21 +402,26 @@ impl Kernel for PageRankStep {
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         match self.graph.weighted {
-            true => self.pull::<f64>(task).await,
-            false => self.pull::<()>(task).await,
+            true => self.pull_in_groups::<f64>(task).await,
+            false => self.pull_in_groups::<()>(task).await,
         }
     }
 
-    async fn run_all(&self, task: Task<'_>, threads: usize) -> Result<Option<RecordBatch>> {
-        // Ranks and what they pass along are there twice, before a step and after it, besides what is kept.
-        let node_bytes = (2 + 5 * self.graph.vectors()) * size_of::<f64>() + size_of::<u32>();
-        let state_bytes = self.graph.cut.count as usize * node_bytes;
-        let fits =
-            task.resident.holds(state_bytes) && task.resident.holds(self.graph.block_bytes());
-        Ok(match (self.to.len() > 1 && fits, self.graph.weighted) {
-            (false, _) => None,
-            (true, true) => Some(self.pull_all::<f64>(task, threads).await?),
-            (true, false) => Some(self.pull_all::<()>(task, threads).await?),
-        })
+    async fn run_together(&self, task: Task<'_>, blocks: &[u32]) -> Result<Option<RecordBatch>> {
+        // Of each node, its rank, what it passes along and its share of the teleport distribution.
+        if !self.graph.is_held(task, 3) {
+            return Ok(None);
+        }
+        let all = self.to.len() > 1 && blocks.iter().copied().eq(0..self.blocks());
+        // Ranks and what they pass along are there twice then, before a step and after it, besides the ranks that were read.
+        let several =
+            all && self.graph.is_held(task, 6) && task.resident.holds(self.graph.block_bytes());
+        let batch = match (several, self.graph.weighted) {
+            (false, true) => self.pull_together::<f64>(task, blocks).await?,
+            (false, false) => self.pull_together::<()>(task, blocks).await?,
+            (true, true) => self.pull_all::<f64>(task).await?,
+            (true, false) => self.pull_all::<()>(task).await?,
+        };
+        Ok(Some(batch))
     }
 }

@@ -194,22 +194,8 @@ impl Resident {
         self.others.run_pending_tasks().await;
     }
 
-    /// What is computed of a state, by `compute` if it isn't there. What was kept of earlier states of the series is
-    /// forgotten.
-    pub async fn of_state<T: Send + Sync + 'static>(
-        &self,
-        what: &str,
-        folder: &Folder,
-        compute: impl Future<Output = Result<(T, usize)>>,
-    ) -> Result<Arc<T>> {
-        let name = format!("{what}{}", folder.0);
-        if !self.others.contains_key(&name) {
-            self.forget_others(folder.0.as_str()).await;
-        }
-        self.get(name, compute).await
-    }
-
-    /// The whole of a state: the parts of all blocks, `width` numbers a row, one after another.
+    /// The whole of a state: the parts of all blocks, `width` numbers a row, one after another. Earlier states of the
+    /// series are forgotten.
     pub async fn state<V: Value>(
         &self,
         runtime: &RuntimeEnv,
@@ -226,7 +212,10 @@ impl Resident {
             let size = state.len() * V::BYTES;
             Ok((state, size))
         };
-        self.of_state("", folder, read).await
+        if !self.others.contains_key(folder.0.as_str()) {
+            self.forget_others(folder.0.as_str()).await;
+        }
+        self.get(folder.0.to_string(), read).await
     }
 
     /// One object that is nothing but numbers.
@@ -287,7 +276,7 @@ mod tests {
         assert!(resident.holds(28 << 10) && !resident.holds(29 << 10));
     }
 
-    /// Of a training's states, the last of each side is kept, with what was computed from it.
+    /// Of a training's states, the last of each side is kept.
     #[tokio::test]
     async fn forgets_states_when_the_next_is_wanted() {
         let resident = Resident::default();
@@ -315,12 +304,9 @@ mod tests {
                 }
                 let state = resident.state::<f32>(&runtime, &folder, cut, 1).await.unwrap();
                 assert_eq!(*state, vec![iteration as f32; 2000]);
-                let computed = async { Ok((iteration, 8)) };
-                resident.of_state("twice ", &folder, computed).await.unwrap();
             }
         }
-        let left = ["item-00011/", "item-00011/", "user-00011/", "user-00011/"];
-        assert_eq!(names(&resident), left);
+        assert_eq!(names(&resident), ["item-00011/", "user-00011/"]);
         // One that is wanted again is read again.
         let again = folder("user-00009");
         assert_eq!(resident.state::<f32>(&runtime, &again, cut, 1).await.unwrap()[0], 9.0);

@@ -41,5 +41,5 @@ pub(super) fn plan(model: &Model, arguments: &Arguments<'_>) -> PlanResult<Logic
         factors: model.spec.factors,
     };
     let with_items = WithItems { items: model.items.spec.clone(), work: Work::FoldIn(fold) };
-    OperatorNode::plan(&Operator::WithItems(with_items), Some(users))
+    OperatorNode::plan(Operator::WithItems(with_items), Some(users))
 }

@@ -81,7 +81,7 @@ impl Factorization<'_> {
         item: &str,
     ) -> PlanResult<LogicalPlan> {
         let with_items = WithItems { items: self.items.spec.clone(), work };
-        let best = OperatorNode::plan(&Operator::WithItems(with_items), Some(rows))?;
+        let best = OperatorNode::plan(Operator::WithItems(with_items), Some(rows))?;
         let own = self.item();
         let items = scan("items", self.items)?
             .project([own.name(), "item_index"].map(|name| column("items", name)))?

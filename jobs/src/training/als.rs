@@ -230,14 +230,14 @@ impl Training<'_> {
         };
         // The iteration whose states are written down, and stay until others are.
         let mut kept = losses.len();
-        let mut there = vec![(users, kept), (items, kept)];
+        let (mut there, mut old) = (vec![(users, kept), (items, kept)], Vec::new());
         loop {
             let started = Instant::now();
             let iteration = losses.len() + 1;
             let earlier = earlier_users.take();
             let fixed = (items.cut, &item_state.folder);
-            let user_state =
-                self.half_step(spec, feedback, users, iteration, earlier, fixed).await?;
+            let half_step = self.half_step(spec, feedback, users, iteration, earlier, fixed);
+            let user_state = self.removing(&old, half_step).await?;
             let earlier = Some(item_state.folder);
             let fixed = (users.cut, &user_state.folder);
             item_state = self.half_step(spec, feedback, items, iteration, earlier, fixed).await?;
@@ -263,15 +263,14 @@ impl Training<'_> {
                 return Ok(Solved { users: user_state, items: item_state, losses, seconds });
             }
             there.extend([(users, iteration), (items, iteration)]);
-            let (needed, old): (Vec<_>, Vec<_>) = there.into_iter().partition(|(side, number)| {
-                // Those that the last half step has read may still be read by a task that is run twice.
-                let read = side.name == items.name && number + 1 == iteration;
-                *number == kept || *number == iteration || read
-            });
+            let (needed, others): (Vec<_>, Vec<_>) =
+                there.into_iter().partition(|(side, number)| {
+                    // Those that the last half step has read may still be read by a task that is run twice.
+                    let read = side.name == items.name && number + 1 == iteration;
+                    *number == kept || *number == iteration || read
+                });
             there = needed;
-            for (side, number) in old {
-                self.remove(&state_name(side, number)).await?;
-            }
+            old = others.into_iter().map(|(side, number)| state_name(side, number)).collect();
             earlier_users = Some(user_state.folder);
         }
     }

@@ -32,6 +32,7 @@ use checkpoint::Checkpoints;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::LogicalPlan;
+use futures::future::{try_join, try_join_all};
 use nightshift_catalog::registry::ModelDetails;
 use nightshift_catalog::warehouse::{Name, StagedModel, StagedTable, Warehouse};
 use std::collections::BTreeMap;
@@ -137,11 +138,21 @@ impl Training<'_> {
         Ok(folder.delete_all().await?)
     }
 
+    /// Does a step and meanwhile removes folders that nothing needs any more.
+    async fn removing<T>(
+        &self,
+        folders: &[String],
+        step: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let remove = try_join_all(folders.iter().map(|folder| self.remove(folder)));
+        Ok(try_join(step, remove).await?.0)
+    }
+
     /// Runs one superstep and returns the measures of each block, in the order of the blocks.
     async fn superstep(&self, step: Superstep) -> Result<Vec<Vec<f64>>> {
         let (name, blocks) = (step.kernel().name(), step.kernel().blocks());
         let started = Instant::now();
-        let plan = OperatorNode::plan(&Operator::Superstep(Box::new(step)), None)?;
+        let plan = OperatorNode::plan(Operator::Superstep(Box::new(step)), None)?;
         let mut measures = vec![None; blocks as usize];
         let (mut busy, mut kept, mut read) = (0.0, 0, 0);
         for batch in self.session.collect(plan).await? {
@@ -175,7 +186,7 @@ impl Training<'_> {
         sql: &str,
         tables: &[(&str, Arc<dyn TableProvider>)],
     ) -> Result<LogicalPlan> {
-        let export = OperatorNode::plan(&Operator::Superstep(Box::new(export)), None)?;
+        let export = OperatorNode::plan(Operator::Superstep(Box::new(export)), None)?;
         let mut tables = tables.to_vec();
         tables.push(("export", Arc::new(ViewTable::new(export, None))));
         self.session.plan_over(sql, &tables).await

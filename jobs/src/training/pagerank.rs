@@ -218,7 +218,7 @@ impl Training<'_> {
         }
         // The iteration whose state is written down, and stays until another's is.
         let mut kept = history.len();
-        let mut there = vec![kept];
+        let (mut there, mut old) = (vec![kept], Vec::new());
         let mut steps = 1;
         loop {
             let started = Instant::now();
@@ -233,7 +233,8 @@ impl Training<'_> {
                 to,
                 tolerance: spec.tolerance,
             };
-            let totals = total(&self.superstep(Superstep::PageRankStep(step)).await?);
+            let step = self.superstep(Superstep::PageRankStep(step));
+            let totals = total(&self.removing(&old, step).await?);
             let name = self.name.to_string();
             let mut bound = f64::INFINITY;
             for measures in totals.chunks_exact(2 * vectors) {
@@ -272,14 +273,12 @@ impl Training<'_> {
                 return Ok(Iterated { state, history, seconds });
             }
             there.push(history.len());
-            let (needed, old): (Vec<_>, Vec<_>) = there.into_iter().partition(|number| {
+            let (needed, others): (Vec<_>, Vec<_>) = there.into_iter().partition(|number| {
                 // The state that the last job began with may still be read by a task that is run twice.
                 *number == kept || *number == history.len() || *number == iteration
             });
             there = needed;
-            for number in old {
-                self.remove(&rank_state_name(batch, number)).await?;
-            }
+            old = others.into_iter().map(|number| rank_state_name(batch, number)).collect();
         }
     }
 

@@ -85,7 +85,7 @@ impl Training<'_> {
         let folder = self.folder(ENTRIES);
         let encode =
             Encode { folder: folder.clone(), negative: columns.negative, segment: SEGMENT };
-        let plan = OperatorNode::plan(&Operator::Sink(Sink::Segments(encode)), Some(plan))?;
+        let plan = OperatorNode::plan(Operator::Sink(Sink::Segments(encode)), Some(plan))?;
         let encoded = self.once("encoded", async {
             let encoded = Encoded::collect(&self.session.collect(plan).await?)?;
             self.check(&encoded, columns)?;
@@ -152,7 +152,7 @@ impl Training<'_> {
             let cut = Partitioned::new(ids.count, ids.count);
             let export = IdsExport { ids: ids.numbered.clone(), cut };
             let plan = Operator::Superstep(Box::new(Superstep::IdsExport(export)));
-            let plan = OperatorNode::plan(&plan, None)?;
+            let plan = OperatorNode::plan(plan, None)?;
             Ok::<_, JobError>(self.intermediate(plan, &ids.name).await?.0)
         };
         Ok(Arc::clone(ids.table.get_or_try_init(|| write).await?))
@@ -250,7 +250,7 @@ impl Training<'_> {
         let plan = self.session.plan_over(&sql, tables).await?;
         let folder = self.folder(name);
         let write = BlockWrite { folder: folder.clone(), cut, content };
-        let plan = OperatorNode::plan(&Operator::Sink(Sink::Blocks(write)), Some(plan))?;
+        let plan = OperatorNode::plan(Operator::Sink(Sink::Blocks(write)), Some(plan))?;
         let mut found = written_blocks(&self.session.collect(plan).await?)?;
         let storage = folder.open(self.session.runtime())?;
         let mut written = Vec::new();

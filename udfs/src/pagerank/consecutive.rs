@@ -2,13 +2,13 @@
 
 use super::{Measures, Nodes, Places, Step, Weight, error_bound, superstep};
 use crate::csr::Csr;
-use std::sync::{Arc, Mutex, PoisonError};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use std::sync::Arc;
 
 /// A graph whose blocks are all in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct AllBlocks<'a, W> {
-    /// The incoming edges of each block, which name the places of their sources; all blocks but the last have as many
-    /// nodes as the first.
+    /// The incoming edges of each block, which name the places of their sources.
     pub incoming: &'a [Arc<Csr<W>>],
     /// Where what nodes pass along is.
     pub places: &'a Places,
@@ -30,59 +30,34 @@ pub struct Done {
 }
 
 impl<W: Weight> AllBlocks<'_, W> {
-    /// How many nodes a block has; the last may have fewer.
-    fn block_nodes(&self) -> usize {
-        self.incoming.first().map_or(1, |block| block.rows()).max(1)
-    }
-
-    /// What all nodes pass along, in their places.
-    fn contributions(&self, ranks: &[f64], vectors: usize) -> Vec<f64> {
-        let mut passed = vec![0.0; ranks.len()];
-        let nodes = self.block_nodes();
-        let own = ranks.chunks(nodes * vectors).zip(self.out_weights.chunks(nodes));
-        for (mut passed, (ranks, out_weights)) in
-            self.places.split(&mut passed, vectors).into_iter().zip(own)
-        {
-            passed.contribute(ranks, out_weights);
-        }
-        passed
-    }
-
-    /// One step by some threads: the next ranks and contributions, and what was measured in each block.
+    /// One step: the next ranks and contributions, and what was measured in each block.
     fn step(
         &self,
         step: Step<'_>,
         before: &[f64],
         (ranks, passed): (&mut [f64], &mut [f64]),
-        threads: usize,
     ) -> Vec<Measures> {
-        let (vectors, nodes) = (step.vectors(), self.block_nodes());
+        let (vectors, nodes) = (step.vectors(), self.places.block_nodes);
         let mut measures = vec![Measures::new(vectors); self.incoming.len()];
         let own = self.out_weights.chunks(nodes).zip(self.teleport);
         let own = own.zip(before.chunks(nodes * vectors));
         let next = ranks.chunks_mut(nodes * vectors).zip(self.places.split(passed, vectors));
-        let blocks = self.incoming.iter().zip(own).zip(next.zip(&mut measures));
-        let queue = Mutex::new(blocks);
-        let work = || {
-            loop {
-                let taken = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(((incoming, own), ((next, mut passed), measures))) = taken else { break };
+        let blocks: Vec<_> = self.incoming.iter().zip(own).zip(next.zip(&mut measures)).collect();
+        blocks.into_par_iter().with_max_len(1).for_each(
+            |((incoming, own), ((next, mut passed), measures))| {
                 let ((out_weights, teleport), ranks) = own;
                 let nodes = Nodes { out_weights, teleport, ranks };
                 superstep(step, incoming, nodes, next, measures);
                 passed.contribute(next, out_weights);
-            }
-        };
-        std::thread::scope(|scope| {
-            (1..threads).for_each(|_| drop(scope.spawn(work)));
-            work();
-        });
+            },
+        );
         measures
     }
 }
 
-/// As many steps as asked, or fewer if the bound of the error of every vector is at most `tolerance` before. They come
-/// to the same, to the last bit, as steps block by block whose measures are added up in the order of the blocks.
+/// As many steps as asked, or fewer if the bound of the error of every vector is at most `tolerance` before, by the threads
+/// of the pool that it is called in. They come to the same, to the last bit, as steps block by block whose measures are
+/// added up in the order of the blocks.
 ///
 /// `dangling_mass` and `ranks` are those before the first step.
 pub fn supersteps<W: Weight>(
@@ -90,10 +65,9 @@ pub fn supersteps<W: Weight>(
     dangling_mass: &[f64],
     ranks: &[f64],
     (steps, tolerance): (usize, f64),
-    threads: usize,
 ) -> Done {
     let mut before = ranks.to_vec();
-    let mut passed = graph.contributions(&before, dangling_mass.len());
+    let mut passed = graph.places.contributions(&before, graph.out_weights);
     let (mut next, mut next_passed) = (vec![0.0; before.len()], vec![0.0; before.len()]);
     let mut total = Measures::new(dangling_mass.len());
     total.dangling_mass.copy_from_slice(dangling_mass);
@@ -101,7 +75,7 @@ pub fn supersteps<W: Weight>(
     while measures.len() < steps {
         let (damping, dangling_mass) = (graph.damping, &total.dangling_mass);
         let step = Step { damping, dangling_mass, contributions: &passed };
-        let measured = graph.step(step, &before, (&mut next, &mut next_passed), threads);
+        let measured = graph.step(step, &before, (&mut next, &mut next_passed));
         total = Measures::new(total.change.len());
         measured.iter().for_each(|block| total.add(block));
         measures.push(measured);

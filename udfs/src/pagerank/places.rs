@@ -2,6 +2,7 @@
 
 use super::Weight;
 use crate::csr::Csr;
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 /// Weights that differ by more powers of two than this are not told apart.
 const CLASSES: usize = 32;
@@ -19,7 +20,8 @@ pub struct Places {
     of_nodes: Vec<u32>,
     /// How many nodes of each block are in each class: all blocks of the first class, then those of the next.
     counts: Vec<usize>,
-    blocks: usize,
+    /// How many nodes a block has; the last may have fewer.
+    pub(super) block_nodes: usize,
     classes: Classes,
 }
 
@@ -71,7 +73,7 @@ impl Places {
             place
         };
         let of_nodes = out_weights.iter().map(place).collect();
-        Self { of_nodes, counts, blocks, classes }
+        Self { of_nodes, counts, block_nodes, classes }
     }
 
     /// Bytes that they take in memory.
@@ -85,22 +87,37 @@ impl Places {
     }
 
     /// Cuts what all nodes pass along, `vectors` numbers each, into what each block has to write of it.
-    pub fn split<'a>(&self, passed: &'a mut [f64], vectors: usize) -> Vec<Passed<'a>> {
+    pub(super) fn split<'a>(&self, passed: &'a mut [f64], vectors: usize) -> Vec<Passed<'a>> {
+        let blocks = self.of_nodes.len().div_ceil(self.block_nodes);
         let passed_by = |_| Passed { classes: self.classes, pieces: Vec::with_capacity(CLASSES) };
-        let mut of_blocks: Vec<_> = (0..self.blocks).map(passed_by).collect();
+        let mut of_blocks: Vec<_> = (0..blocks).map(passed_by).collect();
         let mut rest = passed;
         for (at, count) in self.counts.iter().enumerate() {
             let (piece, others) = rest.split_at_mut(count * vectors);
-            of_blocks[at % self.blocks].pieces.push(piece);
+            of_blocks[at % blocks].pieces.push(piece);
             rest = others;
         }
         of_blocks
+    }
+
+    /// What all nodes pass along an edge of weight one, in their places: their ranks, one for each vector, divided by
+    /// their outgoing weights. By the threads of the pool that it is called in.
+    pub fn contributions(&self, ranks: &[f64], out_weights: &[f64]) -> Vec<f64> {
+        let (vectors, nodes) = (ranks.len() / out_weights.len().max(1), self.block_nodes);
+        let mut passed = vec![0.0; ranks.len()];
+        let own = ranks.chunks(nodes * vectors.max(1)).zip(out_weights.chunks(nodes));
+        let blocks: Vec<_> = self.split(&mut passed, vectors).into_iter().zip(own).collect();
+        blocks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(mut passed, (ranks, out_weights))| passed.contribute(ranks, out_weights));
+        passed
     }
 }
 
 /// What the nodes of a block pass along: a piece for each class.
 #[derive(Debug)]
-pub struct Passed<'a> {
+pub(super) struct Passed<'a> {
     classes: Classes,
     pieces: Vec<&'a mut [f64]>,
 }
@@ -108,7 +125,7 @@ pub struct Passed<'a> {
 impl Passed<'_> {
     /// Writes what the block's nodes pass along an edge of weight one: their ranks, one for each vector, divided by their
     /// outgoing weight.
-    pub fn contribute(&mut self, ranks: &[f64], out_weights: &[f64]) {
+    pub(super) fn contribute(&mut self, ranks: &[f64], out_weights: &[f64]) {
         let vectors = ranks.len() / out_weights.len().max(1);
         let mut written = [0; CLASSES];
         for (ranks, weight) in ranks.chunks_exact(vectors.max(1)).zip(out_weights) {
@@ -155,13 +172,9 @@ mod tests {
         ) {
             let places = Places::new(&weights, block_nodes);
             let ranks: Vec<f64> = (0..weights.len() * vectors).map(|rank| rank as f64).collect();
-            let mut passed = vec![f64::NAN; ranks.len()];
-            let mut of_blocks = places.split(&mut passed, vectors);
-            prop_assert_eq!(of_blocks.len(), weights.len().div_ceil(block_nodes));
-            let own = ranks.chunks(block_nodes * vectors).zip(weights.chunks(block_nodes));
-            for (block, (ranks, weights)) in of_blocks.iter_mut().zip(own) {
-                block.contribute(ranks, weights);
-            }
+            let passed = places.contributions(&ranks, &weights);
+            let blocks = places.split(&mut passed.clone(), vectors).len();
+            prop_assert_eq!(blocks, weights.len().div_ceil(block_nodes));
             let expected = super::super::contributions(&ranks, &weights);
             for (node, expected) in expected.chunks(vectors).enumerate() {
                 let place = places.of_nodes[node] as usize * vectors;
