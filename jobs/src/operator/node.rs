@@ -23,7 +23,13 @@ pub enum Operator {
     /// Writes its input to a training's folder.
     Sink(Sink),
     /// Runs one step on all blocks. It has no input.
-    Superstep(Box<Superstep>),
+    Superstep {
+        /// What is done.
+        step: Box<Superstep>,
+        /// How much work each block is, compared with the others; empty if that isn't known. It decides how blocks are
+        /// shared out, and goes no further than that.
+        work: Vec<u64>,
+    },
     /// Works on its input with a model's item factors.
     WithItems(WithItems),
 }
@@ -33,7 +39,7 @@ impl Operator {
         match (self, input) {
             (Operator::WriteTable(_), Some(_)) => Ok(Arc::clone(&FILES_SCHEMA)),
             (Operator::Sink(sink), Some(_)) => Ok(sink.schema()),
-            (Operator::Superstep(step), None) => Ok(step.kernel().schema()),
+            (Operator::Superstep { step, .. }, None) => Ok(step.kernel().schema()),
             (Operator::WithItems(with_items), Some(input)) => {
                 Ok(with_items.work.schema(input.schema().field(0)))
             }
@@ -42,6 +48,11 @@ impl Operator {
                 input.iter().len()
             ))),
         }
+    }
+
+    /// A step on blocks that are as much work as each other, as far as is known.
+    pub fn superstep(step: Superstep) -> Self {
+        Self::Superstep { step: Box::new(step), work: Vec::new() }
     }
 
     fn to_json(&self) -> Result<String> {

@@ -51,7 +51,7 @@ impl ExtensionPlanner for Operators {
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(node) = OperatorNode::of(node) else { return Ok(None) };
         let operator = node.operator();
-        if let Operator::Superstep(step) = operator {
+        if let Operator::Superstep { step, work } = operator {
             let cores = session.config().get_extension::<Cores>();
             let cores = cores.map(|cores| cores.0).filter(|cores| *cores > 0);
             // Rows of a table go into as many files as others do; what is measured is gone through as fast as can be.
@@ -60,7 +60,7 @@ impl ExtensionPlanner for Operators {
                 false => cores,
             };
             let (step, resident) = (step.as_ref().clone(), self.resident.clone());
-            let plan = SuperstepExec::over_all_blocks(step, resident, partitions)?;
+            let plan = SuperstepExec::over_all_blocks(step, resident, partitions, work)?;
             return Ok(Some(Arc::new(plan)));
         }
         let missing = || DataFusionError::Internal(format!("no input for {}", node.json()));
@@ -73,7 +73,7 @@ impl ExtensionPlanner for Operators {
                 let resident = self.resident.clone();
                 Arc::new(WithItemsExec::new(with_items.work.clone(), files, resident, input))
             }
-            Operator::Superstep(_) => return Err(missing()),
+            Operator::Superstep { .. } => return Err(missing()),
         }))
     }
 }

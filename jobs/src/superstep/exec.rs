@@ -29,7 +29,8 @@ use datafusion::physical_plan::{
 use futures::TryStreamExt;
 use nightshift_udfs::csr::{Csr, Value};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -190,6 +191,24 @@ pub fn measures_of_all(
     Ok(RecordBatch::try_new(Arc::clone(&MEASURES_SCHEMA), columns)?)
 }
 
+/// The blocks for each of some partitions, in the same order whenever it is asked. Executors wait for the last of them: each
+/// block goes to the partition that has least to do, the largest first (Graham, "Bounds on Multiprocessing Timing
+/// Anomalies", 1969).
+fn shares(blocks: u32, work: &[u64], partitions: usize) -> Vec<Vec<u32>> {
+    let work_of = |block: u32| work.get(block as usize).unwrap_or(&1);
+    let mut largest_first: Vec<u32> = (0..blocks).collect();
+    largest_first.sort_by_key(|block| Reverse(*work_of(*block)));
+    let mut shares = vec![Vec::new(); partitions];
+    let mut loads: BinaryHeap<_> = (0..partitions).map(|at| Reverse((0, at))).collect();
+    for block in largest_first {
+        let Some(mut least) = loads.peek_mut() else { break };
+        let Reverse((load, at)) = &mut *least;
+        *load += work_of(block);
+        shares[*at].push(block);
+    }
+    shares
+}
+
 /// What is left of a task.
 #[derive(Debug)]
 struct Left {
@@ -246,20 +265,23 @@ pub struct SuperstepExec {
 }
 
 impl SuperstepExec {
-    /// A superstep over all blocks, in so many `partitions`; in one for each block if that isn't known.
+    /// A superstep over all blocks, in so many `partitions`, or in one for each block if that isn't known. `work` says
+    /// how much each block is, compared with the others.
     pub fn over_all_blocks(
         step: Superstep,
         resident: Resident,
         partitions: Option<usize>,
+        work: &[u64],
     ) -> PlanResult<Self> {
         let schema = Arc::new(Schema::new(vec![Field::new("block", DataType::UInt32, false)]));
         let blocks = step.kernel().blocks();
         let count = partitions.unwrap_or(usize::MAX).clamp(1, (blocks as usize).max(1));
-        let partition = |first: usize| {
-            let column: UInt32Array = (first as u32..blocks).step_by(count).collect();
-            Ok(vec![RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)])?])
+        let partition = |blocks: Vec<u32>| {
+            let column: ArrayRef = Arc::new(UInt32Array::from(blocks));
+            Ok(vec![RecordBatch::try_new(Arc::clone(&schema), vec![column])?])
         };
-        let partitions: Vec<_> = (0..count).map(partition).collect::<PlanResult<_>>()?;
+        let shares = shares(blocks, work, count);
+        let partitions: Vec<_> = shares.into_iter().map(partition).collect::<PlanResult<_>>()?;
         let source = MemorySourceConfig::try_new(&partitions, Arc::clone(&schema), None)?;
         Ok(Self::new(step, resident, DataSourceExec::from_data_source(source)))
     }
@@ -367,5 +389,28 @@ impl ExecutionPlan for SuperstepExec {
         };
         let batches = futures::stream::try_unfold((), run_next);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.step.kernel().schema(), batches)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_have_as_much_work_as_each_other() {
+        assert_eq!(shares(5, &[], 2), [vec![0, 2, 4], vec![1, 3]]);
+        assert_eq!(shares(2, &[], 3), [vec![0], vec![1], vec![]]);
+        // The first block is as much as four others.
+        assert_eq!(shares(5, &[8, 2, 2, 2, 2], 2), [vec![0], vec![1, 2, 3, 4]]);
+        // No partition has more than another by more than the smallest block.
+        let work: Vec<u64> = (0..100).map(|block| 1000 / (block + 20)).collect();
+        let shares = shares(100, &work, 7);
+        let load = |blocks: &Vec<u32>| blocks.iter().map(|block| work[*block as usize]).sum();
+        let loads: Vec<u64> = shares.iter().map(load).collect();
+        let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
+        assert!(most - least <= work[99], "{loads:?}");
+        let mut all = shares.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
     }
 }

@@ -278,12 +278,13 @@ impl PageRankStep {
             move |pool: &ThreadPool| pool.install(|| places.contributions(&before, &out_weights))
         };
         let passed = &Arc::new(task.threads.run(contributions).await?);
+        let step = &Arc::new(self.clone());
         let pull = |block: u32| async move {
             let task = Task { block, ..task };
             let (incoming, teleport) =
                 tokio::try_join!(graph.incoming_from::<W>(task, places), graph.teleport(task))?;
             let (out_weights, before) = (Arc::clone(out_weights), Arc::clone(before));
-            let (passed, step) = (Arc::clone(passed), self.clone());
+            let (passed, step) = (Arc::clone(passed), Arc::clone(step));
             let compute = move |pool: &ThreadPool| {
                 let (cut, vectors) = (step.graph.cut, step.graph.vectors());
                 let range = cut.range(block).start as usize..cut.range(block).end as usize;

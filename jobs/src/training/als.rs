@@ -27,10 +27,38 @@ struct Side {
     name: &'static str,
     cut: Partitioned,
     blocks: Folder,
+    /// How much work each block is, in entries.
+    work: Vec<u64>,
     /// Slices of the rows that are too long for one task.
     slices: Vec<Slice>,
     regularization: Regularization,
     solver: Solver,
+}
+
+impl Side {
+    fn new(
+        name: &'static str,
+        cut: Partitioned,
+        blocks: &Blocks,
+        regularization: Regularization,
+        solver: Solver,
+        factors: usize,
+    ) -> Self {
+        let slices = match solver.adds_up() {
+            true => Slice::of_rows(cut, &blocks.long_rows),
+            false => Vec::new(),
+        };
+        // The decomposition of a row with k factors takes as many operations as k / 3 more entries would.
+        let of_rows = |block: u32| (cut.rows(block) * factors / 3) as u64;
+        let entries = (0..).zip(&blocks.written);
+        let mut work: Vec<u64> =
+            entries.map(|(block, written)| written.entries + of_rows(block)).collect();
+        // What slices have is done by others.
+        for Slice { block, entries, .. } in &slices {
+            work[*block as usize] -= entries.end - entries.start;
+        }
+        Self { name, cut, blocks: blocks.folder.clone(), work, slices, regularization, solver }
+    }
 }
 
 /// A side's factors after a half step.
@@ -119,28 +147,13 @@ impl Training<'_> {
             let mean = user_blocks.sum() / user_blocks.entries() as f64;
             Feedback::Explicit { bias: spec.bias, mean: if spec.bias { mean } else { 0.0 } }
         };
-        let side_slices = |blocks: &Blocks, cut, solver: Solver| match solver.adds_up() {
-            true => Slice::of_rows(cut, &blocks.long_rows),
-            false => Vec::new(),
+        let side = |name, cut: Partitioned, blocks: &Blocks, others: u64| {
+            let solver = spec.solver(data.rows as f64, cut.count as f64);
+            let regularization = spec.regularization(others);
+            Side::new(name, cut, blocks, regularization, solver, spec.factors)
         };
-        let user_solver = spec.solver(data.rows as f64, users.count as f64);
-        let item_solver = spec.solver(data.rows as f64, items.count as f64);
-        let user_side = Side {
-            name: "users",
-            cut: user_cut,
-            blocks: user_blocks.folder.clone(),
-            regularization: spec.regularization(items.count),
-            slices: side_slices(&user_blocks, user_cut, user_solver),
-            solver: user_solver,
-        };
-        let item_side = Side {
-            name: "items",
-            cut: item_cut,
-            blocks: item_blocks.folder.clone(),
-            regularization: spec.regularization(users.count),
-            slices: side_slices(&item_blocks, item_cut, item_solver),
-            solver: item_solver,
-        };
+        let user_side = side("users", user_cut, &user_blocks, items.count);
+        let item_side = side("items", item_cut, &item_blocks, users.count);
         for side in [&user_side, &item_side] {
             let (side, solver) = (side.name, side.solver);
             tracing::info!(run = self.run, model = %self.name, side, ?solver, "how rows are solved");
@@ -326,18 +339,17 @@ impl Training<'_> {
             };
             self.superstep(Superstep::AlsSlices(slices)).await?;
         }
-        let measures = self
-            .superstep(Superstep::AlsStep(AlsStep {
-                step,
-                blocks: side.blocks.clone(),
-                cut: side.cut,
-                slices: side.slices.clone(),
-                earlier: earlier.filter(|_| side.solver.goes_on()),
-                fixed: fixed.clone(),
-                fixed_cut,
-                state: folder.clone(),
-            }))
-            .await?;
+        let step = Superstep::AlsStep(AlsStep {
+            step,
+            blocks: side.blocks.clone(),
+            cut: side.cut,
+            slices: side.slices.clone(),
+            earlier: earlier.filter(|_| side.solver.goes_on()),
+            fixed: fixed.clone(),
+            fixed_cut,
+            state: folder.clone(),
+        });
+        let measures = self.superstep_of(step, side.work.clone()).await?;
         let totals = total(&measures);
         let gram = totals[2..].to_vec();
         AlsStep::complete_state(&folder, self.session.runtime(), &gram).await?;

@@ -150,9 +150,14 @@ impl Training<'_> {
 
     /// Runs one superstep and returns the measures of each block, in the order of the blocks.
     async fn superstep(&self, step: Superstep) -> Result<Vec<Vec<f64>>> {
+        self.superstep_of(step, Vec::new()).await
+    }
+
+    /// The same, where it is known how much work each block is.
+    async fn superstep_of(&self, step: Superstep, work: Vec<u64>) -> Result<Vec<Vec<f64>>> {
         let (name, blocks) = (step.kernel().name(), step.kernel().blocks());
         let started = Instant::now();
-        let plan = OperatorNode::plan(Operator::Superstep(Box::new(step)), None)?;
+        let plan = OperatorNode::plan(Operator::Superstep { step: Box::new(step), work }, None)?;
         let mut measures = vec![None; blocks as usize];
         let (mut busy, mut kept, mut read) = (0.0, 0, 0);
         for batch in self.session.collect(plan).await? {
@@ -186,7 +191,7 @@ impl Training<'_> {
         sql: &str,
         tables: &[(&str, Arc<dyn TableProvider>)],
     ) -> Result<LogicalPlan> {
-        let export = OperatorNode::plan(Operator::Superstep(Box::new(export)), None)?;
+        let export = OperatorNode::plan(Operator::superstep(export), None)?;
         let mut tables = tables.to_vec();
         tables.push(("export", Arc::new(ViewTable::new(export, None))));
         self.session.plan_over(sql, &tables).await

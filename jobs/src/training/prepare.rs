@@ -151,7 +151,7 @@ impl Training<'_> {
         let write = async {
             let cut = Partitioned::new(ids.count, ids.count);
             let export = IdsExport { ids: ids.numbered.clone(), cut };
-            let plan = Operator::Superstep(Box::new(Superstep::IdsExport(export)));
+            let plan = Operator::superstep(Superstep::IdsExport(export));
             let plan = OperatorNode::plan(plan, None)?;
             Ok::<_, JobError>(self.intermediate(plan, &ids.name).await?.0)
         };
