@@ -49,10 +49,7 @@ impl Side {
             false => Vec::new(),
         };
         // The decomposition of a row with k factors takes as many operations as k / 3 more entries would.
-        let of_rows = |block: u32| (cut.rows(block) * factors / 3) as u64;
-        let entries = (0..).zip(&blocks.written);
-        let mut work: Vec<u64> =
-            entries.map(|(block, written)| written.entries + of_rows(block)).collect();
+        let mut work = blocks.work(cut, factors / 3);
         // What slices have is done by others.
         for Slice { block, entries, .. } in &slices {
             work[*block as usize] -= entries.end - entries.start;

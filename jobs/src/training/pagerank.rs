@@ -55,7 +55,7 @@ impl Training<'_> {
         let data = self.training_data(plan, &spec.columns()).await?;
         self.check_node_types(spec, &data.types)?;
         let ids = self.number(&data, &[Axis::Row, Axis::Column], "nodes").await?;
-        let (mut graph, edges) = self.graph(spec, &data, &ids).await?;
+        let (mut graph, work) = self.graph(spec, &data, &ids).await?;
         let prepare_seconds = self.prepared(&data).await?;
         let teleport = self.teleport(spec, &ids).await?;
         let topics = teleport.as_ref().and_then(|teleport| teleport.topics.as_ref());
@@ -70,7 +70,7 @@ impl Training<'_> {
                 // Each of them begins with iteration 1.
                 count => format!("batch {} of {count}, error bound", at + 1),
             };
-            let done = self.iterate(spec, (&graph, &edges), batch, published, &measure).await?;
+            let done = self.iterate(spec, (&graph, &work), batch, published, &measure).await?;
             vectors.push(RankVectors { ranks: done.state, numbers: batch.clone() });
             // An iteration is as far from the end as its worst vector.
             for (at, row) in done.history.into_iter().enumerate() {
@@ -140,7 +140,7 @@ impl Training<'_> {
         self.plan_export(Superstep::RanksExport(export), &sql, &tables).await
     }
 
-    /// The graph, and how many edges each block has.
+    /// The graph, and how much work each block is, in edges.
     async fn graph(
         &self,
         spec: &PageRank,
@@ -155,7 +155,8 @@ impl Training<'_> {
             ("out-weights", Axis::Row, cut, Content::RowSums),
         ];
         let [incoming, out_weights] = self.blocks(data, ways).await?;
-        let edges = incoming.written.iter().map(|block| block.entries).collect();
+        // Without nodes, all blocks that no edge leads to would go to one executor.
+        let work = incoming.work(cut, 1);
         let graph = PageRankGraph {
             cut,
             edges: incoming.entries(),
@@ -164,7 +165,7 @@ impl Training<'_> {
             out_weights: out_weights.folder,
             teleport: None,
         };
-        Ok((graph, edges))
+        Ok((graph, work))
     }
 
     /// Gives the graph the teleport distributions of a batch of topics. Returns the ranks to start from, if these are
@@ -193,7 +194,7 @@ impl Training<'_> {
     async fn iterate(
         &self,
         spec: &PageRank,
-        (graph, edges): (&PageRankGraph, &[u64]),
+        (graph, work): (&PageRankGraph, &[u64]),
         batch: &Range<u64>,
         published: Option<Distributions>,
         measure: &str,
@@ -236,7 +237,7 @@ impl Training<'_> {
                 to,
                 tolerance: spec.tolerance,
             };
-            let step = self.superstep_of(Superstep::PageRankStep(step), edges.to_vec());
+            let step = self.superstep_of(Superstep::PageRankStep(step), work.to_vec());
             let totals = total(&self.removing(&old, step).await?);
             let name = self.name.to_string();
             let mut bound = f64::INFINITY;

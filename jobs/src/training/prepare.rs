@@ -69,6 +69,12 @@ impl Blocks {
     pub fn entries(&self) -> u64 {
         self.written.iter().map(|block| block.entries).sum()
     }
+
+    /// How much work each block is, in entries, when a row is as much as `row` of them.
+    pub fn work(&self, cut: Partitioned, row: usize) -> Vec<u64> {
+        let written = (0..).zip(&self.written);
+        written.map(|(block, of)| of.entries + (cut.rows(block) * row) as u64).collect()
+    }
 }
 
 impl Training<'_> {
