@@ -6,9 +6,11 @@
 //! group are alike, and a user is done when no item that is left is long enough (Teflioudi, Gemulla and Mykytiuk, "LEMP: Fast Retrieval of Large
 //! Entries in a Matrix Product", SIGMOD 2015).
 
+mod products;
 mod rounded;
 
-use rounded::{GROUP, Rounded, Rows, TILE, USERS};
+use products::{Processor, Products, TILE, USERS, WithProducts};
+use rounded::{GROUP, Rounded, Rows};
 use std::cmp::Ordering;
 
 /// The item side of a model.
@@ -51,6 +53,11 @@ pub struct Catalogue {
 impl Catalogue {
     /// Arranges items.
     pub fn new(items: Items) -> Self {
+        Self::of(Processor::new(), items)
+    }
+
+    /// Arranges items for products that a processor makes.
+    fn of(processor: Processor, items: Items) -> Self {
         let Items { factors, biases, width } = items;
         let count = factors.len() / width;
         let row = |item: u32| &factors[item as usize * width..][..width];
@@ -67,7 +74,8 @@ impl Catalogue {
         for (place, item) in order.iter().enumerate() {
             places[*item as usize] = place as u32;
         }
-        let rounded = Rounded::new(width, &order, |item| (row(item).iter().copied(), bias(item)));
+        let row_and_bias = |item| (row(item).iter().copied(), bias(item));
+        let rounded = Rounded::new(processor, width, &order, row_and_bias);
         let items = Items {
             factors: order.iter().flat_map(|item| row(*item)).copied().collect(),
             biases: order.iter().filter_map(|item| bias(*item)).collect(),
@@ -105,7 +113,7 @@ impl Catalogue {
         let users = users.chunks_exact(self.items.width).zip(seen);
         let mut searches: Vec<Search<'_>> =
             users.map(|(factors, seen)| Search::new(self, factors, seen, k)).collect();
-        rounded::dispatch(All { catalogue: self, searches: &mut searches });
+        self.rounded.processor().run(All { catalogue: self, searches: &mut searches });
         searches.into_iter().map(|search| search.best.sorted()).collect()
     }
 
@@ -150,8 +158,8 @@ impl<'a> Search<'a> {
 
     /// The items of a group that may be recommended, a bit for each of a tile's.
     #[inline(always)]
-    fn unseen(&mut self, first: usize, count: usize) -> [u16; GROUP] {
-        let mut unseen = [u16::MAX; GROUP];
+    fn unseen(&mut self, first: usize, count: usize) -> [u32; GROUP] {
+        let mut unseen = [u32::MAX; GROUP];
         if count < first + GROUP * TILE {
             for (tile, unseen) in unseen.iter_mut().enumerate() {
                 let items = count.saturating_sub(first + tile * TILE);
@@ -212,9 +220,9 @@ struct All<'a, 'b> {
     searches: &'a mut [Search<'b>],
 }
 
-impl rounded::WithProducts for All<'_, '_> {
+impl WithProducts for All<'_, '_> {
     #[inline(always)]
-    fn run(self, products: impl rounded::Products) {
+    fn run(self, products: impl Products) {
         let Self { catalogue, searches } = self;
         let rounded = &catalogue.rounded;
         let rows: Vec<Rows> = searches
@@ -236,7 +244,7 @@ impl rounded::WithProducts for All<'_, '_> {
 /// Looks for the best items of some users in a group. False if the users are done.
 #[inline(always)]
 fn search(
-    products: impl rounded::Products,
+    products: impl Products,
     catalogue: &Catalogue,
     group: usize,
     users: &mut [Search<'_>],

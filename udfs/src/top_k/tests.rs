@@ -1,4 +1,5 @@
-use super::rounded::{Plain, Products, Rounded, Rows, TILE, USERS, WithProducts, dispatch, length};
+use super::products::Quads;
+use super::rounded::length;
 use super::*;
 use crate::random::starting_factors;
 use proptest::prelude::*;
@@ -30,6 +31,26 @@ fn rows(seed: u64, count: usize, width: usize) -> Vec<f32> {
     rows
 }
 
+/// What a processor finds above users' bounds.
+struct Above<'a>(&'a [Quads], &'a Rows, [i32; USERS], &'a mut Option<[u32; USERS]>);
+
+impl WithProducts for Above<'_> {
+    fn run(self, products: impl Products) {
+        *self.3 = products.above(self.0, &self.1.quads, &self.2);
+    }
+}
+
+fn above(
+    processor: Processor,
+    tile: &[Quads],
+    users: &Rows,
+    bounds: [i32; USERS],
+) -> Option<[u32; USERS]> {
+    let mut above = None;
+    processor.run(Above(tile, users, bounds, &mut above));
+    above
+}
+
 proptest! {
     #[test]
     fn agrees_with_sorting_everything(
@@ -51,10 +72,12 @@ proptest! {
         let of_users = whole(seed ^ 1, users, width);
         let seen: Vec<u32> = seen.into_iter().collect();
         let items = Items { factors, biases, width };
-        let found = Catalogue::new(items.clone())
-            .best_unseen(&of_users, &vec![&seen[..]; users], k);
-        for (user, found) in of_users.chunks_exact(width).zip(found) {
-            prop_assert_eq!(found, sorted(&items, user, &seen, k));
+        for processor in Processor::all() {
+            let found = Catalogue::of(processor, items.clone())
+                .best_unseen(&of_users, &vec![&seen[..]; users], k);
+            for (user, found) in of_users.chunks_exact(width).zip(found) {
+                prop_assert_eq!(found, sorted(&items, user, &seen, k));
+            }
         }
     }
 
@@ -95,70 +118,62 @@ proptest! {
         let bias = |item: u32| biased.then_some(biases[item as usize]);
         // In whatever order they come.
         let order: Vec<u32> = (0..count as u32).collect();
-        let rounded = Rounded::new(width, &order, |item| (row(item), bias(item)));
         let users = rows(seed ^ 1, USERS, width);
         let users: Vec<&[f32]> = users.chunks_exact(width).collect();
-        let of_users = rounded.rows(users.iter().map(|user| user.iter().copied()));
-        for group in 0..rounded.groups() {
-            for (tile, items) in rounded.tiles(group).enumerate() {
-                for at in 0..TILE {
-                    let place = (group * super::GROUP + tile) * TILE + at;
-                    let Some(item) = order.get(place) else { break };
-                    let bounds = std::array::from_fn(|user| {
-                        let product = |(a, b): (f32, &f32)| f64::from(a) * f64::from(*b);
-                        let score = row(*item).zip(users[user]).map(product).sum::<f64>();
-                        let score = (score + bias(*item).map_or(0.0, f64::from)) as f32;
-                        let length = length(users[user].iter().copied());
-                        assert!(!rounded.is_out_of_reach(group, length, score));
-                        rounded.bound(group, &of_users, user, length, score)
-                    });
-                    let hits = Plain.above(items, &of_users.quads, &bounds);
-                    prop_assert!(hits.is_some_and(|hits| hits.iter().all(|hits| hits >> at & 1 == 1)));
-                }
+        for processor in Processor::all() {
+            let rounded = Rounded::new(processor, width, &order, |item| (row(item), bias(item)));
+            let of_users = rounded.rows(users.iter().map(|user| user.iter().copied()));
+            for (place, item) in order.iter().enumerate() {
+                let (group, at) = (place / (GROUP * TILE), place % TILE);
+                let Some(tile) = rounded.tiles(group).nth(place / TILE % GROUP) else { continue };
+                let bounds = std::array::from_fn(|user| {
+                    let product = |(a, b): (f32, &f32)| f64::from(a) * f64::from(*b);
+                    let score = row(*item).zip(users[user]).map(product).sum::<f64>();
+                    let score = (score + bias(*item).map_or(0.0, f64::from)) as f32;
+                    let length = length(users[user].iter().copied());
+                    assert!(!rounded.is_out_of_reach(group, length, score));
+                    rounded.bound(group, &of_users, user, length, score)
+                });
+                let hits = above(processor, tile, &of_users, bounds);
+                prop_assert!(hits.is_some_and(|hits| hits.iter().all(|hits| hits >> at & 1 == 1)));
             }
         }
     }
 
     #[test]
     fn processors_agree(width in 1usize..70, seed: u64, quantile in 0usize..TILE) {
-        struct Above<'a>(&'a Rounded, &'a Rows, [i32; USERS], &'a mut Option<[u16; USERS]>);
-        impl WithProducts for Above<'_> {
-            fn run(self, products: impl Products) {
-                let Some(tile) = self.0.tiles(0).next() else { return };
-                *self.3 = products.above(tile, &self.1.quads, &self.2);
-            }
-        }
         let items = starting_factors(seed, 0, TILE, width, width);
         let order: Vec<u32> = (0..TILE as u32).collect();
-        let rounded = Rounded::new(width, &order, |item| {
-            (items[item as usize * width..][..width].iter().copied(), None)
-        });
-        let users = starting_factors(seed ^ 1, 0, USERS, width, width);
-        let users = rounded.rows(users.chunks_exact(width).map(|user| user.iter().copied()));
-        // Bounds that are products of the items: half of them are above.
-        let lowest = |at: usize, quantile: usize| {
-            let (mut from, mut to) = (i64::from(i32::MIN), i64::from(i32::MAX));
-            while from < to {
-                let middle = (from + to).div_euclid(2);
-                let mut bounds = [i32::MAX; USERS];
-                bounds[at] = middle as i32;
-                let mut above = None;
-                Above(&rounded, &users, bounds, &mut above).run(Plain);
-                match above.is_some_and(|hits| hits[at].count_ones() as usize > quantile) {
-                    true => from = middle + 1,
-                    false => to = middle,
+        let of_users = starting_factors(seed ^ 1, 0, USERS, width, width);
+        for processor in Processor::all() {
+            let rounded = Rounded::new(processor, width, &order, |item| {
+                (items[item as usize * width..][..width].iter().copied(), None)
+            });
+            let users = of_users.chunks_exact(width).map(|user| user.iter().copied());
+            let users = rounded.rows(users);
+            let Some(tile) = rounded.tiles(0).next() else { continue };
+            // Bounds that are products of the items: as many are above as the quantile says.
+            let lowest = |at: usize| {
+                let (mut from, mut to) = (i64::from(i32::MIN), i64::from(i32::MAX));
+                while from < to {
+                    let middle = (from + to).div_euclid(2);
+                    let mut bounds = [i32::MAX; USERS];
+                    bounds[at] = middle as i32;
+                    let hits = above(Processor::Plain, tile, &users, bounds);
+                    match hits.is_some_and(|hits| hits[at].count_ones() as usize > quantile) {
+                        true => from = middle + 1,
+                        false => to = middle,
+                    }
                 }
+                from as i32
+            };
+            let bounds: [i32; USERS] = std::array::from_fn(lowest);
+            for less in [0, 1] {
+                let bounds = bounds.map(|bound| bound - less);
+                let plain = above(Processor::Plain, tile, &users, bounds);
+                prop_assert_eq!(plain, above(processor, tile, &users, bounds));
+                prop_assert!(less == 0 || plain.is_some());
             }
-            from as i32
-        };
-        let bounds: [i32; USERS] = std::array::from_fn(|at| lowest(at, quantile));
-        for less in [0, 1] {
-            let (mut plain, mut wide) = (None, None);
-            let bounds = bounds.map(|bound| bound - less);
-            Above(&rounded, &users, bounds, &mut plain).run(Plain);
-            dispatch(Above(&rounded, &users, bounds, &mut wide));
-            prop_assert_eq!(plain, wide);
-            prop_assert!(less == 0 || plain.is_some());
         }
     }
 }
