@@ -39,14 +39,10 @@ impl Ahead<'_> {
     /// Nothing comes next.
     pub const NOTHING: Self = Self { rows: &[], next: &[], width: 0 };
 
-    /// Asks for the row at a place among the next.
+    /// Lines of a row.
     #[inline(always)]
-    fn fetch(&self, place: usize) {
-        let Some(row) = self.next.get(place) else { return };
-        let start = *row as usize * self.width;
-        for line in (0..self.width).step_by(LINE) {
-            fetch(self.rows.as_ptr().wrapping_add(start + line));
-        }
+    fn lines(&self) -> usize {
+        self.width.div_ceil(LINE)
     }
 }
 
@@ -75,10 +71,9 @@ pub fn add_products<S: Simd>(
     ahead: Ahead<'_>,
 ) {
     let numbers = order * (order + S::F32_LANES) / 2;
-    let rows = ahead.next.len().min(panel.len() / order);
-    let fetches = (rows << FRACTION).div_ceil(numbers);
-    let products =
-        Products { simd, matrix, base, panel, order, ahead, fetches, done: 0, fetched: 0 };
+    let lines = (ahead.lines() << FRACTION).div_ceil(numbers);
+    let next = Next { row: 0, line: 0, due: 0 };
+    let products = Products { simd, matrix, base, panel, order, ahead, lines, next };
     match S::F32_LANES {
         16 => products.add_widest(),
         8 => products.add_wide(),
@@ -96,15 +91,43 @@ struct Products<'a, S> {
     panel: &'a [f32],
     order: usize,
     ahead: Ahead<'a>,
-    /// Rows to fetch for each number of the matrix, times 2 to the power of [`FRACTION`].
-    fetches: usize,
-    /// Numbers of the matrix whose tiles are done or begun.
-    done: usize,
-    /// Rows that are fetched.
-    fetched: usize,
+    /// Lines to fetch for each number of the matrix and row of the panel, times 2 to the power of [`FRACTION`].
+    lines: usize,
+    next: Next,
 }
 
-/// Binary digits of a fraction, so many that all rows are fetched and no more: a matrix has fewer numbers than that.
+/// What is to be fetched next. Lines are asked for one at a time, evenly spread over the products: a processor waits for
+/// some sixteen of them at once, and asked for more, for nothing else either.
+#[derive(Clone, Copy)]
+struct Next {
+    /// The place of a row among those ahead.
+    row: usize,
+    /// A line of it.
+    line: usize,
+    /// How much of a line is due, times 2 to the power of [`FRACTION`].
+    due: usize,
+}
+
+impl Next {
+    /// Fetches a line if one is due when `lines` more are.
+    #[inline(always)]
+    fn fetch(&mut self, ahead: &Ahead<'_>, lines: usize) {
+        self.due += lines;
+        if self.due < 1 << FRACTION {
+            return;
+        }
+        self.due -= 1 << FRACTION;
+        let Some(row) = ahead.next.get(self.row) else { return };
+        fetch(ahead.rows.as_ptr().wrapping_add(*row as usize * ahead.width + self.line * LINE));
+        self.line += 1;
+        if self.line == ahead.lines() {
+            self.line = 0;
+            self.row += 1;
+        }
+    }
+}
+
+/// Binary digits of a fraction: so many that lines are late by next to nothing, and a matrix has fewer numbers than that.
 const FRACTION: u32 = 20;
 
 impl<S: Simd> Products<'_, S> {
@@ -163,23 +186,10 @@ impl<S: Simd> Products<'_, S> {
         }
     }
 
-    /// Fetches the share of what is ahead that belongs to so many numbers of the matrix. A processor waits for about twenty
-    /// lines of the cache at a time, and asked for more at once, for nothing else either.
-    #[inline(always)]
-    fn fetch_for(&mut self, numbers: usize) {
-        self.done += numbers;
-        let end = (self.done * self.fetches) >> FRACTION;
-        while self.fetched < end {
-            self.ahead.fetch(self.fetched);
-            self.fetched += 1;
-        }
-    }
-
     /// Adds some vectors of rows by some columns.
     #[inline(always)]
     fn tile<const VECTORS: usize, const COLUMNS: usize>(&mut self, row: usize, column: usize) {
         let simd = self.simd;
-        self.fetch_for(VECTORS * S::F32_LANES * COLUMNS);
         let sums = self.sums::<VECTORS, COLUMNS>(row, column);
         for (at, sums) in sums.into_iter().enumerate() {
             let start = (column + at) * self.order + row;
@@ -203,13 +213,16 @@ impl<S: Simd> Products<'_, S> {
 
     #[inline(always)]
     fn sums<const VECTORS: usize, const COLUMNS: usize>(
-        &self,
+        &mut self,
         row: usize,
         column: usize,
     ) -> [[S::f32s; VECTORS]; COLUMNS] {
         let simd = self.simd;
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; COLUMNS];
+        let lines = VECTORS * S::F32_LANES * COLUMNS * self.lines;
+        let mut next = self.next;
         for z in self.panel.chunks_exact(self.order) {
+            next.fetch(&self.ahead, lines);
             let vectors = S::as_simd_f32s(&z[row..row + VECTORS * S::F32_LANES]).0;
             let columns = &z[column..column + COLUMNS];
             for at in 0..COLUMNS {
@@ -219,6 +232,7 @@ impl<S: Simd> Products<'_, S> {
                 }
             }
         }
+        self.next = next;
         sums
     }
 }
