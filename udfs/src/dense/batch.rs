@@ -1,6 +1,9 @@
 //! As many systems as a vector has lanes, solved together: each in a lane, so that nothing waits for the roots and
 //! quotients of one system, and no vector is partly beyond a triangle.
 
+#[cfg(target_arch = "x86_64")]
+mod transposed;
+
 use super::LANES;
 use super::system::{LEAST_PIVOT, PANEL, System};
 use pulp::Simd;
@@ -125,11 +128,7 @@ impl Batch {
 /// Brings the numbers of systems side by side, a triangle by rows.
 fn interleave(lower: &mut [f32], count: usize, systems: &[System], lanes: usize) {
     #[cfg(target_arch = "x86_64")]
-    let transposed = lanes.is_multiple_of(SQUARE)
-        && pulp::x86::V3::try_new().is_some_and(|simd| {
-            simd.vectorize(Interleave { simd, lower: &mut *lower, count, systems, lanes });
-            true
-        });
+    let transposed = transposed::interleave(lower, count, systems, lanes);
     #[cfg(not(target_arch = "x86_64"))]
     let transposed = false;
     if !transposed {
@@ -147,78 +146,6 @@ fn interleave(lower: &mut [f32], count: usize, systems: &[System], lanes: usize)
         let values = vector.iter_mut().zip(systems);
         values.for_each(|(value, system)| *value = system.unknowns[at]);
     }
-}
-
-/// Rows and columns that are transposed together.
-const SQUARE: usize = 8;
-
-#[cfg(target_arch = "x86_64")]
-struct Interleave<'a> {
-    simd: pulp::x86::V3,
-    lower: &'a mut [f32],
-    count: usize,
-    systems: &'a [System],
-    lanes: usize,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl pulp::NullaryFnOnce for Interleave<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let Self { simd, lower, count, systems, lanes } = self;
-        for (group, systems) in systems.chunks(SQUARE).enumerate() {
-            let order = systems[0].unknowns.len();
-            // In the lanes of systems that aren't there is the first.
-            let mut matrices = [systems[0].matrix.as_slice(); SQUARE];
-            for (matrix, system) in matrices.iter_mut().zip(systems) {
-                *matrix = &system.matrix;
-            }
-            // A vector is half a line of the cache. Two of them are read of each column, and rows come first, because the
-            // other half of what is written is the next column's.
-            for pair in (0..count).step_by(2 * SQUARE) {
-                for column in 0..(pair + 2 * SQUARE).min(count) {
-                    for first in [pair, pair + SQUARE] {
-                        let mut square = [[0.0; SQUARE]; SQUARE];
-                        for (numbers, matrix) in square.iter_mut().zip(matrices) {
-                            let from = column * order + first;
-                            numbers.copy_from_slice(&matrix[from..][..SQUARE]);
-                        }
-                        let vectors = transpose(simd, square);
-                        for (at, vector) in vectors.iter().enumerate() {
-                            let row = first + at;
-                            if (column..count).contains(&row) {
-                                let to = (start(row) + column) * lanes + group * SQUARE;
-                                lower[to..][..SQUARE].copy_from_slice(vector);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn transpose(simd: pulp::x86::V3, rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
-    use std::arch::x86_64::__m256;
-    let simd = simd.avx;
-    let [a, b, c, d, e, f, g, h]: [__m256; SQUARE] = rows.map(pulp::cast);
-    // Pairs, then fours, then halves.
-    let pair = |a, b| (simd._mm256_unpacklo_ps(a, b), simd._mm256_unpackhi_ps(a, b));
-    let ((ab0, ab1), (cd0, cd1), (ef0, ef1), (gh0, gh1)) =
-        (pair(a, b), pair(c, d), pair(e, f), pair(g, h));
-    let four = |a, b| (simd._mm256_shuffle_ps::<0x44>(a, b), simd._mm256_shuffle_ps::<0xee>(a, b));
-    let ((low0, low1), (low2, low3)) = (four(ab0, cd0), four(ab1, cd1));
-    let ((high0, high1), (high2, high3)) = (four(ef0, gh0), four(ef1, gh1));
-    let half = |a, b| {
-        (simd._mm256_permute2f128_ps::<0x20>(a, b), simd._mm256_permute2f128_ps::<0x31>(a, b))
-    };
-    let ((v0, v4), (v1, v5)) = (half(low0, high0), half(low1, high1));
-    let ((v2, v6), (v3, v7)) = (half(low2, high2), half(low3, high3));
-    [v0, v1, v2, v3, v4, v5, v6, v7].map(pulp::cast)
 }
 
 /// The decomposition of the square on the diagonal of a panel.
