@@ -13,7 +13,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 /// A value that a block can hold, with a fixed binary form.
-pub trait Value: Copy + Send + Sync + 'static {
+pub trait Value: Copy + Default + Send + Sync + 'static {
     /// Bytes that one value takes.
     const BYTES: usize;
     /// Appends the little-endian form.
@@ -41,17 +41,21 @@ macro_rules! float_value {
     ($type:ty) => {
         impl Value for $type {
             const BYTES: usize = size_of::<$type>();
+            #[inline]
             fn write(self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_le_bytes());
             }
+            #[inline]
             fn read(bytes: &[u8]) -> Self {
                 let mut array = [0; Self::BYTES];
                 array.copy_from_slice(bytes);
                 Self::from_le_bytes(array)
             }
+            #[inline]
             fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
                 <$type>::total_cmp(self, other)
             }
+            #[inline]
             fn plus(self, other: Self) -> Self {
                 self + other
             }

@@ -97,8 +97,7 @@ impl Kernel for AlsInitialize {
             }
         }
         let gram = als::gram(&part, self.width, self.factors);
-        let state = self.state.open(task.runtime)?;
-        state.put(&Folder::part(task.block), numbers_to_bytes(part)).await?;
+        task.resident.write_part(task, &self.state, self.cut, part).await?;
         measures_batch(task, &gram, started)
     }
 }
@@ -145,8 +144,7 @@ impl AlsStep {
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
         let width = self.step.feedback.width(self.step.factors);
-        let fixed =
-            task.resident.state::<f32>(task.runtime, &self.fixed, self.fixed_cut, width).await?;
+        let fixed = task.resident.state::<f32>(task, &self.fixed, self.fixed_cut, width).await?;
         let (step, mut sums) = (self.step, Sums::default());
         let solve = move |pool: &ThreadPool| {
             let fixed = Fixed { rows: &fixed, gram: &gram };
@@ -220,8 +218,7 @@ impl Kernel for AlsStep {
             true => self.solve(task, block, gram, known, start).await?,
             false => self.solve_in_groups(task, block, gram, known, start).await?,
         };
-        let state = self.state.open(task.runtime)?;
-        state.put(&Folder::part(task.block), numbers_to_bytes(part)).await?;
+        task.resident.write_part(task, &self.state, self.cut, part).await?;
         let mut row = vec![measures.observed_loss, measures.penalty];
         row.extend(measures.gram);
         measures_batch(task, &row, started)

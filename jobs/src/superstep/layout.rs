@@ -84,30 +84,6 @@ impl Folder {
     }
 }
 
-/// Parts of a state that are in memory while it is read.
-const PARTS: usize = 16;
-
-impl Folder {
-    /// Reads all parts of a state. `take` gets the bytes of one after another, in the order of the blocks, while the next
-    /// are read: sixteen parts are in memory at most.
-    pub async fn for_each_part(
-        &self,
-        runtime: &RuntimeEnv,
-        cut: Partitioned,
-        mut take: impl FnMut(u32, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let storage = &self.open(runtime)?;
-        let read = |block| async move {
-            Ok::<_, JobError>((block, storage.get(&Self::part(block)).await?))
-        };
-        let mut parts = futures::stream::iter(0..cut.blocks()).map(read).buffered(PARTS);
-        while let Some((block, bytes)) = parts.try_next().await? {
-            take(block, &bytes)?;
-        }
-        Ok(())
-    }
-}
-
 /// Wanted rows that are further apart than this many bytes are read separately: to read what is between them takes about
 /// as long as to begin again.
 const GAP: u64 = 4 << 10;
@@ -193,14 +169,26 @@ pub fn append_numbers<V: Value>(
     name: &str,
     out: &mut Vec<V>,
 ) -> Result<()> {
-    if bytes.len() != expected * V::BYTES {
-        return Err(JobError::Damaged {
-            what: name.to_string(),
-            reason: format!("{} bytes instead of {}", bytes.len(), expected * V::BYTES),
-        });
-    }
+    check_numbers::<V>(bytes, expected, name)?;
     out.extend(bytes.chunks_exact(V::BYTES).map(V::read));
     Ok(())
+}
+
+/// Reads the numbers that `bytes` hold into `out`; there must be as many.
+pub fn read_numbers<V: Value>(bytes: &[u8], name: &str, out: &mut [V]) -> Result<()> {
+    check_numbers::<V>(bytes, out.len(), name)?;
+    out.iter_mut().zip(bytes.chunks_exact(V::BYTES)).for_each(|(out, bytes)| *out = V::read(bytes));
+    Ok(())
+}
+
+fn check_numbers<V: Value>(bytes: &[u8], expected: usize, name: &str) -> Result<()> {
+    match bytes.len() == expected * V::BYTES {
+        true => Ok(()),
+        false => Err(JobError::Damaged {
+            what: name.to_string(),
+            reason: format!("{} bytes instead of {}", bytes.len(), expected * V::BYTES),
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
-use super::layout::{Folder, Partitioned, numbers_to_bytes};
+use super::layout::{Folder, Partitioned};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -101,7 +101,7 @@ impl PageRankGraph {
     }
 
     async fn all_out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
-        task.resident.state(task.runtime, &self.out_weights, self.cut, 1).await
+        task.resident.state(task, &self.out_weights, self.cut, 1).await
     }
 
     /// Where what all nodes pass along is.
@@ -142,11 +142,6 @@ impl PageRankGraph {
         }
         Ok(incoming)
     }
-}
-
-async fn write(state: &Folder, task: Task<'_>, ranks: Vec<f64>) -> Result<()> {
-    let name = Folder::part(task.block);
-    Ok(state.open(task.runtime)?.put(&name, numbers_to_bytes(ranks)).await?)
 }
 
 /// Adds up numbers of nodes. Measures: a sum for each vector.
@@ -224,7 +219,7 @@ impl Kernel for PageRankInitialize {
             let masses = measures.dangling_mass.iter_mut().zip(ranks);
             masses.for_each(|(mass, rank)| *mass += rank);
         }
-        write(&self.state, task, ranks).await?;
+        task.resident.write_part(task, &self.state, self.graph.cut, ranks).await?;
         measures_batch(task, &measures.to_vec(), started)
     }
 }
@@ -271,7 +266,7 @@ impl PageRankStep {
         let places = &graph.places(task).await?;
         let out_weights = &graph.all_out_weights(task).await?;
         let cut = graph.cut;
-        let before = &task.resident.state(task.runtime, &self.from, cut, graph.vectors()).await?;
+        let before = &task.resident.state(task, &self.from, cut, graph.vectors()).await?;
         let contributions = {
             let places = Arc::clone(places);
             let (out_weights, before) = (Arc::clone(out_weights), Arc::clone(before));
@@ -300,7 +295,7 @@ impl PageRankStep {
                 (ranks, measures.to_vec())
             };
             let (ranks, measures) = task.threads.run(compute).await?;
-            write(to, task, ranks).await?;
+            task.resident.write_part(task, to, cut, ranks).await?;
             Ok::<_, JobError>(Measured { block, measures })
         };
         let measured = futures::stream::iter(blocks.iter().copied())
@@ -345,7 +340,7 @@ impl PageRankStep {
             };
             (ranks, measures) = spawn_blocking(compute).await?;
         }
-        write(self.next()?, task, ranks).await?;
+        task.resident.write_part(task, self.next()?, cut, ranks).await?;
         measures_batch(task, &measures.to_vec(), started)
     }
 
@@ -362,7 +357,7 @@ impl PageRankStep {
         let read = futures::stream::iter(blocks.clone()).map(read).buffered(AT_ONCE);
         let (incoming, teleport): (Vec<_>, Vec<_>) = read.try_collect().await?;
         let out_weights = graph.all_out_weights(task).await?;
-        let before = task.resident.state(task.runtime, &self.from, graph.cut, vectors).await?;
+        let before = task.resident.state(task, &self.from, graph.cut, vectors).await?;
         let (damping, dangling_mass) = (self.damping, self.dangling_mass());
         let most = (self.to.len(), self.tolerance);
         let compute = move |pool: &ThreadPool| {
@@ -378,7 +373,8 @@ impl PageRankStep {
         let parts = blocks.clone().map(|block| {
             let range = graph.cut.range(block);
             let own = range.start as usize * vectors..range.end as usize * vectors;
-            write(folder, Task { block, ..task }, done.ranks[own].to_vec())
+            let (task, ranks) = (Task { block, ..task }, done.ranks[own].to_vec());
+            task.resident.write_part(task, folder, graph.cut, ranks)
         });
         let parts: Vec<_> = parts.collect();
         futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<()>().await?;

@@ -1,7 +1,9 @@
 //! What an executor keeps in memory between supersteps: blocks and states, read once per process.
 
+mod states;
+
 use super::exec::Task;
-use super::layout::{Folder, Partitioned, append_numbers};
+use super::layout::Folder;
 use crate::{JobError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use moka::future::Cache;
@@ -176,48 +178,6 @@ impl Resident {
         Ok(block)
     }
 
-    /// Forgets what was kept of other states of the same series: steps after each other want one each. The folder of a
-    /// state ends in the number of its iteration.
-    async fn forget_others(&self, folder: &str) {
-        let name = folder.trim_end_matches('/');
-        let series = name.trim_end_matches(|end: char| end.is_ascii_digit()).to_string();
-        if series.len() == name.len() {
-            return;
-        }
-        let this = folder.to_string();
-        let earlier =
-            move |name: &String, _: &Held| name.contains(&series) && !name.contains(&this);
-        // It fails only without what the cache was built with.
-        if let Err(error) = self.others.invalidate_entries_if(earlier) {
-            tracing::warn!(%error, "earlier states stay in memory");
-        }
-        self.others.run_pending_tasks().await;
-    }
-
-    /// The whole of a state: the parts of all blocks, `width` numbers a row, one after another. Earlier states of the
-    /// series are forgotten.
-    pub async fn state<V: Value>(
-        &self,
-        runtime: &RuntimeEnv,
-        folder: &Folder,
-        cut: Partitioned,
-        width: usize,
-    ) -> Result<Arc<Vec<V>>> {
-        let read = async {
-            let mut state = Vec::with_capacity(cut.count as usize * width);
-            let append = |block, bytes: &[u8]| {
-                append_numbers(bytes, cut.rows(block) * width, folder.0.as_str(), &mut state)
-            };
-            folder.for_each_part(runtime, cut, append).await?;
-            let size = state.len() * V::BYTES;
-            Ok((state, size))
-        };
-        if !self.others.contains_key(folder.0.as_str()) {
-            self.forget_others(folder.0.as_str()).await;
-        }
-        self.get(folder.0.to_string(), read).await
-    }
-
     /// One object that is nothing but numbers.
     pub async fn numbers<V: Value>(
         &self,
@@ -274,42 +234,6 @@ mod tests {
         resident.others.run_pending_tasks().await;
         assert!(resident.others.weighted_size() <= 32);
         assert!(resident.holds(28 << 10) && !resident.holds(29 << 10));
-    }
-
-    /// Of a training's states, the last of each side is kept.
-    #[tokio::test]
-    async fn forgets_states_when_the_next_is_wanted() {
-        let resident = Resident::default();
-        let dir = tempfile::tempdir().unwrap();
-        let runtime = RuntimeEnv::default();
-        let cut = Partitioned { count: 2000, block_rows: 1500 };
-        let folder = |name: &str| {
-            let training = Url::from_directory_path(dir.path().join("training")).unwrap();
-            Folder(training.join(&format!("state/{name}/")).unwrap())
-        };
-        let names = |resident: &Resident| -> Vec<String> {
-            let last = |name: &str| name.rsplit_once("state/").unwrap().1.to_string();
-            let mut names: Vec<_> = resident.others.iter().map(|(name, _)| last(&name)).collect();
-            names.sort();
-            names
-        };
-        for iteration in 9..12 {
-            for side in ["user", "item"] {
-                let folder = folder(&format!("{side}-{iteration:05}"));
-                for block in 0..cut.blocks() {
-                    let part = vec![iteration as f32; cut.rows(block)];
-                    let bytes = crate::superstep::layout::numbers_to_bytes(part);
-                    let storage = folder.open(&runtime).unwrap();
-                    storage.put(&Folder::part(block), bytes).await.unwrap();
-                }
-                let state = resident.state::<f32>(&runtime, &folder, cut, 1).await.unwrap();
-                assert_eq!(*state, vec![iteration as f32; 2000]);
-            }
-        }
-        assert_eq!(names(&resident), ["item-00011/", "user-00011/"]);
-        // One that is wanted again is read again.
-        let again = folder("user-00009");
-        assert_eq!(resident.state::<f32>(&runtime, &again, cut, 1).await.unwrap()[0], 9.0);
     }
 
     /// Five times as many blocks as fit, one after another and all over again, of one training after another.

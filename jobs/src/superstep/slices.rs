@@ -113,7 +113,7 @@ impl AlsSlices {
         let mut sums = RowSums::new(width);
         if task.resident.holds(self.fixed_cut.count as usize * width * size_of::<f32>()) {
             let cut = self.fixed_cut;
-            let fixed = task.resident.state::<f32>(task.runtime, &self.fixed, cut, width).await?;
+            let fixed = task.resident.state::<f32>(task, &self.fixed, cut, width).await?;
             let add = move || {
                 let (columns, weights) = block.row(row);
                 let observations = (&columns[entries.clone()], &weights[entries]);

@@ -1,0 +1,237 @@
+//! States: written in parts, and read as a whole.
+
+use super::{Held, Resident};
+use crate::Result;
+use crate::superstep::exec::Task;
+use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes, read_numbers};
+use arrow::datatypes::ArrowNativeType;
+use bytes::Bytes;
+use futures::StreamExt;
+use nightshift_udfs::csr::Value;
+use rayon::ThreadPool;
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use std::sync::Arc;
+
+/// Parts of a state that are in memory while it is read.
+const PARTS: usize = 16;
+
+/// A part is kept if so many states of its size would be: two sides have one each, and the next comes in parts.
+const STATES: usize = 3;
+
+impl Resident {
+    /// Writes the task's part of a state of `cut` rows. It is kept as well, if there is room: whoever needs the whole next
+    /// need not read it again.
+    pub async fn write_part<V: ArrowNativeType>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        cut: Partitioned,
+        part: Vec<V>,
+    ) -> Result<()> {
+        let bytes = numbers_to_bytes(part);
+        folder.open(task.runtime)?.put(&Folder::part(task.block), bytes.clone()).await?;
+        let rows = cut.rows(task.block).max(1);
+        if self.holds(STATES * (bytes.len() / rows) * cut.count as usize) {
+            let held = Held { bytes: bytes.len(), value: Arc::new(bytes) };
+            self.others.insert(written(folder, task.block), held).await;
+        }
+        Ok(())
+    }
+
+    /// A part: what was kept of it, which is not kept any longer, or what is in the store.
+    async fn part(&self, task: Task<'_>, folder: &Folder, block: u32) -> Result<Bytes> {
+        let kept = self.others.remove(&written(folder, block)).await;
+        match kept.and_then(|held| held.value.downcast::<Bytes>().ok()) {
+            Some(bytes) => Ok(Bytes::clone(&bytes)),
+            None => Ok(folder.open(task.runtime)?.get(&Folder::part(block)).await?),
+        }
+    }
+
+    /// The whole of a state: the parts of all blocks, `width` numbers a row, one after another. Earlier states of the
+    /// series are forgotten. The task's threads put the parts together.
+    pub async fn state<V: Value>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        cut: Partitioned,
+        width: usize,
+    ) -> Result<Arc<Vec<V>>> {
+        let read = async {
+            let mut state = vec![V::default(); cut.count as usize * width];
+            let parts = (0..cut.blocks()).map(|block| self.part(task, folder, block));
+            let mut parts = futures::stream::iter(parts).buffered(PARTS).ready_chunks(PARTS);
+            let mut next = 0;
+            while let Some(parts) = parts.next().await {
+                let parts: Vec<Bytes> = parts.into_iter().collect::<Result<_>>()?;
+                let blocks = next..next + parts.len() as u32;
+                next = blocks.end;
+                let name = folder.0.to_string();
+                let put = move |pool: &ThreadPool| {
+                    let mut rest = &mut state[cut.range(blocks.start).start as usize * width..];
+                    let room = |block| rest.split_off_mut(..cut.rows(block) * width);
+                    let rooms: Vec<_> = blocks.map_while(room).collect();
+                    let parts = parts.into_par_iter().zip(rooms).with_max_len(1);
+                    let read =
+                        || parts.try_for_each(|(bytes, room)| read_numbers(&bytes, &name, room));
+                    pool.install(read).map(|()| state)
+                };
+                state = task.threads.run(put).await??;
+            }
+            let size = state.len() * V::BYTES;
+            Ok((state, size))
+        };
+        if !self.others.contains_key(folder.0.as_str()) {
+            self.forget_others(folder.0.as_str()).await;
+        }
+        self.get(folder.0.to_string(), read).await
+    }
+
+    /// Forgets what was kept of other states of the same series: steps after each other want one each. The folder of a
+    /// state ends in the number of its iteration.
+    async fn forget_others(&self, folder: &str) {
+        let name = folder.trim_end_matches('/');
+        let series = name.trim_end_matches(|end: char| end.is_ascii_digit()).to_string();
+        if series.len() == name.len() {
+            return;
+        }
+        let this = folder.to_string();
+        let earlier =
+            move |name: &String, _: &Held| name.contains(&series) && !name.contains(&this);
+        // It fails only without what the cache was built with.
+        if let Err(error) = self.others.invalidate_entries_if(earlier) {
+            tracing::warn!(%error, "earlier states stay in memory");
+        }
+        self.others.run_pending_tasks().await;
+    }
+}
+
+/// The name of a part that was written here.
+fn written(folder: &Folder, block: u32) -> String {
+    format!("{}{} as it was written", folder.0, Folder::part(block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::superstep::resident::Reuse;
+    use crate::threads::Threads;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+    use tempfile::TempDir;
+    use url::Url;
+
+    const CUT: Partitioned = Partitioned { count: 2000, block_rows: 1500 };
+
+    /// What a task has.
+    struct Executor {
+        dir: TempDir,
+        runtime: RuntimeEnv,
+        resident: Resident,
+        reuse: Reuse,
+        threads: Arc<Threads>,
+    }
+
+    impl Executor {
+        fn new(bytes: u64) -> Self {
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+                runtime: RuntimeEnv::default(),
+                resident: Resident::new(bytes),
+                reuse: Reuse::default(),
+                threads: Arc::new(Threads::new(2)),
+            }
+        }
+
+        fn task(&self, block: u32) -> Task<'_> {
+            let Self { runtime, resident, reuse, threads, .. } = self;
+            Task { block, runtime, resident, reuse, threads }
+        }
+
+        fn folder(&self, name: &str) -> Folder {
+            let training = Url::from_directory_path(self.dir.path().join("training")).unwrap();
+            Folder(training.join(&format!("state/{name}/")).unwrap())
+        }
+
+        /// Writes a state of 1, 2, 3 and so on, times a factor, two numbers a row.
+        async fn write(&self, folder: &Folder, factor: f32) {
+            for block in 0..CUT.blocks() {
+                let range = CUT.range(block);
+                let part = (2 * range.start..2 * range.end).map(|at| at as f32 * factor).collect();
+                let task = self.task(block);
+                self.resident.write_part::<f32>(task, folder, CUT, part).await.unwrap();
+            }
+        }
+
+        async fn read(&self, folder: &Folder) -> Result<Arc<Vec<f32>>> {
+            self.resident.state(self.task(0), folder, CUT, 2).await
+        }
+
+        /// The names of what is kept, without that of the training.
+        fn names(&self) -> Vec<String> {
+            let last = |name: &str| name.rsplit_once("state/").unwrap().1.to_string();
+            let mut names: Vec<_> =
+                self.resident.others.iter().map(|(name, _)| last(&name)).collect();
+            names.sort();
+            names
+        }
+    }
+
+    fn expected(factor: f32) -> Vec<f32> {
+        (0..4000).map(|at| at as f32 * factor).collect()
+    }
+
+    /// Of a training's states, the last of each side is kept.
+    #[tokio::test]
+    async fn forgets_states_when_the_next_is_wanted() {
+        let executor = Executor::new(1 << 30);
+        for iteration in 9..12 {
+            for side in ["user", "item"] {
+                let folder = executor.folder(&format!("{side}-{iteration:05}"));
+                executor.write(&folder, iteration as f32).await;
+                assert_eq!(*executor.read(&folder).await.unwrap(), expected(iteration as f32));
+            }
+        }
+        assert_eq!(executor.names(), ["item-00011/", "user-00011/"]);
+        // One that is wanted again is read again.
+        let again = executor.folder("user-00009");
+        assert_eq!(*executor.read(&again).await.unwrap(), expected(9.0));
+    }
+
+    #[tokio::test]
+    async fn parts_are_kept_until_the_whole_is_wanted() {
+        let executor = Executor::new(1 << 30);
+        let folder = executor.folder("user-00001");
+        executor.write(&folder, 1.0).await;
+        assert_eq!(executor.names().len(), CUT.blocks() as usize);
+        // One part is from the store, and the other is not: what is there has the wrong length.
+        let store = folder.open(&executor.runtime).unwrap();
+        store.put(&Folder::part(0), Bytes::from_static(b"damaged")).await.unwrap();
+        executor.resident.others.remove(&written(&folder, 1)).await.unwrap();
+        assert_eq!(*executor.read(&folder).await.unwrap(), expected(1.0));
+        assert_eq!(executor.names(), ["user-00001/"]);
+    }
+
+    #[tokio::test]
+    async fn a_state_is_not_kept_in_parts_where_there_is_no_room_for_it() {
+        // 16,000 bytes of 7/16 of that.
+        let executor = Executor::new(100_000);
+        let folder = executor.folder("user-00001");
+        executor.write(&folder, 1.0).await;
+        assert_eq!(executor.names(), Vec::<String>::new());
+        assert_eq!(*executor.read(&folder).await.unwrap(), expected(1.0));
+    }
+
+    #[tokio::test]
+    async fn a_part_of_another_length_is_refused() {
+        let executor = Executor::new(1 << 30);
+        let folder = executor.folder("user-00001");
+        executor.write(&folder, 1.0).await;
+        executor.resident.others.invalidate_all();
+        let store = folder.open(&executor.runtime).unwrap();
+        store.put(&Folder::part(1), vec![0; 4]).await.unwrap();
+        let error = executor.read(&folder).await.unwrap_err().to_string();
+        assert!(
+            error.contains("user-00001") && error.contains("4 bytes instead of 4000"),
+            "{error}"
+        );
+    }
+}
