@@ -85,12 +85,26 @@ impl Processor {
         match self {
             Self::Plain => work.run(Plain),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(simd) => simd.vectorize(pairs::Run(work, pairs::Pairs(simd))),
+            Self::Avx2(simd) => simd.vectorize(Run(work, pairs::Pairs(simd))),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(simd) => simd.vectorize(pairs::Run(work, pairs::Pairs(simd))),
+            Self::Avx512(simd) => simd.vectorize(Run(work, pairs::Pairs(simd))),
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni(simd) => simd.vectorize(pairs::Run(work, simd)),
+            Self::Vnni(simd) => simd.vectorize(Run(work, simd)),
         }
+    }
+}
+
+/// What is done with products, compiled for the vectors that make them.
+#[cfg(target_arch = "x86_64")]
+struct Run<W, P>(W, P);
+
+#[cfg(target_arch = "x86_64")]
+impl<W: WithProducts, P: Products> pulp::NullaryFnOnce for Run<W, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.0.run(self.1);
     }
 }
 
@@ -129,21 +143,10 @@ impl Products for Plain {
 mod pairs {
     //! With vectors of x86 that add products up by pairs, in 16 bits.
 
-    use super::{CHAIN, Products, Quads, USERS, WithProducts};
+    use super::{CHAIN, Products, Quads, TILE, USERS};
+    use pulp::cast;
     use pulp::x86::{V3, V4};
-    use pulp::{NullaryFnOnce, cast};
     use std::arch::x86_64::{__m256i, __m512i};
-
-    pub(super) struct Run<W, P>(pub W, pub P);
-
-    impl<W: WithProducts, P: Products> NullaryFnOnce for Run<W, P> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            self.0.run(self.1);
-        }
-    }
 
     /// Vectors of integers.
     pub(super) trait Vectors: Copy {
@@ -250,7 +253,7 @@ mod pairs {
             let Self(simd) = self;
             let zero = simd.splat(0);
             let mut hits = [0; USERS];
-            for part in 0..super::TILE / V::LANES {
+            for part in 0..TILE / V::LANES {
                 let mut sums = [zero; USERS];
                 let chains = items.as_chunks::<CHAIN>().0.iter().zip(users.as_chunks::<CHAIN>().0);
                 for (items, users) in chains {
