@@ -12,7 +12,7 @@ use rayon::ThreadPool;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::sync::Arc;
 
-/// Parts of a state that are in memory while it is read.
+/// Parts of a state that are read at once. As many may be in memory besides, which are being put together.
 const PARTS: usize = 16;
 
 /// A part is kept if so many states of its size would be: two sides have one each, and the next comes in parts.
@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_state_is_not_kept_in_parts_where_there_is_no_room_for_it() {
-        // 16,000 bytes of 7/16 of that.
+        // Three states of 16,000 bytes are more than the 7/16 of that which are for states.
         let executor = Executor::new(100_000);
         let folder = executor.folder("user-00001");
         executor.write(&folder, 1.0).await;
