@@ -210,7 +210,11 @@ impl Kernel for AlsStep {
             Some(earlier) => {
                 earlier.numbers(task.runtime, &Folder::part(task.block), length).await?
             }
-            None => vec![0.0; length],
+            None => {
+                let mut zeros = task.resident.room(length);
+                zeros.fill(0.0);
+                zeros
+            }
         };
         let known = known_sums(&self.slices, &self.state, task, width).await?;
         let (part, measures) = match task.resident.holds(self.fixed_cut.count as usize * width * 4)
