@@ -1,86 +1,57 @@
 //! Dictionary encoding: the different values of a column in order, and the place of each value among them.
 
 mod encoder;
+mod numbers;
 mod strings;
 
 pub use encoder::StringEncoder;
+pub use numbers::Numbers;
 pub use strings::Strings;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use numbers::Bits;
 use pulp::{Arch, Simd, WithSimd};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use std::hash::BuildHasher;
 
 /// How many numbers a range may cover for each value in it, for a bit each to be the dictionary.
 const SPARSEST: u64 = 16;
 
 /// The different values in order. The place of each value among them is appended to `codes`.
-pub fn encode_numbers(values: &[i64], codes: &mut Vec<u32>) -> Vec<i64> {
-    match dense(&[values]) {
-        Some(dense) => {
-            dense.append_places(values, codes);
-            dense.numbers()
-        }
-        None => encode_sparse(values, codes),
+pub fn encode_numbers(values: &[i64], codes: &mut Vec<u32>) -> Numbers {
+    let (least, most) =
+        values.iter().fold((i64::MAX, i64::MIN), |(a, b), value| (a.min(*value), b.max(*value)));
+    if !is_dense(least, most, values.len()) {
+        return encode_sparse(values, codes).into();
     }
+    let dense = Dense::new(Bits::new(least, most, values.iter()));
+    dense.append_places(values, codes);
+    dense.bits.into()
 }
 
-/// The values of lists as bits, if these are few enough.
-fn dense(lists: &[impl AsRef<[i64]>]) -> Option<Dense> {
-    let (mut least, mut most, mut count) = (i64::MAX, i64::MIN, 0);
-    for list in lists {
-        for value in list.as_ref() {
-            (least, most) = (least.min(*value), most.max(*value));
-        }
-        count += list.as_ref().len() as u64;
-    }
-    let few = count > 0 && most.wrapping_sub(least) as u64 / SPARSEST < count;
-    let values = lists.iter().flat_map(|list| list.as_ref());
-    few.then(|| Dense::new(least, most, values))
+/// Whether so many values in a range, some of them more than once, are enough for a bit for each number in it.
+fn is_dense(least: i64, most: i64, values: usize) -> bool {
+    values > 0 && most.wrapping_sub(least) as u64 / SPARSEST < values as u64
 }
 
 /// Different numbers of a range, in which there is a bit for each.
 struct Dense {
-    least: i64,
-    /// Which numbers are there, from the least on.
-    present: Vec<u64>,
+    bits: Bits,
     /// For each word, how many are there before it.
     before: Vec<u32>,
-    /// How many are there.
-    count: u32,
 }
 
 impl Dense {
-    /// The numbers, all of which are in the range from `least` to `most`.
-    fn new<'a>(least: i64, most: i64, numbers: impl Iterator<Item = &'a i64>) -> Self {
-        let range = most.wrapping_sub(least) as usize + 1;
-        let mut present = vec![0u64; range.div_ceil(64)];
-        for number in numbers {
-            let at = number.wrapping_sub(least) as usize;
-            present[at / 64] |= 1 << (at % 64);
-        }
+    fn new(bits: Bits) -> Self {
         let mut count = 0;
         let before = |bits: &u64| {
             let before = count;
             count += bits.count_ones();
             before
         };
-        let before = present.iter().map(before).collect();
-        Self { least, present, before, count }
-    }
-
-    /// All of them in order.
-    fn numbers(&self) -> Vec<i64> {
-        let mut numbers = Vec::with_capacity(self.count as usize);
-        for (word, bits) in self.present.iter().enumerate() {
-            let mut left = *bits;
-            while left != 0 {
-                let at = word * 64 + left.trailing_zeros() as usize;
-                numbers.push(self.least.wrapping_add(at as i64));
-                left &= left - 1;
-            }
-        }
-        numbers
+        let before = bits.present.iter().map(before).collect();
+        Self { bits, before }
     }
 
     /// Appends how many there are before each of some of them.
@@ -107,9 +78,9 @@ impl Dense {
     /// How many there are before one of them.
     #[inline(always)]
     fn place(&self, number: i64) -> u32 {
-        let at = number.wrapping_sub(self.least) as usize;
+        let at = number.wrapping_sub(self.bits.least) as usize;
         let (word, bit) = (at / 64, at % 64);
-        self.before[word] + (self.present[word] & ((1 << bit) - 1)).count_ones()
+        self.before[word] + (self.bits.present[word] & ((1 << bit) - 1)).count_ones()
     }
 }
 
@@ -148,21 +119,28 @@ fn in_order<K: Ord>(codes: &mut [u32], values: usize, value: impl Fn(u32) -> K) 
     order
 }
 
-/// The different numbers of lists that are in order and have none twice, in order, and for each list the places of its
-/// numbers among them. Where a list is not in order, `None` if that shows: it makes no difference to dense numbers.
-pub fn unite_numbers(lists: &[Vec<i64>]) -> Option<(Vec<i64>, Vec<Vec<u32>>)> {
-    if let Some(dense) = dense(lists) {
-        let places = |list: &Vec<i64>| {
-            let mut places = Vec::new();
-            dense.append_places(list, &mut places);
-            places
+/// All numbers that are in one of the `lists`, and for each list the places of its numbers among them. By the threads of
+/// the pool that it is called in.
+pub fn unite_numbers(lists: &[Numbers]) -> Option<(Numbers, Vec<Numbers>)> {
+    let ranges = lists.iter().filter_map(Numbers::range);
+    let (least, most) = ranges
+        .fold((i64::MAX, i64::MIN), |(least, most), range| (least.min(range.0), most.max(range.1)));
+    if is_dense(least, most, lists.iter().map(Numbers::len).sum()) {
+        let mut bits = Bits::new(least, most, std::iter::empty());
+        lists.iter().for_each(|list| bits.add(list));
+        let dense = Dense::new(bits);
+        let places = |list: &Numbers| {
+            let mut places = Vec::with_capacity(list.len());
+            dense.append_places(&list.to_vec(), &mut places);
+            Numbers::of_places(places)
         };
-        return Some((dense.numbers(), lists.iter().map(places).collect()));
+        let found = lists.par_iter().map(places).collect();
+        return Some((dense.bits.into(), found));
     }
-    let all = union(lists.to_vec());
-    let found =
-        lists.iter().map(|list| places(list.iter().copied(), &all)).collect::<Option<_>>()?;
-    Some((all, found))
+    let all = union(lists.iter().map(Numbers::to_vec).collect());
+    let places = |list: &Numbers| places(list.to_vec(), &all).map(Numbers::of_places);
+    let found = lists.par_iter().map(places).collect::<Option<_>>()?;
+    Some((all.into(), found))
 }
 
 /// The different values of lists that are in order and have none twice, in order.
@@ -228,7 +206,7 @@ mod tests {
         fn numbers_are_encoded(values in numbers()) {
             let expected: Vec<i64> = BTreeSet::from_iter(values.iter().copied()).into_iter().collect();
             let mut codes = vec![7];
-            let dictionary = encode_numbers(&values, &mut codes);
+            let dictionary = encode_numbers(&values, &mut codes).to_vec();
             prop_assert_eq!(&dictionary, &expected);
             prop_assert_eq!(codes[0], 7);
             let decoded: Vec<i64> = codes[1..].iter().map(|code| dictionary[*code as usize]).collect();
@@ -256,12 +234,14 @@ mod tests {
         fn numbers_of_lists_are_united(lists in prop::collection::vec(numbers(), 0..7)) {
             let lists: Vec<BTreeSet<i64>> = lists.into_iter().map(BTreeSet::from_iter).collect();
             let expected: BTreeSet<i64> = lists.iter().flatten().copied().collect();
-            let lists: Vec<Vec<i64>> = lists.into_iter().map(|list| list.into_iter().collect()).collect();
+            let list = |list: BTreeSet<i64>| Numbers::from(Vec::from_iter(list));
+            let lists: Vec<Numbers> = lists.into_iter().map(list).collect();
             let (all, found) = unite_numbers(&lists).unwrap();
+            let all = all.to_vec();
             prop_assert!(all.iter().eq(&expected));
             for (list, found) in lists.iter().zip(found) {
-                let values: Vec<i64> = found.into_iter().map(|place| all[place as usize]).collect();
-                prop_assert_eq!(&values, list);
+                let values = found.to_vec().into_iter().map(|place| all[place as usize]);
+                prop_assert_eq!(values.collect::<Vec<_>>(), list.to_vec());
             }
         }
     }

@@ -269,7 +269,7 @@ async fn flush(mut buffer: Buffer, folder: &Storage, encoded: &mut Encoded) -> R
         (buffer, finished)
     };
     let (buffer, (keys, entries)) = tokio::task::spawn_blocking(finish).await?;
-    let [rows, columns] = keys.map(Keys::into_bytes);
+    let [rows, columns] = keys.map(|keys| keys.to_dictionary());
     let [row_ids, column_ids] = [Axis::Row, Axis::Column].map(|axis| segment.dictionary(axis));
     let name = segment.entries();
     tokio::try_join!(

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::storage::Storage;
+use nightshift_udfs::dictionary::Numbers;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,7 +42,8 @@ pub struct Destination {
     pub content: Content,
 }
 
-/// Sorts the entries of each segment by block.
+/// Sorts the entries of each segment by block. A segment's own entries are forgotten then, so that they are never all
+/// there twice.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scatter {
     /// Where the segments are.
@@ -67,7 +69,13 @@ impl Numbered {
         let name = segment.entries();
         let (entries, rows, columns) =
             tokio::try_join!(folder.get(&name), folder.get(&rows), folder.get(&columns))?;
-        let (rows, columns) = (words(&rows).collect(), words(&columns).collect());
+        let numbers = |bytes: &[u8], axis: Axis| {
+            let numbers = Numbers::from_bytes(bytes).and_then(|numbers| {
+                numbers.to_vec().into_iter().map(|number| number.try_into().ok()).collect()
+            });
+            numbers.ok_or_else(|| damaged(segment.numbers(axis)))
+        };
+        let (rows, columns) = (numbers(&rows, Axis::Row)?, numbers(&columns, Axis::Column)?);
         Ok(Self { entries, count: segment.entries, name, rows, columns })
     }
 
@@ -230,8 +238,19 @@ impl Kernel for Scatter {
         let reservation = MemoryConsumer::new("Scatter").register(&task.runtime.memory_pool);
         // What is read, and what is written, of one destination after the other.
         reservation.try_grow(segment.entries * 2 * ENTRY_BYTES)?;
-        let numbered = Numbered::read(&self.folder.open(task.runtime)?, segment).await?;
-        let numbered = Arc::new(numbered);
+        let folder = self.folder.open(task.runtime)?;
+        let numbered = match Numbered::read(&folder, segment).await {
+            Ok(numbered) => Arc::new(numbered),
+            Err(error) => {
+                // A task that was lost afterwards may have done it.
+                for to in &self.to {
+                    if !to.folder.open(task.runtime)?.exists(&segment.entries()).await? {
+                        return Err(error);
+                    }
+                }
+                return measures_batch(task, &[segment.entries as f64], started);
+            }
+        };
         let ones = self.to.iter().any(|to| to.content == Content::Ones);
         for to in &self.to {
             let (numbered, way) = (Arc::clone(&numbered), to.clone());
@@ -240,6 +259,7 @@ impl Kernel for Scatter {
             let object = numbers_to_bytes(object);
             to.folder.open(task.runtime)?.put(&segment.entries(), object).await?;
         }
+        folder.delete(&segment.entries()).await?;
         measures_batch(task, &[segment.entries as f64], started)
     }
 }

@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
 use bytes::Bytes;
 use nightshift_catalog::storage::Storage;
-use nightshift_udfs::dictionary::{StringEncoder, Strings, encode_numbers};
+use nightshift_udfs::dictionary::{Numbers, StringEncoder, Strings, encode_numbers};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,25 +47,32 @@ fn is_number(data_type: &DataType) -> bool {
 /// Keys in order, each of them once.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Keys {
-    Numbers(Vec<i64>),
+    Numbers(Numbers),
     Strings(Strings),
 }
 
 impl Keys {
-    pub(super) fn into_bytes(self) -> Bytes {
+    /// A form of which [`Self::read`] reads some.
+    pub(super) fn to_bytes(&self) -> Bytes {
         match self {
-            Keys::Numbers(numbers) => numbers_to_bytes(numbers),
+            Keys::Numbers(numbers) => numbers_to_bytes(numbers.to_vec()),
             Keys::Strings(strings) => strings.to_bytes().into(),
         }
     }
 
-    pub(super) fn from_bytes(bytes: &[u8], numbers: bool) -> Option<Self> {
-        if !numbers {
-            return Strings::from_bytes(bytes).map(Keys::Strings);
+    /// A form that is read as a whole, and smaller.
+    pub(super) fn to_dictionary(&self) -> Bytes {
+        match self {
+            Keys::Numbers(numbers) => numbers.to_bytes().into(),
+            Keys::Strings(strings) => strings.to_bytes().into(),
         }
-        let (numbers, rest) = bytes.as_chunks();
-        let numbers = numbers.iter().map(|key| i64::from_le_bytes(*key)).collect();
-        rest.is_empty().then_some(Keys::Numbers(numbers))
+    }
+
+    pub(super) fn from_dictionary(bytes: &[u8], numbers: bool) -> Option<Self> {
+        match numbers {
+            true => Numbers::from_bytes(bytes).map(Keys::Numbers),
+            false => Strings::from_bytes(bytes).map(Keys::Strings),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -86,7 +93,9 @@ impl Keys {
         if numbers {
             let bytes = range.start * 8..range.end * 8;
             let bytes = folder.get_ranges(name, &[bytes]).await?.pop().ok_or_else(wrong)?;
-            return Self::from_bytes(&bytes, true).ok_or_else(wrong);
+            let (numbers, rest) = bytes.as_chunks();
+            let numbers: Vec<i64> = numbers.iter().map(|key| i64::from_le_bytes(*key)).collect();
+            return rest.is_empty().then(|| Keys::Numbers(numbers.into())).ok_or_else(wrong);
         }
         let head = Strings::head(range.clone());
         let head = folder.get_ranges(name, &head).await?;
@@ -99,7 +108,7 @@ impl Keys {
     pub(super) fn to_array(&self, id_type: &IdType) -> Result<ArrayRef> {
         let data_type = id_type.data_type()?;
         let array: ArrayRef = match (self, &data_type) {
-            (Keys::Numbers(numbers), _) => Arc::new(Int64Array::from(numbers.clone())),
+            (Keys::Numbers(numbers), _) => Arc::new(Int64Array::from(numbers.to_vec())),
             (Keys::Strings(strings), _) if strings.is_empty() => new_empty_array(&data_type),
             (Keys::Strings(strings), DataType::Utf8) => {
                 let texts = strings.iter().map(|text| std::str::from_utf8(text).map(Some));
@@ -231,7 +240,8 @@ mod tests {
             let mut codes = Vec::new();
             let keys = encoder.finish(&mut codes);
             let numeric = id_type.is_number().unwrap();
-            assert_eq!(Keys::from_bytes(&keys.clone().into_bytes(), numeric), Some(keys.clone()));
+            let dictionary = keys.to_dictionary();
+            assert_eq!(Keys::from_dictionary(&dictionary, numeric), Some(keys.clone()));
             let ids = keys.to_array(&id_type).unwrap();
             assert_eq!(&sort(&ids, None).unwrap(), &ids, "{ids:?}");
             let codes = arrow::array::UInt32Array::from(codes);

@@ -4,7 +4,7 @@ use super::encode::Segment;
 use super::ids::{IdType, Keys};
 use super::{Axis, damaged};
 use crate::superstep::exec::{Kernel, Task, measures_batch};
-use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes};
+use crate::superstep::layout::{Folder, Partitioned};
 use crate::{JobError, Result};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
-use nightshift_udfs::dictionary::{places, union, unite_numbers};
+use nightshift_udfs::dictionary::{Numbers, Strings, places, union, unite_numbers};
+use rayon::ThreadPool;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,11 +65,15 @@ impl NumberedIds {
     }
 }
 
-/// How many times keys are in memory while they are united.
+/// How many times what is read of keys is in memory while they are united.
 const COPIES: usize = 4;
 
-/// The ids of all, and where those of each are among them. `None` if some are missing, which can't be.
-fn number(dictionaries: Vec<Keys>) -> Option<(Keys, Vec<Vec<u32>>)> {
+/// Bytes of a key, and of its place, while it is looked up.
+const KEY_BYTES: usize = 12;
+
+/// The ids of all, and where those of each are among them. `None` if some are missing, which can't be. By the threads of
+/// the pool that it is called in.
+fn number(dictionaries: Vec<Keys>) -> Option<(Keys, Vec<Numbers>)> {
     let (mut numbers, mut strings) = (Vec::new(), Vec::new());
     for dictionary in dictionaries {
         match dictionary {
@@ -80,7 +86,8 @@ fn number(dictionaries: Vec<Keys>) -> Option<(Keys, Vec<Vec<u32>>)> {
         return Some((Keys::Numbers(all), found));
     }
     let all = union(strings.iter().map(|strings| strings.iter().collect()).collect());
-    let found = strings.iter().map(|list| places(list.iter(), &all)).collect::<Option<_>>()?;
+    let places = |list: &Strings| places(list.iter(), &all).map(Numbers::of_places);
+    let found = strings.par_iter().map(places).collect::<Option<_>>()?;
     Some((Keys::Strings(all.into_iter().collect()), found))
 }
 
@@ -108,15 +115,17 @@ impl Kernel for Number {
         let (names, targets): (Vec<_>, Vec<_>) = self.axes.iter().flat_map(of_axis).unzip();
         let read = |name: String| async move {
             let bytes = folder.get(&name).await?;
-            reservation.try_grow(bytes.len() * COPIES)?;
-            Keys::from_bytes(&bytes, numeric).ok_or_else(|| damaged(name))
+            let keys = Keys::from_dictionary(&bytes, numeric).ok_or_else(|| damaged(name))?;
+            reservation.try_grow(bytes.len() * COPIES + keys.len() * KEY_BYTES)?;
+            Ok::<_, JobError>(keys)
         };
         let dictionaries: Vec<Keys> =
             futures::stream::iter(names).map(read).buffered(AT_ONCE).try_collect().await?;
-        let numbered = tokio::task::spawn_blocking(move || number(dictionaries)).await?;
+        let numbered = move |pool: &ThreadPool| pool.install(|| number(dictionaries));
+        let numbered = task.threads.run(numbered).await?;
         let (keys, found) = numbered.ok_or_else(|| damaged(self.folder.0.to_string()))?;
-        let write = |(name, numbers): (String, Vec<u32>)| async move {
-            Ok::<_, JobError>(folder.put(&name, numbers_to_bytes(numbers)).await?)
+        let write = |(name, numbers): (String, Numbers)| async move {
+            Ok::<_, JobError>(folder.put(&name, numbers.to_bytes()).await?)
         };
         futures::stream::iter(targets.into_iter().zip(found))
             .map(write)
@@ -125,7 +134,7 @@ impl Kernel for Number {
             .await?;
         let count = keys.len();
         let ids = self.ids.folder.open(task.runtime)?;
-        ids.put(&self.ids.name, keys.into_bytes()).await?;
+        ids.put(&self.ids.name, keys.to_bytes()).await?;
         measures_batch(task, &[count as f64], started)
     }
 }

@@ -37,6 +37,14 @@ fn name(id: i64) -> String {
     format!("id {id}")
 }
 
+/// The first measure of each block.
+fn measures(answers: &[RecordBatch]) -> Vec<f64> {
+    let first = |answer: &RecordBatch| {
+        answer.column(1).as_list::<i32>().value(0).as_primitive::<Float64Type>().value(0)
+    };
+    answers.iter().map(first).collect()
+}
+
 /// What is in a folder after all steps, cut by row and by column, with what was returned of the ids.
 async fn prepared(
     rows: &[(i64, i64, f64)],
@@ -102,9 +110,7 @@ async fn prepared(
             axes: vec![axis],
             ids: numbered.clone(),
         };
-        let measured = run(&number).await;
-        let count = measured[0].column(1).as_list::<i32>().value(0);
-        let count = count.as_primitive::<Float64Type>().value(0) as u64;
+        let count = measures(&run(&number).await)[0] as u64;
         let export = IdsExport { ids: numbered, cut: Partitioned { count, block_rows: 64 } };
         let exported = run(&export).await;
         ids.push(concat_batches(&export.schema(), &exported).unwrap());
@@ -116,12 +122,11 @@ async fn prepared(
         cut: Partitioned::new(ids[by as usize].num_rows() as u64, rows.len() as u64),
         content,
     });
-    run(&Scatter {
-        folder: place("entries"),
-        segments: encoded.segments.clone(),
-        to: ways.to_vec(),
-    })
-    .await;
+    let segments = encoded.segments.clone();
+    let scatter = Scatter { folder: place("entries"), segments, to: ways.to_vec() };
+    // As after a task that is lost when it has written everything.
+    let first = measures(&run(&scatter).await);
+    assert_eq!(measures(&run(&scatter).await), first);
     let mut made = Vec::new();
     for way in ways {
         let blocks = place(&format!("{}-blocks", way.by.name()));
