@@ -210,11 +210,7 @@ impl Kernel for AlsStep {
             Some(earlier) => {
                 earlier.numbers(task.runtime, &Folder::part(task.block), length).await?
             }
-            None => {
-                let mut zeros = task.resident.room(length);
-                zeros.fill(0.0);
-                zeros
-            }
+            None => vec![0.0; length],
         };
         let known = known_sums(&self.slices, &self.state, task, width).await?;
         let (part, measures) = match task.resident.holds(self.fixed_cut.count as usize * width * 4)

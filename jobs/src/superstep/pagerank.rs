@@ -5,7 +5,6 @@
 use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
 use super::layout::{Folder, Partitioned};
-use super::resident::Recycled;
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -101,7 +100,7 @@ impl PageRankGraph {
         task.resident.get(name, read).await
     }
 
-    async fn all_out_weights(&self, task: Task<'_>) -> Result<Arc<Recycled<f64>>> {
+    async fn all_out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
         task.resident.state(task, &self.out_weights, self.cut, 1).await
     }
 
@@ -271,14 +270,9 @@ impl PageRankStep {
         let contributions = {
             let places = Arc::clone(places);
             let (out_weights, before) = (Arc::clone(out_weights), Arc::clone(before));
-            let mut passed = task.resident.room(before.len());
-            move |pool: &ThreadPool| {
-                pool.install(|| places.contributions(&before, &out_weights, &mut passed));
-                passed
-            }
+            move |pool: &ThreadPool| pool.install(|| places.contributions(&before, &out_weights))
         };
-        let passed = task.threads.run(contributions).await?;
-        let passed = &Arc::new(task.resident.recycled(passed));
+        let passed = &Arc::new(task.threads.run(contributions).await?);
         let step = &Arc::new(self.clone());
         let pull = |block: u32| async move {
             let task = Task { block, ..task };
@@ -286,7 +280,6 @@ impl PageRankStep {
                 tokio::try_join!(graph.incoming_from::<W>(task, places), graph.teleport(task))?;
             let (out_weights, before) = (Arc::clone(out_weights), Arc::clone(before));
             let (passed, step) = (Arc::clone(passed), Arc::clone(step));
-            let mut ranks = task.resident.room(cut.rows(block) * graph.vectors());
             let compute = move |pool: &ThreadPool| {
                 let (cut, vectors) = (step.graph.cut, step.graph.vectors());
                 let range = cut.range(block).start as usize..cut.range(block).end as usize;
@@ -295,7 +288,7 @@ impl PageRankStep {
                     Nodes { out_weights: &out_weights[range], teleport: &teleport, ranks: own };
                 let (damping, dangling_mass) = (step.damping, &step.dangling_mass());
                 let step = Step { damping, dangling_mass, contributions: &passed };
-                let mut measures = Measures::new(vectors);
+                let (mut ranks, mut measures) = (vec![0.0; own.len()], Measures::new(vectors));
                 let pull =
                     || pagerank::superstep(step, &incoming, nodes, &mut ranks, &mut measures);
                 pool.install(pull);
@@ -370,7 +363,7 @@ impl PageRankStep {
         let compute = move |pool: &ThreadPool| {
             let teleport: Vec<&[f64]> = teleport.iter().map(|part| part.as_slice()).collect();
             let (incoming, teleport) = (incoming.as_slice(), teleport.as_slice());
-            let out_weights = &out_weights[..];
+            let out_weights = out_weights.as_slice();
             let places = &places;
             let all = AllBlocks { incoming, places, out_weights, teleport, damping };
             pool.install(|| supersteps(all, &dangling_mass, &before, most))
@@ -380,8 +373,7 @@ impl PageRankStep {
         let parts = blocks.clone().map(|block| {
             let range = graph.cut.range(block);
             let own = range.start as usize * vectors..range.end as usize * vectors;
-            let (task, mut ranks) = (Task { block, ..task }, task.resident.room(own.len()));
-            ranks.copy_from_slice(&done.ranks[own]);
+            let (task, ranks) = (Task { block, ..task }, done.ranks[own].to_vec());
             task.resident.write_part(task, folder, graph.cut, ranks)
         });
         let parts: Vec<_> = parts.collect();

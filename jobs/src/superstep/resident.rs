@@ -1,9 +1,6 @@
 //! What an executor keeps in memory between supersteps: blocks and states, read once per process.
 
-mod spare;
 mod states;
-
-pub use spare::Recycled;
 
 use super::exec::Task;
 use super::layout::Folder;
@@ -13,7 +10,6 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use nightshift_udfs::csr::{Csr, CsrError, Value};
 use rayon::ThreadPool;
-use spare::Spare;
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
@@ -24,9 +20,6 @@ use std::time::{Duration, Instant};
 
 /// Blocks that were not wanted for this long make room when those of another training come.
 const IDLE: Duration = Duration::from_secs(5);
-
-/// A part of one in so many is for what states had that are over.
-const SPARE: u64 = 16;
 
 /// Bytes of a state that a task reads at a time at least, however little memory there is.
 const LEAST_GROUP: u64 = 4 << 20;
@@ -49,8 +42,6 @@ pub struct Resident {
     others: Cache<String, Held>,
     /// When a block of a folder was last wanted.
     folders: Arc<Mutex<HashMap<String, Instant>>>,
-    /// What states had that are over.
-    spare: Arc<Spare>,
     bytes: u64,
 }
 
@@ -81,32 +72,27 @@ impl Resident {
     /// A cache that holds at most this many bytes.
     pub fn new(bytes: u64) -> Self {
         let kilobytes = |held: &Held| (held.bytes / 1024 + 1).try_into().unwrap_or(u32::MAX);
-        let cache = |bytes: u64, policy: EvictionPolicy| {
+        // Half for blocks, half for everything else.
+        let cache = |policy: EvictionPolicy| {
             Cache::builder()
-                .max_capacity(bytes / 1024)
+                .max_capacity(bytes / 2 / 1024)
                 .eviction_policy(policy)
                 .weigher(move |_, held: &Held| kilobytes(held))
                 .support_invalidation_closures()
                 .build()
         };
         Self {
-            blocks: cache(bytes / 2, EvictionPolicy::tiny_lfu()),
-            others: cache(Self::for_others(bytes), EvictionPolicy::lru()),
+            blocks: cache(EvictionPolicy::tiny_lfu()),
+            others: cache(EvictionPolicy::lru()),
             folders: Arc::default(),
-            spare: Spare::new((bytes / SPARE) as usize),
             bytes,
         }
     }
 
-    /// Half is for blocks, and the rest for everything else, a little of it when it isn't needed any longer.
-    fn for_others(bytes: u64) -> u64 {
-        bytes / 2 - bytes / SPARE
-    }
-
     /// Whether a state of so many bytes is kept as a whole, beside the little that a step needs besides; or blocks of so
-    /// many, which have room of their own.
+    /// many, which have as much room of their own.
     pub fn holds(&self, bytes: usize) -> bool {
-        bytes as u64 <= Self::for_others(self.bytes) / 8 * 7
+        bytes as u64 <= self.bytes / 2 / 8 * 7
     }
 
     /// Bytes of a state that a task reads at a time if it can't be kept as a whole.
@@ -246,8 +232,8 @@ mod tests {
             resident.get(name.to_string(), read).await.unwrap();
         }
         resident.others.run_pending_tasks().await;
-        assert!(resident.others.weighted_size() <= 28);
-        assert!(resident.holds(24 << 10) && !resident.holds(25 << 10));
+        assert!(resident.others.weighted_size() <= 32);
+        assert!(resident.holds(28 << 10) && !resident.holds(29 << 10));
     }
 
     /// Five times as many blocks as fit, one after another and all over again, of one training after another.

@@ -67,8 +67,7 @@ pub fn supersteps<W: Weight>(
     (steps, tolerance): (usize, f64),
 ) -> Done {
     let mut before = ranks.to_vec();
-    let mut passed = vec![0.0; before.len()];
-    graph.places.contributions(&before, graph.out_weights, &mut passed);
+    let mut passed = graph.places.contributions(&before, graph.out_weights);
     let (mut next, mut next_passed) = (vec![0.0; before.len()], vec![0.0; before.len()]);
     let mut total = Measures::new(dangling_mass.len());
     total.dangling_mass.copy_from_slice(dangling_mass);

@@ -101,15 +101,17 @@ impl Places {
     }
 
     /// What all nodes pass along an edge of weight one, in their places: their ranks, one for each vector, divided by
-    /// their outgoing weights. `passed` is as long as `ranks`. By the threads of the pool that it is called in.
-    pub fn contributions(&self, ranks: &[f64], out_weights: &[f64], passed: &mut [f64]) {
+    /// their outgoing weights. By the threads of the pool that it is called in.
+    pub fn contributions(&self, ranks: &[f64], out_weights: &[f64]) -> Vec<f64> {
         let (vectors, nodes) = (ranks.len() / out_weights.len().max(1), self.block_nodes);
+        let mut passed = vec![0.0; ranks.len()];
         let own = ranks.chunks(nodes * vectors.max(1)).zip(out_weights.chunks(nodes));
-        let blocks: Vec<_> = self.split(passed, vectors).into_iter().zip(own).collect();
+        let blocks: Vec<_> = self.split(&mut passed, vectors).into_iter().zip(own).collect();
         blocks
             .into_par_iter()
             .with_max_len(1)
             .for_each(|(mut passed, (ranks, out_weights))| passed.contribute(ranks, out_weights));
+        passed
     }
 }
 
@@ -170,8 +172,7 @@ mod tests {
         ) {
             let places = Places::new(&weights, block_nodes);
             let ranks: Vec<f64> = (0..weights.len() * vectors).map(|rank| rank as f64).collect();
-            let mut passed = vec![0.0; ranks.len()];
-            places.contributions(&ranks, &weights, &mut passed);
+            let passed = places.contributions(&ranks, &weights);
             let blocks = places.split(&mut passed.clone(), vectors).len();
             prop_assert_eq!(blocks, weights.len().div_ceil(block_nodes));
             let expected = super::super::contributions(&ranks, &weights);

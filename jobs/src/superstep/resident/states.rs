@@ -1,10 +1,10 @@
 //! States: written in parts, and read as a whole.
 
-use super::{Held, Recycled, Resident};
+use super::{Held, Resident};
 use crate::Result;
 use crate::superstep::exec::Task;
-use crate::superstep::layout::{Folder, Partitioned, read_numbers};
-use arrow::datatypes::{ArrowNativeType, ToByteSlice};
+use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes, read_numbers};
+use arrow::datatypes::ArrowNativeType;
 use bytes::Bytes;
 use futures::StreamExt;
 use nightshift_udfs::csr::Value;
@@ -18,37 +18,17 @@ const PARTS: usize = 16;
 /// A part is kept if so many states of its size would be: two sides have one each, and the next comes in parts.
 const STATES: usize = 3;
 
-/// A part as it is written: in little-endian, as Arrow has numbers in memory.
-struct Part<V: Value>(Recycled<V>);
-
-impl<V: Value + ArrowNativeType> AsRef<[u8]> for Part<V> {
-    fn as_ref(&self) -> &[u8] {
-        self.0.to_byte_slice()
-    }
-}
-
 impl Resident {
-    /// Room for numbers that are no longer needed when a step is over, such as a part of a state. They are what they are:
-    /// those of an earlier step, or zeros.
-    pub fn room<V: Value>(&self, length: usize) -> Vec<V> {
-        self.spare.take(length)
-    }
-
-    /// Numbers whose room is given to others as soon as nobody needs them.
-    pub fn recycled<V: Value>(&self, numbers: Vec<V>) -> Recycled<V> {
-        Recycled::new(numbers, &self.spare)
-    }
-
     /// Writes the task's part of a state of `cut` rows. It is kept as well, if there is room: whoever needs the whole next
     /// need not read it again.
-    pub async fn write_part<V: Value + ArrowNativeType>(
+    pub async fn write_part<V: ArrowNativeType>(
         &self,
         task: Task<'_>,
         folder: &Folder,
         cut: Partitioned,
         part: Vec<V>,
     ) -> Result<()> {
-        let bytes = Bytes::from_owner(Part(self.recycled(part)));
+        let bytes = numbers_to_bytes(part);
         folder.open(task.runtime)?.put(&Folder::part(task.block), bytes.clone()).await?;
         let rows = cut.rows(task.block).max(1);
         if self.holds(STATES * (bytes.len() / rows) * cut.count as usize) {
@@ -75,9 +55,9 @@ impl Resident {
         folder: &Folder,
         cut: Partitioned,
         width: usize,
-    ) -> Result<Arc<Recycled<V>>> {
+    ) -> Result<Arc<Vec<V>>> {
         let read = async {
-            let mut state = self.room(cut.count as usize * width);
+            let mut state = vec![V::default(); cut.count as usize * width];
             let parts = (0..cut.blocks()).map(|block| self.part(task, folder, block));
             let mut parts = futures::stream::iter(parts).buffered(PARTS).ready_chunks(PARTS);
             let mut next = 0;
@@ -98,7 +78,7 @@ impl Resident {
                 state = task.threads.run(put).await??;
             }
             let size = state.len() * V::BYTES;
-            Ok((self.recycled(state), size))
+            Ok((state, size))
         };
         if !self.others.contains_key(folder.0.as_str()) {
             self.forget_others(folder.0.as_str()).await;
@@ -181,7 +161,7 @@ mod tests {
             }
         }
 
-        async fn read(&self, folder: &Folder) -> Result<Arc<Recycled<f32>>> {
+        async fn read(&self, folder: &Folder) -> Result<Arc<Vec<f32>>> {
             self.resident.state(self.task(0), folder, CUT, 2).await
         }
 
@@ -207,13 +187,13 @@ mod tests {
             for side in ["user", "item"] {
                 let folder = executor.folder(&format!("{side}-{iteration:05}"));
                 executor.write(&folder, iteration as f32).await;
-                assert_eq!(**executor.read(&folder).await.unwrap(), expected(iteration as f32));
+                assert_eq!(*executor.read(&folder).await.unwrap(), expected(iteration as f32));
             }
         }
         assert_eq!(executor.names(), ["item-00011/", "user-00011/"]);
         // One that is wanted again is read again.
         let again = executor.folder("user-00009");
-        assert_eq!(**executor.read(&again).await.unwrap(), expected(9.0));
+        assert_eq!(*executor.read(&again).await.unwrap(), expected(9.0));
     }
 
     #[tokio::test]
@@ -226,18 +206,18 @@ mod tests {
         let store = folder.open(&executor.runtime).unwrap();
         store.put(&Folder::part(0), Bytes::from_static(b"damaged")).await.unwrap();
         executor.resident.others.remove(&written(&folder, 1)).await.unwrap();
-        assert_eq!(**executor.read(&folder).await.unwrap(), expected(1.0));
+        assert_eq!(*executor.read(&folder).await.unwrap(), expected(1.0));
         assert_eq!(executor.names(), ["user-00001/"]);
     }
 
     #[tokio::test]
     async fn a_state_is_not_kept_in_parts_where_there_is_no_room_for_it() {
-        // Three states of 16,000 bytes are more than the part of that which is for states.
+        // Three states of 16,000 bytes are more than the 7/16 of that which are for states.
         let executor = Executor::new(100_000);
         let folder = executor.folder("user-00001");
         executor.write(&folder, 1.0).await;
         assert_eq!(executor.names(), Vec::<String>::new());
-        assert_eq!(**executor.read(&folder).await.unwrap(), expected(1.0));
+        assert_eq!(*executor.read(&folder).await.unwrap(), expected(1.0));
     }
 
     #[tokio::test]
