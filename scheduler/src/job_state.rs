@@ -7,12 +7,14 @@ use ballista_core::serde::protobuf::job_status::Status;
 use ballista_core::{JobId, JobStatusSubscriber};
 use ballista_scheduler::cluster::memory::InMemoryJobState;
 use ballista_scheduler::cluster::{JobState, JobStateEventStream};
+use ballista_scheduler::scheduler_server::JobIdGenerator;
 use ballista_scheduler::state::execution_graph::ExecutionGraphBox;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, UnboundedSender, channel};
+use uuid::Uuid;
 
 /// Updates of a job's status that wait to be sent.
 const UPDATES: usize = 16;
@@ -34,6 +36,17 @@ impl WatchedJobState {
     /// Sends the ids of jobs whose client is gone to `abandoned`.
     pub(crate) fn new(inner: InMemoryJobState, abandoned: UnboundedSender<JobId>) -> Self {
         Self { inner, abandoned }
+    }
+}
+
+/// Names jobs. Ballista's own ids may be those of another scheduler too, and for them a thread wakes up a thousand times a
+/// second to see what time it is.
+pub(crate) struct JobIds;
+
+#[async_trait]
+impl JobIdGenerator for JobIds {
+    async fn next_id(&self) -> String {
+        Uuid::now_v7().simple().to_string()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::constants::CONSTANTS_IN_MEMORY;
 use crate::cooperation::GIVE_WAY;
 use crate::executors::Executors;
 use crate::file_scans::{with_files_cut, without_cutting_again};
-use crate::job_state::WatchedJobState;
+use crate::job_state::{JobIds, WatchedJobState};
 use ballista_core::JobId;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
@@ -97,6 +97,7 @@ impl Scheduler {
             no_executors_grace_period_seconds: options.executor_timeout.max(30),
             override_logical_codec: Some(Arc::new(logical)),
             override_physical_codec: Some(Arc::new(physical)),
+            job_id_generator: Some(Arc::new(JobIds)),
             ..Default::default()
         };
         config.validate().map_err(start)?;
