@@ -191,20 +191,55 @@ pub fn measures_of_all(
     Ok(RecordBatch::try_new(Arc::clone(&MEASURES_SCHEMA), columns)?)
 }
 
+/// Exchanges of blocks that are looked at, at most. Where there are more, the blocks are small beside what partitions have.
+const MOST_EXCHANGES: usize = 1 << 16;
+
 /// The blocks for each of some partitions, in the same order whenever it is asked. Executors wait for the last of them: each
 /// block goes to the partition that has least to do, the largest first (Graham, "Bounds on Multiprocessing Timing
-/// Anomalies", 1969).
+/// Anomalies", 1969), and then the partition with most exchanges blocks for smaller ones, as long as that helps.
 fn shares(blocks: u32, work: &[u64], partitions: usize) -> Vec<Vec<u32>> {
-    let work_of = |block: u32| work.get(block as usize).unwrap_or(&1);
+    let work_of = |block: u32| work.get(block as usize).copied().unwrap_or(1);
     let mut largest_first: Vec<u32> = (0..blocks).collect();
-    largest_first.sort_by_key(|block| Reverse(*work_of(*block)));
+    largest_first.sort_by_key(|block| Reverse(work_of(*block)));
     let mut shares = vec![Vec::new(); partitions];
-    let mut loads: BinaryHeap<_> = (0..partitions).map(|at| Reverse((0, at))).collect();
+    let mut heap: BinaryHeap<_> = (0..partitions).map(|at| Reverse((0, at))).collect();
     for block in largest_first {
-        let Some(mut least) = loads.peek_mut() else { break };
+        let Some(mut least) = heap.peek_mut() else { break };
         let Reverse((load, at)) = &mut *least;
         *load += work_of(block);
         shares[*at].push(block);
+    }
+    let mut loads = vec![0; partitions];
+    heap.into_iter().for_each(|Reverse((load, at))| loads[at] = load);
+    // Each exchange brings two loads closer to each other, and blocks stay where they are soon.
+    for _ in 0..blocks {
+        let most = (0..partitions).max_by_key(|at| (loads[*at], Reverse(*at)));
+        let least = (0..partitions).min_by_key(|at| (loads[*at], *at));
+        let (Some(most), Some(least)) = (most, least) else { break };
+        if shares[most].len() * shares[least].len() > MOST_EXCHANGES {
+            break;
+        }
+        let apart = loads[most] - loads[least];
+        let exchanged = |given: usize, taken: Option<usize>| {
+            let taken = taken.map_or(0, |at| work_of(shares[least][at]));
+            work_of(shares[most][given]).checked_sub(taken).filter(|less| (1..apart).contains(less))
+        };
+        let given = 0..shares[most].len();
+        let taken = (0..shares[least].len()).map(Some).chain([None]);
+        let exchanges = given.flat_map(|given| taken.clone().map(move |taken| (given, taken)));
+        let helping = exchanges.filter_map(|(given, taken)| {
+            let less = exchanged(given, taken)?;
+            Some((less.abs_diff(apart - less), less, given, taken))
+        });
+        let Some((_, less, given, taken)) = helping.min() else { break };
+        let given = shares[most].swap_remove(given);
+        if let Some(taken) = taken {
+            let taken = shares[least].swap_remove(taken);
+            shares[most].push(taken);
+        }
+        shares[least].push(given);
+        loads[most] -= less;
+        loads[least] += less;
     }
     shares
 }
@@ -402,15 +437,25 @@ mod tests {
         assert_eq!(shares(2, &[], 3), [vec![0], vec![1], vec![]]);
         // The first block is as much as four others.
         assert_eq!(shares(5, &[8, 2, 2, 2, 2], 2), [vec![0], vec![1, 2, 3, 4]]);
-        // No partition has more than another by more than the smallest block.
-        let work: Vec<u64> = (0..100).map(|block| 1000 / (block + 20)).collect();
-        let shares = shares(100, &work, 7);
-        let load = |blocks: &Vec<u32>| blocks.iter().map(|block| work[*block as usize]).sum();
-        let loads: Vec<u64> = shares.iter().map(load).collect();
-        let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
-        assert!(most - least <= work[99], "{loads:?}");
-        let mut all = shares.concat();
-        all.sort_unstable();
-        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        let most_apart = |work: &[u64], partitions: usize| {
+            let shares = shares(work.len() as u32, work, partitions);
+            let load = |blocks: &Vec<u32>| blocks.iter().map(|block| work[*block as usize]).sum();
+            let loads: Vec<u64> = shares.iter().map(load).collect();
+            let mut all = shares.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..work.len() as u32).collect::<Vec<_>>());
+            loads.iter().max().unwrap() - loads.iter().min().unwrap()
+        };
+        let falling: Vec<u64> = (0..100).map(|block| 1000 / (block + 20)).collect();
+        assert!(most_apart(&falling, 7) <= 1);
+        // With the largest first alone, these would be 5 and 2.
+        assert_eq!(most_apart(&[7, 7, 6, 6, 5], 2), 3);
+        assert_eq!(most_apart(&[5, 5, 4, 3, 3], 2), 0);
+        // Items by popularity, of which the first 1,500 have a seventh of all interactions: 8,981,862 and 9,549,700 before.
+        let popular = [
+            2613758, 1200245, 1065157, 995892, 976916, 938006, 931161, 911516, 914148, 911191,
+            882728, 908534, 898890, 882914, 880865, 876198, 865614, 877829,
+        ];
+        assert!(most_apart(&popular, 2) < 10_000);
     }
 }
