@@ -10,6 +10,7 @@
 //! Factors are stored as `f32`. Normal equations are built and solved in `f32` where that is enough, see
 //! [`HalfStep::run`].
 
+mod consecutive;
 mod equations;
 mod exact;
 mod gradient;
@@ -18,15 +19,17 @@ mod observations;
 mod rows;
 mod subspace;
 
+pub use consecutive::{Done, Enough, Side, half_steps};
 pub use equations::Equations;
 
 use crate::csr::Csr;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::ThreadPool;
-use rows::{Part, Rows};
+use rows::{Part, Piece, Solve};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use thiserror::Error;
 
 /// Why a half step failed.
@@ -174,7 +177,7 @@ impl Fixed<'_> {
     }
 }
 
-/// What a block contributes to the loss and to the next half step.
+/// What a block contributes to the loss and to the next half step, or all blocks of a side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measures {
     /// Loss of the observed entries after the step. For implicit feedback this is the observed
@@ -184,6 +187,29 @@ pub struct Measures {
     pub penalty: f64,
     /// Gram matrix of the block's new factors, `factors × factors`, row-major.
     pub gram: Vec<f64>,
+}
+
+impl Measures {
+    /// Nothing yet, of rows of so many factors.
+    pub fn new(factors: usize) -> Self {
+        Self { observed_loss: 0.0, penalty: 0.0, gram: vec![0.0; factors * factors] }
+    }
+
+    /// Adds those of a block that comes after.
+    fn add(&mut self, block: &Self) {
+        self.observed_loss += block.observed_loss;
+        self.penalty += block.penalty;
+        self.gram.iter_mut().zip(&block.gram).for_each(|(sum, value)| *sum += value);
+    }
+
+    /// The loss of both sides after a half step that came to these, after one of the `other` side.
+    pub fn loss(&self, other: &Self, feedback: Feedback) -> f64 {
+        let loss = self.observed_loss + self.penalty + other.penalty;
+        match feedback {
+            Feedback::Implicit { .. } => loss + unobserved_loss(&other.gram, &self.gram),
+            Feedback::Explicit { .. } => loss,
+        }
+    }
 }
 
 /// Rows gathered at a time while normal equations are added up.
@@ -256,8 +282,7 @@ impl Sums {
     }
 }
 
-/// Pieces of a block that threads solve one at a time: so many that none waits long for another that has the last, and so
-/// few that the room which each of them makes for equations is no matter.
+/// Pieces of a block that threads solve one at a time: so many that none waits long for another that has the last.
 const PIECES: u64 = 16;
 
 impl HalfStep {
@@ -293,44 +318,71 @@ impl HalfStep {
         solution: &mut [f32],
         sums: &mut Sums,
     ) -> Result<(), AlsError> {
-        let (step, width) = (*self, self.feedback.width(self.factors));
         let mut losses = vec![Sums::default(); block.rows()];
-        let (rows, each) = (0..block.rows(), &mut losses);
-        let all = Rows { step, fixed, block, rows, width, known, solution, losses: each };
-        pulp::Arch::new().dispatch(all)?;
+        let (mut solved, rows) = (Ok(()), 0..block.rows());
+        let (losses_of_all, solved_all) = (losses.as_mut_slice(), &mut solved);
+        let piece =
+            Piece { block, known, rows, solution, losses: losses_of_all, solved: solved_all };
+        self.solve_pieces(fixed, std::iter::once(piece));
+        solved?;
         sums.add(&losses);
         Ok(())
     }
 
-    /// The same as [`Self::solve`], to the last bit, by the threads of a pool, which must not be one that the caller is in.
-    pub fn solve_together(
+    fn solve_pieces<'a>(&self, fixed: Fixed<'a>, pieces: impl Iterator<Item = Piece<'a>>) {
+        let width = self.feedback.width(self.factors);
+        pulp::Arch::new().dispatch(Solve { step: *self, fixed, width, pieces });
+    }
+
+    /// Solves the rows of blocks whose rows follow one another. It comes to the same as [`Self::solve`], to the last bit, by
+    /// the threads of a pool, which must not be one that the caller is in. `sums` has those of each block.
+    pub fn solve_together<'a>(
         &self,
         pool: &ThreadPool,
-        (fixed, block, known): (Fixed<'_>, &Csr<f32>, &KnownSums),
+        fixed: Fixed<'a>,
+        blocks: &[(&'a Csr<f32>, &'a KnownSums)],
         solution: &mut [f32],
-        sums: &mut Sums,
+        sums: &mut [Sums],
     ) -> Result<(), AlsError> {
-        let (step, width) = (*self, self.feedback.width(self.factors));
-        let mut losses = vec![Sums::default(); block.rows()];
+        let width = self.feedback.width(self.factors);
+        let rows: usize = blocks.iter().map(|(block, _)| block.rows()).sum();
+        let mut losses = vec![Sums::default(); rows];
+        let mut of_pieces = Vec::new();
+        for (block, known) in blocks {
+            // An entry takes as long as the square of the factors, and the decomposition of a row as a third of their cube.
+            let cost = |row: usize, entries: u64| {
+                let known = known.contains_key(&(block.first_row + row as u32));
+                self.factors as u64 / 3 + 1 + if known { 0 } else { entries }
+            };
+            let pieces = block.pieces(PIECES, cost).into_iter();
+            of_pieces.extend(pieces.map(|rows| (*block, *known, rows)));
+        }
+        let mut solved: Vec<_> = of_pieces.iter().map(|_| Ok(())).collect();
         let (mut solutions, mut left) = (solution, losses.as_mut_slice());
-        // An entry takes as long as the square of the factors, and the decomposition of a row as a third of their cube.
-        let cost = |row: usize, entries: u64| {
-            let known = known.contains_key(&(block.first_row + row as u32));
-            self.factors as u64 / 3 + 1 + if known { 0 } else { entries }
-        };
-        let pieces = block.pieces(PIECES, cost);
-        let mut solved: Vec<_> = pieces.iter().map(|_| Ok(())).collect();
+        let pieces = of_pieces.into_iter().zip(&mut solved);
+        let pieces = pieces.map(|((block, known, rows), solved)| {
+            let solution = solutions.split_off_mut(..rows.len() * width).unwrap_or_default();
+            let losses = left.split_off_mut(..rows.len()).unwrap_or_default();
+            Piece { block, known, rows, solution, losses, solved }
+        });
+        let pieces: Vec<_> = pieces.collect();
+        let threads = pool.current_num_threads().min(pieces.len());
+        let queue = Mutex::new(pieces.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         pool.in_place_scope(|scope| {
-            for (rows, solved) in pieces.into_iter().zip(&mut solved) {
-                let solution = solutions.split_off_mut(..rows.len() * width).unwrap_or_default();
-                let losses = left.split_off_mut(..rows.len()).unwrap_or_default();
-                let rows = Rows { step, fixed, block, rows, width, known, solution, losses };
-                scope.spawn(move |_| *solved = pulp::Arch::new().dispatch(rows));
+            for _ in 0..threads {
+                scope.spawn(|_| self.solve_pieces(fixed, std::iter::from_fn(next)));
             }
         });
+        drop(queue);
         // Of several rows without a solution, the first is named, whichever was found first.
         solved.into_iter().collect::<Result<(), _>>()?;
-        sums.add(&losses);
+        let mut losses = losses.as_slice();
+        for ((block, _), sums) in blocks.iter().zip(sums) {
+            let (of_block, rest) = losses.split_at(block.rows());
+            sums.add(of_block);
+            losses = rest;
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! ALS on blocks: starting factors, and a half step that solves one side against the other.
 
-use super::exec::{Kernel, Task, measures_batch};
+use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
 use super::items::ItemFiles;
 use super::layout::{Folder, Partitioned, numbers_to_bytes};
@@ -8,7 +8,10 @@ use super::slices::{Slice, known_sums};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use nightshift_udfs::als::{self, AlsError, Fixed, HalfStep, KnownSums, Measures, Sums};
+use futures::{StreamExt, TryStreamExt};
+use nightshift_udfs::als::{
+    self, AlsError, Enough, Fixed, HalfStep, KnownSums, Measures, Side, Sums, half_steps,
+};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
 use rayon::ThreadPool;
@@ -19,6 +22,9 @@ use tokio::task::spawn_blocking;
 
 /// The object in a state's folder that holds the Gram matrix of its factors.
 const GRAM: &str = "gram.bin";
+
+/// Blocks that are read at the same time.
+const AT_ONCE: usize = 16;
 
 /// Where items are in a version of the model that was published before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -102,26 +108,70 @@ impl Kernel for AlsInitialize {
     }
 }
 
-/// Solves all rows of one side. Measures: observed loss, penalty, then the Gram matrix of the new
-/// factors.
+/// A side of the matrix.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct AlsStep {
-    /// What is computed.
+pub struct AlsSide {
+    /// How it is solved.
     pub step: HalfStep,
-    /// The blocks of the side that is solved.
-    pub blocks: Folder,
-    /// How that side is cut.
+    /// How it is cut.
     pub cut: Partitioned,
+    /// Its blocks.
+    pub blocks: Folder,
+    /// How many entries they have.
+    pub entries: u64,
     /// Slices of rows whose sums are in the folder of the new factors.
     pub slices: Vec<Slice>,
-    /// What rows start from if they are solved in steps; they start from zeros without it.
+}
+
+impl AlsSide {
+    /// Numbers of a row.
+    fn width(&self) -> usize {
+        self.step.feedback.width(self.step.factors)
+    }
+
+    /// Bytes of all its factors.
+    fn state_bytes(&self) -> usize {
+        self.cut.count as usize * self.width() * size_of::<f32>()
+    }
+
+    /// Bytes of its blocks in memory.
+    fn block_bytes(&self) -> usize {
+        let entry = size_of::<u32>() + size_of::<f32>();
+        self.entries as usize * entry + self.cut.count as usize * size_of::<u64>()
+    }
+
+    async fn all_blocks(&self, task: Task<'_>) -> Result<Vec<Arc<Csr<f32>>>> {
+        let read = |block: u32| async move { Task { block, ..task }.csr(&self.blocks).await };
+        let blocks: Vec<_> = (0..self.cut.blocks()).map(read).collect();
+        let blocks: Vec<_> = futures::stream::iter(blocks).buffered(AT_ONCE).try_collect().await?;
+        let rows: usize = blocks.iter().map(|block: &Arc<Csr<f32>>| block.rows()).sum();
+        if rows as u64 != self.cut.count {
+            return Err(JobError::Damaged {
+                what: self.blocks.0.to_string(),
+                reason: format!("it has {rows} rows instead of {}", self.cut.count),
+            });
+        }
+        Ok(blocks)
+    }
+}
+
+/// Solves all rows of one side, or of both sides in turn. Measures, for each half step: observed loss, penalty, then the
+/// Gram matrix of the new factors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AlsStep {
+    /// The side that is solved first.
+    pub side: AlsSide,
+    /// The other one.
+    pub other: AlsSide,
+    /// What rows of the first start from if they are solved in steps; they start from zeros without it.
     pub earlier: Option<Folder>,
     /// The factors of the other side.
     pub fixed: Folder,
-    /// How the other side is cut.
-    pub fixed_cut: Partitioned,
-    /// Where the new factors go.
-    pub state: Folder,
+    /// Where the new factors go after one half step, after two, and so on. As many are done if a task has all blocks and
+    /// memory for those of both sides, else one. The last ones of each side are written.
+    pub to: Vec<Folder>,
+    /// After which iterations no other is done.
+    pub enough: Option<Enough>,
 }
 
 impl AlsStep {
@@ -134,6 +184,18 @@ impl AlsStep {
         Ok(state.open(runtime)?.put(GRAM, numbers_to_bytes(gram.to_vec())).await?)
     }
 
+    fn next(&self) -> Result<&Folder> {
+        self.to.first().ok_or_else(|| JobError::Damaged {
+            what: "a half step of ALS".to_string(),
+            reason: "it doesn't say where factors go".to_string(),
+        })
+    }
+
+    async fn gram(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
+        let squares = self.side.step.factors * self.side.step.factors;
+        task.resident.numbers(task.runtime, &self.fixed, GRAM, squares).await
+    }
+
     /// Solves a block against the whole state of the other side.
     async fn solve(
         &self,
@@ -143,16 +205,58 @@ impl AlsStep {
         known: KnownSums,
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
-        let width = self.step.feedback.width(self.step.factors);
-        let fixed = task.resident.state::<f32>(task, &self.fixed, self.fixed_cut, width).await?;
-        let (step, mut sums) = (self.step, Sums::default());
+        let (cut, width) = (self.other.cut, self.side.width());
+        let fixed = task.resident.state::<f32>(task, &self.fixed, cut, width).await?;
+        let (step, mut sums) = (self.side.step, [Sums::default()]);
         let solve = move |pool: &ThreadPool| {
             let fixed = Fixed { rows: &fixed, gram: &gram };
-            step.solve_together(pool, (fixed, &block, &known), &mut part, &mut sums)?;
-            let measures = step.measure(&gram, &part, &sums);
+            step.solve_together(pool, fixed, &[(&block, &known)], &mut part, &mut sums)?;
+            let measures = step.measure(&gram, &part, &sums[0]);
             Ok::<_, AlsError>((part, measures))
         };
         Ok(task.threads.run(solve).await??)
+    }
+
+    /// All half steps, on all blocks of both sides.
+    async fn solve_all(&self, task: Task<'_>) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let (side, other, width) = (&self.side, &self.other, self.side.width());
+        let (own_blocks, other_blocks) =
+            tokio::try_join!(side.all_blocks(task), other.all_blocks(task))?;
+        let gram = self.gram(task).await?;
+        let fixed = task.resident.state::<f32>(task, &self.fixed, other.cut, width).await?;
+        let start = match &self.earlier {
+            Some(earlier) => {
+                let earlier = task.resident.state::<f32>(task, earlier, side.cut, width).await?;
+                earlier.to_vec()
+            }
+            None => vec![0.0; side.cut.count as usize * width],
+        };
+        let (steps, most) = ([side.step, other.step], (self.to.len(), self.enough));
+        let compute = move |pool: &ThreadPool| {
+            let [own, others] = steps;
+            let sides = [
+                Side { step: own, blocks: &own_blocks },
+                Side { step: others, blocks: &other_blocks },
+            ];
+            half_steps(pool, sides, [start, fixed.to_vec()], &gram, most)
+        };
+        let done = task.threads.run(compute).await??;
+        let last = done.measures.len().saturating_sub(2);
+        let folders = self.to.iter().enumerate().take(done.measures.len()).skip(last);
+        let mut factors = done.factors.map(Some);
+        for (at, folder) in folders {
+            let cut = [side.cut, other.cut][at % 2];
+            let state = factors[at % 2].take().unwrap_or_default();
+            task.resident.write_state(task, folder, (cut, width), state).await?;
+        }
+        let of_step = |measures: &Measures| {
+            [measures.observed_loss, measures.penalty].into_iter().chain(measures.gram.clone())
+        };
+        // Sums of all blocks need not be told apart by block any more.
+        let mut totals = done.measures.iter().flat_map(of_step).collect();
+        let of_block = |block| Measured { block, measures: std::mem::take(&mut totals) };
+        measures_of_all(task, &(0..self.blocks()).map(of_block).collect::<Vec<_>>(), started)
     }
 
     /// Solves a block in groups of rows, each against the rows of the other side's state that it needs: the way when
@@ -168,12 +272,11 @@ impl AlsStep {
         // What these have is in their sums.
         let without = known.keys().copied().collect();
         let known = Arc::new(known);
-        let width = self.step.feedback.width(self.step.factors);
-        let (step, mut sums) = (self.step, Sums::default());
+        let (step, width, mut sums) = (self.side.step, self.side.width(), Sums::default());
         let mut groups = Groups::new(task, block, width * size_of::<f32>(), without);
         while let Some(reserved) = groups.next(task).await? {
             let columns = &reserved.group.columns;
-            let fixed = self.fixed.rows(task.runtime, self.fixed_cut, width, columns).await?;
+            let fixed = self.fixed.rows(task.runtime, self.other.cut, width, columns).await?;
             let (gram, known) = (Arc::clone(&gram), Arc::clone(&known));
             let solve = move || {
                 let rows = &reserved.group.rows;
@@ -196,15 +299,13 @@ impl Kernel for AlsStep {
     }
 
     fn blocks(&self) -> u32 {
-        self.cut.blocks()
+        self.side.cut.blocks()
     }
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
-        let width = self.step.feedback.width(self.step.factors);
-        let block = task.csr::<f32>(&self.blocks).await?;
-        let squares = self.step.factors * self.step.factors;
-        let gram = task.resident.numbers::<f64>(task.runtime, &self.fixed, GRAM, squares).await?;
+        let (side, width, state) = (&self.side, self.side.width(), self.next()?);
+        let (block, gram) = (task.csr::<f32>(&side.blocks).await?, self.gram(task).await?);
         let length = block.rows() * width;
         let start = match &self.earlier {
             Some(earlier) => {
@@ -212,15 +313,27 @@ impl Kernel for AlsStep {
             }
             None => vec![0.0; length],
         };
-        let known = known_sums(&self.slices, &self.state, task, width).await?;
-        let (part, measures) = match task.resident.holds(self.fixed_cut.count as usize * width * 4)
-        {
+        let known = known_sums(&side.slices, state, task, width).await?;
+        let (part, measures) = match task.resident.holds(self.other.state_bytes()) {
             true => self.solve(task, block, gram, known, start).await?,
             false => self.solve_in_groups(task, block, gram, known, start).await?,
         };
-        task.resident.write_part(task, &self.state, self.cut, part).await?;
+        task.resident.write_part(task, state, side.cut, part).await?;
         let mut row = vec![measures.observed_loss, measures.penalty];
         row.extend(measures.gram);
         measures_batch(task, &row, started)
+    }
+
+    async fn run_together(&self, task: Task<'_>, blocks: &[u32]) -> Result<Option<RecordBatch>> {
+        let (side, other) = (&self.side, &self.other);
+        let all = self.to.len() > 1 && blocks.iter().copied().eq(0..self.blocks());
+        // What steps begin with is there besides what they come to.
+        let held = task.resident.holds(2 * (side.state_bytes() + other.state_bytes()))
+            && task.resident.holds(side.block_bytes() + other.block_bytes());
+        let whole_rows = side.slices.is_empty() && other.slices.is_empty();
+        match all && held && whole_rows {
+            true => self.solve_all(task).await.map(Some),
+            false => Ok(None),
+        }
     }
 }

@@ -9,6 +9,7 @@ use nightshift_catalog::storage::Storage;
 use nightshift_udfs::csr::Value;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::Arc;
 use url::Url;
 
 /// Entries that a block holds at most, on average, once there are enough of them. To launch a task takes some
@@ -153,7 +154,12 @@ impl Folder {
 
 /// The binary form of numbers: little-endian, as Arrow has them in memory, and nothing else. They are not copied.
 pub fn numbers_to_bytes<V: ArrowNativeType>(values: Vec<V>) -> Bytes {
-    struct Numbers<V>(Vec<V>);
+    shared_numbers_to_bytes(Arc::new(values))
+}
+
+/// The same of numbers that others need too.
+pub fn shared_numbers_to_bytes<V: ArrowNativeType>(values: Arc<Vec<V>>) -> Bytes {
+    struct Numbers<V>(Arc<Vec<V>>);
     impl<V: ArrowNativeType> AsRef<[u8]> for Numbers<V> {
         fn as_ref(&self) -> &[u8] {
             self.0.to_byte_slice()

@@ -1,4 +1,4 @@
-//! Supersteps: one job per step of an iterative algorithm, one partition per block.
+//! Supersteps: one job per step of an iterative algorithm (or for several steps, where one task has all blocks).
 //!
 //! A step combines a block of fixed data (ratings, edges), which stays in the executor's memory
 //! between steps, with a shared state (factors, ranks), which every executor reads once. It writes
@@ -22,7 +22,7 @@ mod resident;
 mod sink;
 mod slices;
 
-pub use als::{AlsInitialize, AlsStep, PublishedItems};
+pub use als::{AlsInitialize, AlsSide, AlsStep, PublishedItems};
 pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};
 pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task};
 pub use export::{FactorsExport, RankVectors, RanksExport};

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{
-    self, AllBlocks, Measures, Nodes, Places, Step, Weight, contributions, supersteps,
+    self, AllBlocks, Done, Measures, Nodes, Places, Step, Weight, contributions, supersteps,
 };
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
@@ -370,16 +370,10 @@ impl PageRankStep {
         };
         let done = task.threads.run(compute).await?;
         let folder = self.to.get(done.measures.len() - 1).unwrap_or(self.next()?);
-        let parts = blocks.clone().map(|block| {
-            let range = graph.cut.range(block);
-            let own = range.start as usize * vectors..range.end as usize * vectors;
-            let (task, ranks) = (Task { block, ..task }, done.ranks[own].to_vec());
-            task.resident.write_part(task, folder, graph.cut, ranks)
-        });
-        let parts: Vec<_> = parts.collect();
-        futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let Done { ranks, measures } = done;
+        task.resident.write_state(task, folder, (graph.cut, vectors), ranks).await?;
         let of_block = |block: u32| {
-            let steps = done.measures.iter().flat_map(|step| step[block as usize].to_vec());
+            let steps = measures.iter().flat_map(|step| step[block as usize].to_vec());
             Measured { block, measures: steps.collect() }
         };
         let measured: Vec<_> = blocks.map(of_block).collect();

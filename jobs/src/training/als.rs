@@ -1,16 +1,16 @@
 //! The driver of matrix factorization.
 
 use super::checkpoint::{Exact, exact, inexact};
-use super::options::MatrixFactorization;
+use super::options::{MatrixFactorization, solver_flops};
 use super::prepare::{Blocks, Ids};
-use super::{Trained, Training, quoted, total};
+use super::{JOB_SECONDS, Trained, Training, no_answer, quoted, steps_of_job, total};
 use crate::Result;
 use crate::superstep::{
-    AlsInitialize, AlsSlices, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned,
+    AlsInitialize, AlsSide, AlsSlices, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned,
     PublishedItems, Slice, Superstep,
 };
 use datafusion::logical_expr::LogicalPlan;
-use nightshift_udfs::als::{Feedback, HalfStep, Regularization, Solver, unobserved_loss};
+use nightshift_udfs::als::{Enough, Feedback, HalfStep, Measures, Solver};
 use nightshift_udfs::csr::Duplicates;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,48 +22,61 @@ pub(super) const MEASURES: [&str; 1] = ["loss"];
 /// The name of the checkpoints of iterations.
 const ITERATION: &str = "iteration";
 
+/// Numbers that a job returns at most: half steps have a Gram matrix each.
+const MOST_NUMBERS: usize = 1 << 20;
+
+/// Operations a second of a small machine, for how long an iteration takes before one was measured.
+const FLOPS: f64 = 1e11;
+
 /// One side of the matrix, as far as training needs it.
 struct Side {
     name: &'static str,
-    cut: Partitioned,
-    blocks: Folder,
+    matrix: AlsSide,
     /// How much work each block is, in entries.
     work: Vec<u64>,
-    /// Slices of the rows that are too long for one task.
-    slices: Vec<Slice>,
-    regularization: Regularization,
-    solver: Solver,
 }
 
 impl Side {
-    fn new(
-        name: &'static str,
-        cut: Partitioned,
-        blocks: &Blocks,
-        regularization: Regularization,
-        solver: Solver,
-        factors: usize,
-    ) -> Self {
-        let slices = match solver.adds_up() {
+    fn new(name: &'static str, step: HalfStep, cut: Partitioned, blocks: &Blocks) -> Self {
+        let slices = match step.solver.adds_up() {
             true => Slice::of_rows(cut, &blocks.long_rows),
             false => Vec::new(),
         };
         // The decomposition of a row with k factors takes as many operations as k / 3 more entries would.
-        let mut work = blocks.work(cut, factors / 3);
+        let mut work = blocks.work(cut, step.factors / 3);
         // What slices have is done by others.
         for Slice { block, entries, .. } in &slices {
             work[*block as usize] -= entries.end - entries.start;
         }
-        Self { name, cut, blocks: blocks.folder.clone(), work, slices, regularization, solver }
+        let (blocks, entries) = (blocks.folder.clone(), blocks.entries());
+        Self { name, matrix: AlsSide { step, cut, blocks, entries, slices }, work }
     }
+
+    fn state_name(&self, iteration: usize) -> String {
+        format!("state/{}-{iteration:05}", self.name)
+    }
+}
+
+/// How many half steps a job may do, when the last iteration took so many `seconds`. A task that does several can't be
+/// interrupted: where an iteration takes long, and a job besides next to nothing, each half step is a job.
+fn half_steps_of_job((users, items): (&Side, &Side), seconds: Option<f64>) -> usize {
+    let flops = |AlsSide { step, cut, entries, .. }: &AlsSide| {
+        let width = step.feedback.width(step.factors) as f64;
+        solver_flops(step.solver, width, *entries as f64, cut.count as f64)
+    };
+    let expected = || (flops(&users.matrix) + flops(&items.matrix)) / FLOPS;
+    if seconds.unwrap_or_else(expected) > JOB_SECONDS {
+        return 1;
+    }
+    let factors = users.matrix.step.factors;
+    let most = (MOST_NUMBERS / (2 * (factors * factors + 2))).max(1);
+    2 * seconds.map_or(1, steps_of_job).min(most)
 }
 
 /// A side's factors after a half step.
 struct State {
     folder: Folder,
-    gram: Vec<f64>,
-    penalty: f64,
-    observed_loss: f64,
+    measures: Measures,
 }
 
 /// What is written down of an iteration.
@@ -89,21 +102,21 @@ impl From<&State> for StateRecord {
     fn from(state: &State) -> Self {
         Self {
             folder: state.folder.clone(),
-            gram: exact(&state.gram),
-            penalty: Exact(state.penalty),
-            observed_loss: Exact(state.observed_loss),
+            gram: exact(&state.measures.gram),
+            penalty: Exact(state.measures.penalty),
+            observed_loss: Exact(state.measures.observed_loss),
         }
     }
 }
 
 impl From<StateRecord> for State {
     fn from(record: StateRecord) -> Self {
-        Self {
-            folder: record.folder,
-            gram: inexact(&record.gram),
-            penalty: record.penalty.0,
+        let measures = Measures {
             observed_loss: record.observed_loss.0,
-        }
+            penalty: record.penalty.0,
+            gram: inexact(&record.gram),
+        };
+        Self { folder: record.folder, measures }
     }
 }
 
@@ -146,20 +159,20 @@ impl Training<'_> {
         };
         let side = |name, cut: Partitioned, blocks: &Blocks, others: u64| {
             let solver = spec.solver(data.rows as f64, cut.count as f64);
-            let regularization = spec.regularization(others);
-            Side::new(name, cut, blocks, regularization, solver, spec.factors)
+            let (regularization, factors) = (spec.regularization(others), spec.factors);
+            Side::new(name, HalfStep { feedback, regularization, solver, factors }, cut, blocks)
         };
         let user_side = side("users", user_cut, &user_blocks, items.count);
         let item_side = side("items", item_cut, &item_blocks, users.count);
         for side in [&user_side, &item_side] {
-            let (side, solver) = (side.name, side.solver);
+            let (side, solver) = (side.name, side.matrix.step.solver);
             tracing::info!(run = self.run, model = %self.name, side, ?solver, "how rows are solved");
         }
         let published = match spec.warm_start {
             true => self.published_items(spec, &items, item_cut).await?,
             false => None,
         };
-        let solved = self.alternate(spec, feedback, &user_side, &item_side, published).await?;
+        let solved = self.alternate(spec, &user_side, &item_side, published).await?;
         let Solved { users: user_state, items: item_state, losses, seconds } = solved;
 
         let width = feedback.width(spec.factors);
@@ -218,7 +231,6 @@ impl Training<'_> {
     async fn alternate(
         &self,
         spec: &MatrixFactorization,
-        feedback: Feedback,
         users: &Side,
         items: &Side,
         published: Option<PublishedItems>,
@@ -226,7 +238,7 @@ impl Training<'_> {
         let (mut losses, mut seconds): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
         let mut earlier_users = None;
         let mut item_state = match self.checkpoints.last::<Checkpoint>(ITERATION).await? {
-            None => self.initialize(spec, feedback, items, published).await?,
+            None => self.initialize(spec, items, published).await?,
             Some(last) => {
                 (losses, seconds) = (inexact(&last.losses), last.seconds);
                 let user_state = State::from(last.users);
@@ -240,47 +252,60 @@ impl Training<'_> {
         };
         // The iteration whose states are written down, and stay until others are.
         let mut kept = losses.len();
-        let (mut there, mut old) = (vec![(users, kept), (items, kept)], Vec::new());
+        let (mut there, mut old) = (vec![kept], Vec::new());
         loop {
             let started = Instant::now();
-            let iteration = losses.len() + 1;
-            let earlier = earlier_users.take();
-            let fixed = (items.cut, &item_state.folder);
-            let half_step = self.half_step(spec, feedback, users, iteration, earlier, fixed);
-            let user_state = self.removing(&old, half_step).await?;
-            let earlier = Some(item_state.folder);
-            let fixed = (users.cut, &user_state.folder);
-            item_state = self.half_step(spec, feedback, items, iteration, earlier, fixed).await?;
-            let mut loss = item_state.observed_loss + item_state.penalty + user_state.penalty;
-            if spec.implicit {
-                loss += unobserved_loss(&user_state.gram, &item_state.gram);
+            let begin = losses.len();
+            let steps = half_steps_of_job((users, items), seconds.last().copied());
+            let numbers = begin + 1..=spec.max_iterations;
+            let to = numbers.flat_map(|number| [(users, number), (items, number)]).take(steps);
+            let to = to.map(|(side, number)| self.folder(&side.state_name(number))).collect();
+            let enough = spec.enough(losses.last().copied());
+            let steps = self.half_steps((users, items), earlier_users, &item_state, to, enough);
+            let mut states = self.removing(&old, steps).await?;
+            if let [user_state] = states.as_slice() {
+                let to = vec![self.folder(&items.state_name(begin + 1))];
+                let earlier = Some(item_state.folder);
+                let steps = self.half_steps((items, users), earlier, user_state, to, None);
+                states.extend(steps.await?);
             }
             let name = self.name.to_string();
-            self.progress.iteration(&name, iteration, spec.max_iterations, "loss", loss);
-            losses.push(loss);
-            seconds.push(started.elapsed().as_secs_f64());
+            for of_iteration in states.chunks_exact(2) {
+                let [user_measures, item_measures] = [0, 1].map(|at| &of_iteration[at].measures);
+                let loss = item_measures.loss(user_measures, users.matrix.step.feedback);
+                losses.push(loss);
+                let iteration = losses.len();
+                self.progress.iteration(&name, iteration, spec.max_iterations, "loss", loss);
+            }
+            let done = losses.len() - begin;
+            let taken = started.elapsed().as_secs_f64() / done.max(1) as f64;
+            seconds.extend(std::iter::repeat_n(taken, done));
+            let (Some(items_now), Some(user_state)) = (states.pop(), states.pop()) else {
+                return Err(no_answer(&name));
+            };
+            item_state = items_now;
             let checkpoint = || Checkpoint {
                 losses: exact(&losses),
                 seconds: seconds.clone(),
                 users: StateRecord::from(&user_state),
                 items: StateRecord::from(&item_state),
             };
-            if self.checkpoints.keep(ITERATION, iteration, checkpoint).await? {
+            let now = losses.len();
+            if self.checkpoints.keep(ITERATION, now, checkpoint).await? {
                 self.checkpoints.forget(ITERATION, kept).await?;
-                kept = iteration;
+                kept = now;
             }
             if spec.is_enough(&losses) {
                 return Ok(Solved { users: user_state, items: item_state, losses, seconds });
             }
-            there.extend([(users, iteration), (items, iteration)]);
-            let (needed, others): (Vec<_>, Vec<_>) =
-                there.into_iter().partition(|(side, number)| {
-                    // Those that the last half step has read may still be read by a task that is run twice.
-                    let read = side.name == items.name && number + 1 == iteration;
-                    *number == kept || *number == iteration || read
-                });
+            there.push(now);
+            let (needed, others): (Vec<_>, Vec<_>) = there.into_iter().partition(|number| {
+                // Those that the last job began with may still be read by a task that is run twice.
+                *number == kept || *number == now || *number == begin
+            });
             there = needed;
-            old = others.into_iter().map(|(side, number)| state_name(side, number)).collect();
+            let both = |number| [users, items].map(|side| side.state_name(number));
+            old = others.into_iter().flat_map(both).collect();
             earlier_users = Some(user_state.folder);
         }
     }
@@ -288,72 +313,110 @@ impl Training<'_> {
     async fn initialize(
         &self,
         spec: &MatrixFactorization,
-        feedback: Feedback,
         side: &Side,
         published: Option<PublishedItems>,
     ) -> Result<State> {
-        let folder = self.folder(&state_name(side, 0));
+        let folder = self.folder(&side.state_name(0));
+        let HalfStep { feedback, solver, factors, .. } = side.matrix.step;
         let measures = self
             .superstep(Superstep::AlsInitialize(AlsInitialize {
-                cut: side.cut,
+                cut: side.matrix.cut,
                 state: folder.clone(),
                 seed: spec.seed,
-                factors: spec.factors,
-                width: feedback.width(spec.factors),
-                nonnegative: side.solver == Solver::NonNegative,
+                factors,
+                width: feedback.width(factors),
+                nonnegative: solver == Solver::NonNegative,
                 published,
             }))
             .await?;
-        let gram = total(&measures);
-        AlsStep::complete_state(&folder, self.session.runtime(), &gram).await?;
-        Ok(State { folder, gram, penalty: 0.0, observed_loss: 0.0 })
+        let measures = Measures { gram: total(&measures), ..Measures::new(factors) };
+        AlsStep::complete_state(&folder, self.session.runtime(), &measures.gram).await?;
+        Ok(State { folder, measures })
     }
 
-    async fn half_step(
+    /// Solves the first of two sides from the factors of the other, and if one task can do that alone, both of them in turn:
+    /// as often as there are folders to go `to`, or until it is `enough`. Returns the states that this leads to, of which
+    /// the last one of each side is there.
+    async fn half_steps(
         &self,
-        spec: &MatrixFactorization,
-        feedback: Feedback,
-        side: &Side,
-        iteration: usize,
+        (side, other): (&Side, &Side),
         earlier: Option<Folder>,
-        (fixed_cut, fixed): (Partitioned, &Folder),
-    ) -> Result<State> {
-        let folder = self.folder(&state_name(side, iteration));
-        let step = HalfStep {
-            feedback,
-            regularization: side.regularization,
-            solver: side.solver,
-            factors: spec.factors,
-        };
-        if !side.slices.is_empty() {
+        fixed: &State,
+        to: Vec<Folder>,
+        enough: Option<Enough>,
+    ) -> Result<Vec<State>> {
+        let Some(first) = to.first() else { return Ok(Vec::new()) };
+        let AlsSide { step, blocks, slices, .. } = side.matrix.clone();
+        if !slices.is_empty() {
             let slices = AlsSlices {
                 step,
-                slices: side.slices.clone(),
-                blocks: side.blocks.clone(),
-                fixed: fixed.clone(),
-                fixed_cut,
-                sums: folder.clone(),
+                slices,
+                blocks,
+                fixed: fixed.folder.clone(),
+                fixed_cut: other.matrix.cut,
+                sums: first.clone(),
             };
             self.superstep(Superstep::AlsSlices(slices)).await?;
         }
-        let step = Superstep::AlsStep(AlsStep {
-            step,
-            blocks: side.blocks.clone(),
-            cut: side.cut,
-            slices: side.slices.clone(),
-            earlier: earlier.filter(|_| side.solver.goes_on()),
-            fixed: fixed.clone(),
-            fixed_cut,
-            state: folder.clone(),
+        let steps = Superstep::AlsStep(AlsStep {
+            side: side.matrix.clone(),
+            other: other.matrix.clone(),
+            earlier: earlier.filter(|_| step.solver.goes_on()),
+            fixed: fixed.folder.clone(),
+            to: to.clone(),
+            enough,
         });
-        let measures = self.superstep_of(step, side.work.clone()).await?;
-        let totals = total(&measures);
-        let gram = totals[2..].to_vec();
-        AlsStep::complete_state(&folder, self.session.runtime(), &gram).await?;
-        Ok(State { folder, gram, penalty: totals[1], observed_loss: totals[0] })
+        let totals = total(&self.superstep_of(steps, side.work.clone()).await?);
+        let squares = step.factors * step.factors;
+        let state = |(folder, measures): (Folder, &[f64])| State {
+            folder,
+            measures: Measures {
+                observed_loss: measures[0],
+                penalty: measures[1],
+                gram: measures[2..].to_vec(),
+            },
+        };
+        let states = to.into_iter().zip(totals.chunks_exact(2 + squares)).map(state);
+        let states: Vec<State> = states.collect();
+        for State { folder, measures } in states.iter().rev().take(2) {
+            AlsStep::complete_state(folder, self.session.runtime(), &measures.gram).await?;
+        }
+        Ok(states)
     }
 }
 
-fn state_name(side: &Side, iteration: usize) -> String {
-    format!("state/{}-{iteration:05}", side.name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nightshift_udfs::als::Regularization;
+    use url::Url;
+
+    /// Both sides of the interactions of so many users with 1,000 items, a hundred each.
+    fn sides(users: u64, factors: usize) -> [Side; 2] {
+        let feedback = Feedback::Implicit { alpha: 1.0 };
+        let regularization = Regularization { strength: 1.0, exponent: 0.0, unobserved: 0.0 };
+        let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors };
+        let entries = 100 * users;
+        let blocks = Folder(Url::parse("memory:///blocks/").unwrap());
+        let slices = Vec::new();
+        [("users", users), ("items", 1000)].map(|(name, count)| {
+            let cut = Partitioned::new(count, entries);
+            let (blocks, slices) = (blocks.clone(), slices.clone());
+            Side { name, matrix: AlsSide { step, cut, blocks, entries, slices }, work: Vec::new() }
+        })
+    }
+
+    #[test]
+    fn jobs_are_as_long_as_one_may_have_to_wait_for_them() {
+        let steps = |users: u64, factors: usize, seconds: Option<f64>| {
+            let [users, items] = sides(users, factors);
+            half_steps_of_job((&users, &items), seconds)
+        };
+        // An iteration at first, if it is short.
+        assert_eq!([steps(10_000, 64, None), steps(100_000_000, 64, None)], [2, 1]);
+        assert_eq!([steps(10_000, 64, Some(1.0)), steps(10_000, 64, Some(1e-3))], [6, 128]);
+        assert_eq!([steps(10_000, 64, Some(2.9)), steps(10_000, 64, Some(3.1))], [2, 1]);
+        // Their Gram matrices are no more than that of one with many factors.
+        assert_eq!([steps(10, 256, Some(1e-3)), steps(10, 1024, Some(1e-3))], [14, 2]);
+    }
 }

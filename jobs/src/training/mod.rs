@@ -101,6 +101,13 @@ pub async fn train(
     Ok(StagedModel { tables: trained.tables, details })
 }
 
+/// How long the steps of one job take, about: they are a state that is written, and progress that is shown. Around them a job
+/// takes a tenth of a second, for a state of millions of ranks.
+const JOB_SECONDS: f64 = 3.0;
+
+/// Steps of one job at most.
+const MOST_STEPS: usize = 64;
+
 /// What is known of a model before it is trained.
 fn details(statement: &CreateModel, spec: &ModelSpec, view: &View) -> Result<ModelDetails> {
     let mut references = reads(&Statement::CreateModel(statement.clone()))?;
@@ -178,10 +185,7 @@ impl Training<'_> {
         self.reuse.read.fetch_add(read, Ordering::Relaxed);
         let model = self.name;
         tracing::debug!(run = self.run, %model, name, seconds, busy, kept, read, "superstep");
-        measures.into_iter().collect::<Option<_>>().ok_or_else(|| JobError::Damaged {
-            what: format!("a superstep of {}", self.name),
-            reason: "not every block has answered".to_string(),
-        })
+        measures.into_iter().collect::<Option<_>>().ok_or_else(|| no_answer(&self.name.to_string()))
     }
 
     /// Plans SQL over the rows that a step returns, as the table `export`, and other tables.
@@ -222,6 +226,18 @@ impl Training<'_> {
         let sql =
             format!("SELECT * FROM (VALUES {rows}) AS info(iteration, {})", columns.join(", "));
         self.session.plan_over(&sql, &[]).await
+    }
+}
+
+/// The steps of a job that may do several, of which each takes so many seconds.
+fn steps_of_job(seconds: f64) -> usize {
+    ((JOB_SECONDS / seconds) as usize).clamp(1, MOST_STEPS)
+}
+
+fn no_answer(model: &str) -> JobError {
+    JobError::Damaged {
+        what: format!("a superstep of {model}"),
+        reason: "not every block has answered".to_string(),
     }
 }
 

@@ -5,7 +5,7 @@ use super::options::PageRank;
 use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
 use super::teleport::Teleport;
-use super::{Trained, Training, total};
+use super::{Trained, Training, steps_of_job, total};
 use crate::superstep::{
     Axis, Content, Distributions, Folder, PageRankGraph, PageRankInitialize, PageRankStep,
     Partitioned, RankVectors, RanksExport, Superstep,
@@ -24,13 +24,6 @@ use std::time::Instant;
 
 /// What is measured in each iteration.
 pub(super) const MEASURES: [&str; 2] = ["change", "error_bound"];
-
-/// How long the steps of one job take, about: they are a state that is written, and progress that is shown. Around them a job
-/// takes a tenth of a second, for a state of millions of ranks.
-const JOB_SECONDS: f64 = 3.0;
-
-/// Steps of one job at most.
-const MOST_STEPS: usize = 64;
 
 /// The last state, and for each step the change with the bound of the error, the largest of all vectors, and how long
 /// it took.
@@ -251,7 +244,7 @@ impl Training<'_> {
             let done = history.len() - iteration;
             let taken = started.elapsed().as_secs_f64() / done.max(1) as f64;
             seconds.extend(std::iter::repeat_n(taken, done));
-            steps = ((JOB_SECONDS / taken) as usize).clamp(1, MOST_STEPS);
+            steps = steps_of_job(taken);
             dangling_mass = totals[totals.len() - vectors..].to_vec();
             state = self.rank_state(batch, history.len());
             let enough = spec.is_enough(&history);

@@ -3,24 +3,31 @@
 use super::exact::Exact;
 use super::gradient::Gradient;
 use super::subspace::Subspace;
-use super::{AlsError, Fixed, HalfStep, KnownSums, RowSums, Solver, Sums};
+use super::{AlsError, Fixed, HalfStep, KnownSums, Regularization, RowSums, Solver, Sums};
 use crate::csr::Csr;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
-/// Solves some rows of a block.
-pub(super) struct Rows<'a> {
-    pub(super) step: HalfStep,
-    pub(super) fixed: Fixed<'a>,
+/// Some rows of a block.
+pub(super) struct Piece<'a> {
     pub(super) block: &'a Csr<f32>,
+    pub(super) known: &'a KnownSums,
     /// Which of the block's rows.
     pub(super) rows: Range<usize>,
-    pub(super) width: usize,
-    pub(super) known: &'a KnownSums,
     /// What these rows start from, and then what was found.
     pub(super) solution: &'a mut [f32],
     /// What each of these rows adds to the loss.
     pub(super) losses: &'a mut [Sums],
+    /// Whether all of them have a solution.
+    pub(super) solved: &'a mut Result<(), AlsError>,
+}
+
+/// Solves pieces of blocks, one after another, in the same room.
+pub(super) struct Solve<'a, P> {
+    pub(super) step: HalfStep,
+    pub(super) fixed: Fixed<'a>,
+    pub(super) width: usize,
+    pub(super) pieces: P,
 }
 
 /// A row that is to be solved.
@@ -79,34 +86,49 @@ impl<M: SolveRow> SolveRows for M {
     }
 }
 
-impl WithSimd for Rows<'_> {
-    type Output = Result<(), AlsError>;
+impl<'a, P: Iterator<Item = Piece<'a>>> WithSimd for Solve<'a, P> {
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+    fn with_simd<S: Simd>(self, simd: S) {
         let (feedback, width, fixed) = (self.step.feedback, self.width, self.fixed);
         match self.step.solver {
             Solver::Exact => self.by(simd, Exact::new(simd, feedback, width, fixed, false)),
             Solver::NonNegative => self.by(simd, Exact::new(simd, feedback, width, fixed, true)),
             Solver::ConjugateGradient { steps } => {
-                self.by(simd, Gradient::new(feedback, width, fixed, steps))
+                self.by(simd, Gradient::new(feedback, width, fixed, steps));
             }
             Solver::Subspace { factors } => {
-                self.by(simd, Subspace::new(feedback, width, fixed, factors))
+                self.by(simd, Subspace::new(feedback, width, fixed, factors));
             }
         }
     }
 }
 
-impl Rows<'_> {
+impl<'a, P: Iterator<Item = Piece<'a>>> Solve<'a, P> {
     #[inline(always)]
-    fn by<S: Simd>(self, simd: S, mut method: impl SolveRows) -> Result<(), AlsError> {
-        let Self { step, block, width, known, .. } = self;
+    fn by<S: Simd>(self, simd: S, mut method: impl SolveRows) {
+        for mut piece in self.pieces {
+            *piece.solved = piece.solve(simd, &mut method, self.step.regularization, self.width);
+        }
+    }
+}
+
+impl Piece<'_> {
+    #[inline(always)]
+    fn solve<S: Simd>(
+        &mut self,
+        simd: S,
+        method: &mut impl SolveRows,
+        regularization: Regularization,
+        width: usize,
+    ) -> Result<(), AlsError> {
+        let (block, known) = (self.block, self.known);
         let row_to_solve = |row: usize| {
             let (columns, weights) = block.row(row);
             let following = &block.columns[block.offsets[row] as usize..];
             let sums = known.get(&(block.first_row + row as u32));
-            let lambda = step.regularization.of_row(columns.len());
+            let lambda = regularization.of_row(columns.len());
             Row { columns, weights, following, sums, lambda }
         };
         let together = method.together();

@@ -3,6 +3,7 @@ use crate::csr::Duplicates;
 use crate::random::starting_factors;
 use proptest::prelude::*;
 use pulp::{Arch, Scalar, WithSimd};
+use std::sync::Arc;
 
 const USERS: usize = 6;
 const ITEMS: usize = 5;
@@ -321,12 +322,111 @@ fn groups_of_rows_come_to_the_same() {
         }
         for threads in 1..4 {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let (mut found, mut sums, known) = (start.clone(), Sums::default(), KnownSums::new());
-            let data = (fixed, &block, &known);
-            step.solve_together(&pool, data, &mut found, &mut sums).unwrap();
+            let (mut found, mut sums, known) = (start.clone(), [Sums::default()], KnownSums::new());
+            step.solve_together(&pool, fixed, &[(&block, &known)], &mut found, &mut sums).unwrap();
             assert_eq!(found, whole, "{feedback:?} {solver:?}");
-            assert_eq!(step.measure(&items_gram, &found, &sums), expected);
+            assert_eq!(step.measure(&items_gram, &found, &sums[0]), expected);
         }
+    }
+}
+
+/// Half steps of both sides, block by block: the factors, and what each half step comes to.
+fn one_after_another(
+    sides: [Side<'_>; 2],
+    mut factors: [Vec<f32>; 2],
+    gram: &[f64],
+    count: usize,
+) -> Done {
+    let mut measures: Vec<Measures> = Vec::new();
+    for at in 0..count {
+        let Side { step, blocks } = sides[at % 2];
+        let width = step.feedback.width(step.factors);
+        let mut own = std::mem::take(&mut factors[at % 2]);
+        let gram = measures.last().map_or(gram, |measures| &measures.gram);
+        let fixed = Fixed { rows: &factors[1 - at % 2], gram };
+        let (mut total, mut rest) = (Measures::new(step.factors), own.as_mut_slice());
+        for block in blocks {
+            let part = rest.split_off_mut(..block.rows() * width).unwrap();
+            total.add(&step.run(fixed, block, part).unwrap());
+        }
+        factors[at % 2] = own;
+        measures.push(total);
+    }
+    Done { factors, measures }
+}
+
+#[test]
+fn consecutive_half_steps_are_those_that_return_each_time() {
+    let (users, items, factors) = (90, 70, 20);
+    let entries: Vec<_> = (0..users as u32)
+        .flat_map(|user| (0..user % 31).map(move |at| (user, (user * 7 + at * at * 3) % 70)))
+        .map(|(user, item)| (user, item, (user + item) as f32 % 4.0 - 0.5))
+        .collect();
+    let blocks = |rows: usize, each: usize, by_item: bool| {
+        let of_block = |first: usize| {
+            let count = each.min(rows - first);
+            let mut own: Vec<_> = entries
+                .iter()
+                .map(
+                    |(user, item, weight)| {
+                        if by_item { (*item, *user, *weight) } else { (*user, *item, *weight) }
+                    },
+                )
+                .filter(|(row, ..)| (first..first + count).contains(&(*row as usize)))
+                .collect();
+            own.sort_by_key(|(row, column, _)| (*row, *column));
+            Arc::new(Csr::from_entries(first as u32, count, own.into_iter(), Duplicates::Add))
+        };
+        (0..rows).step_by(each).map(of_block).collect::<Vec<_>>()
+    };
+    // Not as many blocks of one side as of the other.
+    let (user_blocks, item_blocks) = (blocks(users, 40, false), blocks(items, 9, true));
+    let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
+    let feedbacks =
+        [Feedback::Implicit { alpha: 4.0 }, Feedback::Explicit { bias: true, mean: 0.5 }];
+    let solvers = [Solver::Exact, Solver::ConjugateGradient { steps: 2 }];
+    for (feedback, solver) in feedbacks.into_iter().flat_map(|f| solvers.map(|s| (f, s))) {
+        let width = feedback.width(factors);
+        let step = HalfStep { feedback, regularization, solver, factors };
+        let sides = [
+            Side { step, blocks: &user_blocks },
+            // Sides may be solved differently.
+            Side { step: HalfStep { solver: Solver::Exact, ..step }, blocks: &item_blocks },
+        ];
+        let start = [users, items].map(|rows| starting_factors(rows as u64, 0, rows, width, width));
+        let gram = gram(&start[1], width, factors);
+        for threads in 1..3 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for count in [1, 2, 6, 7] {
+                let expected = one_after_another(sides, start.clone(), &gram, count);
+                let done = half_steps(&pool, sides, start.clone(), &gram, (count, None)).unwrap();
+                assert_eq!(done, expected, "{feedback:?} {solver:?} {count}");
+            }
+        }
+
+        // It falls less each time, and by how much is known.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let all = one_after_another(sides, start.clone(), &gram, 16);
+        let losses: Vec<_> = all
+            .measures
+            .chunks_exact(2)
+            .map(|iteration| iteration[1].loss(&iteration[0], feedback))
+            .collect();
+        let falls = |at: usize| (losses[at - 1] - losses[at]) / losses[at - 1];
+        let least = (falls(3) * falls(4)).sqrt();
+        let enough = |before: Option<f64>, least: f64| {
+            Some(Enough { before: before.map(f64::to_bits), least: least.to_bits() })
+        };
+        let steps = |enough: Option<Enough>| {
+            let done = half_steps(&pool, sides, start.clone(), &gram, (16, enough)).unwrap();
+            assert_eq!(done.measures, all.measures[..done.measures.len()]);
+            done.measures.len()
+        };
+        assert_eq!(steps(enough(None, least)), 10, "{losses:?}");
+        // The first iteration counts, if it is known what was before it.
+        assert_eq!(steps(enough(Some(losses[0]), least)), 2);
+        assert_eq!(steps(enough(Some(10.0 * losses[0]), 0.89)), 4);
+        assert_eq!(steps(None), 16);
     }
 }
 
@@ -398,9 +498,9 @@ fn the_first_row_without_a_solution_is_named() {
     let known = KnownSums::new();
     for threads in 1..4 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let (mut solution, mut sums) = (vec![0.0; 400], Sums::default());
-        let data = (fixed, &block, &known);
-        let result = step.solve_together(&pool, data, &mut solution, &mut sums);
+        let (mut solution, mut sums) = (vec![0.0; 400], [Sums::default()]);
+        let blocks = [(&block, &known)];
+        let result = step.solve_together(&pool, fixed, &blocks, &mut solution, &mut sums);
         assert_eq!(result, Err(AlsError::Singular { row: 24, observations: 1 }));
     }
 }
@@ -447,10 +547,10 @@ fn rows_are_solved_by_sums_made_elsewhere() {
         let known = KnownSums::from([(3, sums)]);
         step.solve(fixed, &block, &known, &mut found, &mut total).unwrap();
         assert_eq!(found[..width], expected[..width]);
-        let (mut together, mut total_of_all) = (vec![0.0; 2 * width], Sums::default());
+        let (mut together, mut total_of_all) = (vec![0.0; 2 * width], [Sums::default()]);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let data = (fixed, &block, &known);
-        step.solve_together(&pool, data, &mut together, &mut total_of_all).unwrap();
+        let blocks = [(&block, &known)];
+        step.solve_together(&pool, fixed, &blocks, &mut together, &mut total_of_all).unwrap();
         assert_eq!(together, found);
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} {expected}");
@@ -490,12 +590,14 @@ fn vectors_of_every_width_come_close() {
         let fixed = Fixed { rows: fixed, gram: &gram };
         let mut solution = vec![0.0; block.rows() * factors];
         let (losses, known) = (&mut vec![Sums::default(); block.rows()], &KnownSums::new());
-        let (width, rows, solution_of) = (factors, 0..block.rows(), solution.as_mut_slice());
-        let rows = Rows { step, fixed, block, rows, width, known, solution: solution_of, losses };
+        let (rows, solution_of, mut all) = (0..block.rows(), solution.as_mut_slice(), Ok(()));
+        let piece = Piece { block, known, rows, solution: solution_of, losses, solved: &mut all };
+        let solve = Solve { step, fixed, width: factors, pieces: std::iter::once(piece) };
         match widest {
-            true => Arch::new().dispatch(rows).unwrap(),
-            false => rows.with_simd(Scalar).unwrap(),
+            true => Arch::new().dispatch(solve),
+            false => solve.with_simd(Scalar),
         }
+        all.unwrap();
         solution
     };
     let train = |widest: bool| {

@@ -3,10 +3,12 @@
 use super::{Held, Resident};
 use crate::Result;
 use crate::superstep::exec::Task;
-use crate::superstep::layout::{Folder, Partitioned, numbers_to_bytes, read_numbers};
+use crate::superstep::layout::{
+    Folder, Partitioned, numbers_to_bytes, read_numbers, shared_numbers_to_bytes,
+};
 use arrow::datatypes::ArrowNativeType;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Value;
 use rayon::ThreadPool;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
@@ -35,6 +37,32 @@ impl Resident {
             let held = Held { bytes: bytes.len(), value: Arc::new(bytes) };
             self.others.insert(written(folder, task.block), held).await;
         }
+        Ok(())
+    }
+
+    /// Writes a state of which the task has all parts, `width` numbers a row. It is kept as what [`Self::state`] gives, if
+    /// there is room.
+    pub async fn write_state<V: Value + ArrowNativeType>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        (cut, width): (Partitioned, usize),
+        state: Vec<V>,
+    ) -> Result<()> {
+        let state = Arc::new(state);
+        let bytes = shared_numbers_to_bytes(Arc::clone(&state));
+        let storage = &folder.open(task.runtime)?;
+        let parts = (0..cut.blocks()).map(|block| {
+            let range = cut.range(block);
+            let at = |row: u64| row as usize * width * V::BYTES;
+            let part = bytes.slice(at(range.start)..at(range.end));
+            async move { storage.put(&Folder::part(block), part).await }
+        });
+        let parts: Vec<_> = parts.collect();
+        futures::stream::iter(parts).buffer_unordered(PARTS).try_collect::<()>().await?;
+        self.forget_others(folder.0.as_str()).await;
+        let held = Held { bytes: bytes.len(), value: state };
+        self.others.insert(folder.0.to_string(), held).await;
         Ok(())
     }
 
@@ -208,6 +236,25 @@ mod tests {
         executor.resident.others.remove(&written(&folder, 1)).await.unwrap();
         assert_eq!(*executor.read(&folder).await.unwrap(), expected(1.0));
         assert_eq!(executor.names(), ["user-00001/"]);
+    }
+
+    #[tokio::test]
+    async fn a_whole_state_is_written_in_the_same_parts() {
+        let executor = Executor::new(1 << 30);
+        let (before, whole) = (executor.folder("user-00001"), executor.folder("user-00002"));
+        executor.write(&before, 1.0).await;
+        executor.read(&before).await.unwrap();
+        let written =
+            executor.resident.write_state(executor.task(0), &whole, (CUT, 2), expected(2.0));
+        written.await.unwrap();
+        // It is in the place of the one before.
+        assert_eq!(executor.names(), ["user-00002/"]);
+        assert_eq!(*executor.read(&whole).await.unwrap(), expected(2.0));
+        // Others read the same.
+        let runtime = &executor.runtime;
+        let other = Resident::new(1 << 30);
+        let task = Task { resident: &other, runtime, ..executor.task(0) };
+        assert_eq!(*other.state::<f32>(task, &whole, CUT, 2).await.unwrap(), expected(2.0));
     }
 
     #[tokio::test]

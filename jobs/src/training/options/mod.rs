@@ -10,7 +10,7 @@ use crate::suggestion::did_you_mean;
 use crate::{JobError, Result};
 use declarations::*;
 use nightshift_catalog::registry::ModelDetails;
-use nightshift_udfs::als::{Regularization, Solver};
+use nightshift_udfs::als::{Enough, Regularization, Solver};
 use std::collections::BTreeMap;
 
 /// What a model is to be.
@@ -77,10 +77,16 @@ impl MatrixFactorization {
     /// Whether no iteration is to follow those that have come to these losses.
     pub fn is_enough(&self, losses: &[f64]) -> bool {
         let slow = match losses {
-            [.., before, loss] => before - loss < self.min_rel_progress * before.abs(),
+            [.., before, loss] => Enough::is_enough(self.min_rel_progress, *before, *loss),
             _ => false,
         };
         losses.len() == self.max_iterations || self.early_stop && slow
+    }
+
+    /// The same, as who does several iterations needs it to know; `before` is the loss before the first of them.
+    pub fn enough(&self, before: Option<f64>) -> Option<Enough> {
+        let least = self.min_rel_progress.to_bits();
+        self.early_stop.then(|| Enough { before: before.map(f64::to_bits), least })
     }
 
     /// How rows are solved, of which there are `count` with `entries` in all.
