@@ -85,10 +85,10 @@ fn trainings_that_do_not_fit_into_memory_come_to_the_same() {
             })
             .collect::<Vec<_>>()
     };
-    // Eight blocks of users and as many of items in two steps; those of a graph are read once for all of its steps, which
-    // are jobs of their own or not.
-    let [[_, read_of_graph], of_als] = blocks(roomy.path())[..] else { panic!() };
-    assert_eq!((read_of_graph, of_als), (8.0, [16.0, 16.0]));
+    // Eight blocks of users, as many of items, and as many of a graph are read once for all steps, which are jobs of their
+    // own or not.
+    let [[_, read_of_graph], [_, read]] = blocks(roomy.path())[..] else { panic!() };
+    assert_eq!((read_of_graph, read), (8.0, 16.0));
     for megabytes in ["0", "1", "100"] {
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path(), &files);

@@ -172,6 +172,8 @@ pub struct AlsStep {
     pub to: Vec<Folder>,
     /// After which iterations no other is done.
     pub enough: Option<Enough>,
+    /// Seconds after which no other is begun.
+    pub seconds: f64,
 }
 
 impl AlsStep {
@@ -233,13 +235,15 @@ impl AlsStep {
             None => vec![0.0; side.cut.count as usize * width],
         };
         let (steps, most) = ([side.step, other.step], (self.to.len(), self.enough));
+        let seconds = self.seconds;
+        let in_time = move || started.elapsed().as_secs_f64() < seconds;
         let compute = move |pool: &ThreadPool| {
             let [own, others] = steps;
             let sides = [
                 Side { step: own, blocks: &own_blocks },
                 Side { step: others, blocks: &other_blocks },
             ];
-            half_steps(pool, sides, [start, fixed.to_vec()], &gram, most)
+            half_steps(pool, sides, [start, fixed.to_vec()], &gram, most, in_time)
         };
         let done = task.threads.run(compute).await??;
         let last = done.measures.len().saturating_sub(2);

@@ -22,7 +22,8 @@ pub(super) const MEASURES: [&str; 1] = ["loss"];
 /// The name of the checkpoints of iterations.
 const ITERATION: &str = "iteration";
 
-/// Numbers that a job returns at most: half steps have a Gram matrix each.
+/// Numbers that a job of several half steps returns at most, for each of which there is a Gram matrix: half of what an
+/// executor sends in a message.
 const MOST_NUMBERS: usize = 1 << 20;
 
 /// Operations a second of a small machine, for how long an iteration takes before one was measured.
@@ -58,19 +59,21 @@ impl Side {
 }
 
 /// How many half steps a job may do, when the last iteration took so many `seconds`. A task that does several can't be
-/// interrupted: where an iteration takes long, and a job besides next to nothing, each half step is a job.
+/// interrupted: where an iteration takes long, and a job besides next to nothing, each half step is a job. So is it where
+/// a Gram matrix is much of what a message can be.
 fn half_steps_of_job((users, items): (&Side, &Side), seconds: Option<f64>) -> usize {
     let flops = |AlsSide { step, cut, entries, .. }: &AlsSide| {
         let width = step.feedback.width(step.factors) as f64;
         solver_flops(step.solver, width, *entries as f64, cut.count as f64)
     };
     let expected = || (flops(&users.matrix) + flops(&items.matrix)) / FLOPS;
-    if seconds.unwrap_or_else(expected) > JOB_SECONDS {
+    let seconds = seconds.unwrap_or_else(expected);
+    if seconds > JOB_SECONDS {
         return 1;
     }
     let factors = users.matrix.step.factors;
-    let most = (MOST_NUMBERS / (2 * (factors * factors + 2))).max(1);
-    2 * seconds.map_or(1, steps_of_job).min(most)
+    let most = MOST_NUMBERS / (2 * (factors * factors + 2));
+    (2 * steps_of_job(seconds).min(most)).max(1)
 }
 
 /// A side's factors after a half step.
@@ -252,7 +255,7 @@ impl Training<'_> {
         };
         // The iteration whose states are written down, and stay until others are.
         let mut kept = losses.len();
-        let (mut there, mut old) = (vec![kept], Vec::new());
+        let (mut there, mut old) = (vec![(users, kept), (items, kept)], Vec::new());
         loop {
             let started = Instant::now();
             let begin = losses.len();
@@ -263,6 +266,7 @@ impl Training<'_> {
             let enough = spec.enough(losses.last().copied());
             let steps = self.half_steps((users, items), earlier_users, &item_state, to, enough);
             let mut states = self.removing(&old, steps).await?;
+            let several = states.len() > 1;
             if let [user_state] = states.as_slice() {
                 let to = vec![self.folder(&items.state_name(begin + 1))];
                 let earlier = Some(item_state.folder);
@@ -298,14 +302,15 @@ impl Training<'_> {
             if spec.is_enough(&losses) {
                 return Ok(Solved { users: user_state, items: item_state, losses, seconds });
             }
-            there.push(now);
-            let (needed, others): (Vec<_>, Vec<_>) = there.into_iter().partition(|number| {
-                // Those that the last job began with may still be read by a task that is run twice.
-                *number == kept || *number == now || *number == begin
-            });
+            there.extend([(users, now), (items, now)]);
+            let (needed, others): (Vec<_>, Vec<_>) =
+                there.into_iter().partition(|(side, number)| {
+                    // Those that the last job began with may still be read by a task that is run twice.
+                    let read = *number == begin && (several || side.name == items.name);
+                    *number == kept || *number == now || read
+                });
             there = needed;
-            let both = |number| [users, items].map(|side| side.state_name(number));
-            old = others.into_iter().flat_map(both).collect();
+            old = others.into_iter().map(|(side, number)| side.state_name(number)).collect();
             earlier_users = Some(user_state.folder);
         }
     }
@@ -365,6 +370,7 @@ impl Training<'_> {
             fixed: fixed.folder.clone(),
             to: to.clone(),
             enough,
+            seconds: JOB_SECONDS,
         });
         let totals = total(&self.superstep_of(steps, side.work.clone()).await?);
         let squares = step.factors * step.factors;
@@ -412,11 +418,12 @@ mod tests {
             let [users, items] = sides(users, factors);
             half_steps_of_job((&users, &items), seconds)
         };
-        // An iteration at first, if it is short.
-        assert_eq!([steps(10_000, 64, None), steps(100_000_000, 64, None)], [2, 1]);
+        // Ten billion operations at first, and far more.
+        assert_eq!([steps(10_000, 64, None), steps(100_000_000, 64, None)], [62, 1]);
         assert_eq!([steps(10_000, 64, Some(1.0)), steps(10_000, 64, Some(1e-3))], [6, 128]);
-        assert_eq!([steps(10_000, 64, Some(2.9)), steps(10_000, 64, Some(3.1))], [2, 1]);
-        // Their Gram matrices are no more than that of one with many factors.
-        assert_eq!([steps(10, 256, Some(1e-3)), steps(10, 1024, Some(1e-3))], [14, 2]);
+        assert_eq!([steps(10_000, 64, Some(2.9)), steps(10_000, 64, Some(3.1))], [4, 1]);
+        // Their Gram matrices fit into a message: with many factors, one.
+        assert_eq!([steps(10, 256, Some(1e-3)), steps(10, 1024, Some(1e-3))], [14, 1]);
+        assert_eq!([steps(10, 724, None), steps(10, 725, None)], [2, 1]);
     }
 }

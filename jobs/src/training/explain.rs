@@ -114,7 +114,8 @@ fn of_factorization(
     let state_bytes = 4.0 * width * (users + items);
     let block_bytes = 2.0 * 8.0 * rows + 8.0 * (users + user_blocks) + 8.0 * (items + item_blocks);
     let iterations = spec.max_iterations as f64;
-    // Two states of the users and three of the items are there at the end of an iteration.
+    // Two states of the users and three of the items are there at the end of an iteration, if each half step is a job. If
+    // not, both sides may have three, and they are no larger than an executor's memory.
     let kept_states = 4.0 * width * (2.0 * users + 3.0 * items);
     let exchanged = 2.0 * (ENTRY_BYTES + WEIGHT_BYTES) * rows;
     vec![

@@ -231,7 +231,7 @@ impl Training<'_> {
 
 /// The steps of a job that may do several, of which each takes so many seconds.
 fn steps_of_job(seconds: f64) -> usize {
-    ((JOB_SECONDS / seconds) as usize).clamp(1, MOST_STEPS)
+    ((JOB_SECONDS / seconds).ceil() as usize).clamp(1, MOST_STEPS)
 }
 
 fn no_answer(model: &str) -> JobError {

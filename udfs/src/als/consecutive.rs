@@ -71,7 +71,8 @@ impl Side<'_> {
     }
 }
 
-/// As many half steps as asked, of both sides in turn, or fewer if an iteration, which is one of each, was `enough` before.
+/// As many half steps as asked, of both sides in turn, or fewer if an iteration, which is one of each, was `enough` before,
+/// or if the caller doesn't want to `go_on` after it.
 ///
 /// `factors` are those of both sides before the first half step, which solves the first side: what its rows start from, and
 /// the other side's, whose Gram matrix is `gram`.
@@ -81,6 +82,7 @@ pub fn half_steps(
     factors: [Vec<f32>; 2],
     gram: &[f64],
     (most, enough): (usize, Option<Enough>),
+    go_on: impl Fn() -> bool,
 ) -> Result<Done, AlsError> {
     let [mut own, mut others] = factors;
     let mut measures: Vec<Measures> = Vec::new();
@@ -96,9 +98,10 @@ pub fn half_steps(
         if let (true, Some(loss)) = (measures.len().is_multiple_of(2), loss) {
             let before = loss_before.replace(loss);
             let least = enough.map(|enough| f64::from_bits(enough.least));
-            if let (Some(least), Some(before)) = (least, before)
-                && Enough::is_enough(least, before, loss)
-            {
+            let is_enough = least
+                .zip(before)
+                .is_some_and(|(least, before)| Enough::is_enough(least, before, loss));
+            if is_enough || !go_on() {
                 break;
             }
         }

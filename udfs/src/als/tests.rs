@@ -399,7 +399,8 @@ fn consecutive_half_steps_are_those_that_return_each_time() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             for count in [1, 2, 6, 7] {
                 let expected = one_after_another(sides, start.clone(), &gram, count);
-                let done = half_steps(&pool, sides, start.clone(), &gram, (count, None)).unwrap();
+                let done =
+                    half_steps(&pool, sides, start.clone(), &gram, (count, None), || true).unwrap();
                 assert_eq!(done, expected, "{feedback:?} {solver:?} {count}");
             }
         }
@@ -418,7 +419,8 @@ fn consecutive_half_steps_are_those_that_return_each_time() {
             Some(Enough { before: before.map(f64::to_bits), least: least.to_bits() })
         };
         let steps = |enough: Option<Enough>| {
-            let done = half_steps(&pool, sides, start.clone(), &gram, (16, enough)).unwrap();
+            let most = (16, enough);
+            let done = half_steps(&pool, sides, start.clone(), &gram, most, || true).unwrap();
             assert_eq!(done.measures, all.measures[..done.measures.len()]);
             done.measures.len()
         };
@@ -427,6 +429,9 @@ fn consecutive_half_steps_are_those_that_return_each_time() {
         assert_eq!(steps(enough(Some(losses[0]), least)), 2);
         assert_eq!(steps(enough(Some(10.0 * losses[0]), 0.89)), 4);
         assert_eq!(steps(None), 16);
+        // Whoever doesn't want to wait has a whole iteration.
+        let one = half_steps(&pool, sides, start.clone(), &gram, (16, None), || false).unwrap();
+        assert_eq!(one, one_after_another(sides, start.clone(), &gram, 2));
     }
 }
 
