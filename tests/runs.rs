@@ -24,7 +24,7 @@ const FILES: [(&str, &str); 5] = [
         "b.sql",
         "CREATE OR REPLACE MODEL x.als OPTIONS (model_type = 'matrix_factorization', \
          feedback_type = 'implicit', user_col = 'user_id', item_col = 'item_id', \
-         rating_col = 'weight', num_factors = 32, max_iterations = 300, early_stop = false) \
+         rating_col = 'weight', num_factors = 32, max_iterations = 3000, early_stop = false) \
          AS SELECT user_id, item_id, weight FROM x.pairs",
     ),
     ("c.sql", "CREATE OR REPLACE TABLE x.sums AS SELECT count(*) AS pairs FROM x.pairs"),
@@ -132,7 +132,7 @@ fn what_a_run_does_is_written_down() {
     ];
     assert_eq!(steps, expected);
     let iterations: Vec<u64> = iterations(&events);
-    assert_eq!(iterations, (1..=300).collect::<Vec<_>>());
+    assert_eq!(iterations, (1..=3000).collect::<Vec<_>>());
 
     let runs = rows(folder.path(), &["runs"]);
     assert_eq!(runs.len(), 1);
@@ -156,7 +156,7 @@ fn what_a_run_does_is_written_down() {
         "CREATE MODEL",
         "x.als <- x.pairs",
         "loss ",
-        "in 300 iterations",
+        "in 3000 iterations",
         "published  1, x.als version 1",
     ] {
         assert!(show.contains(part), "{part} in\n{show}");
@@ -225,7 +225,7 @@ fn a_run_goes_on_after_its_process_was_killed() {
     // The training went on where it was: not from its beginning, and to the same end.
     let rest = iterations(after);
     assert!(rest[0] > 1, "{rest:?}");
-    assert_eq!(rest, (rest[0]..=300).collect::<Vec<_>>());
+    assert_eq!(rest, (rest[0]..=3000).collect::<Vec<_>>());
 
     let (other, pipeline) = setting();
     succeed(nightshift(other.path()).arg("run").arg(&pipeline));

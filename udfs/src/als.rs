@@ -10,7 +10,10 @@
 //! Factors are stored as `f32`. Normal equations are built and solved in `f32` where that is enough, see
 //! [`HalfStep::run`].
 
+mod axes;
+mod common;
 mod consecutive;
+mod dual;
 mod equations;
 mod exact;
 mod gradient;
@@ -19,6 +22,7 @@ mod observations;
 mod rows;
 mod subspace;
 
+pub use axes::Axes;
 pub use consecutive::{Done, Enough, Side, half_steps};
 pub use equations::Equations;
 
@@ -157,23 +161,25 @@ pub struct Fixed<'a> {
     /// The Gram matrix of those rows' factors, `factors × factors`, over all rows of the side.
     /// Unused for explicit feedback.
     pub gram: &'a [f64],
+    /// The axes that the rows are along, see [`HalfStep::turns`]. `gram` is that of the rows before they were turned.
+    pub axes: Option<&'a Axes>,
 }
 
-impl Fixed<'_> {
+impl<'a> Fixed<'a> {
+    /// Rows as they are, with the Gram matrix of their factors.
+    pub fn new(rows: &'a [f32], gram: &'a [f64]) -> Self {
+        Self { rows, gram, axes: None }
+    }
+
     /// The row of a column.
     #[inline(always)]
     fn row(&self, column: u32, width: usize) -> &[f32] {
         &self.rows[column as usize * width..][..width]
     }
 
-    /// The Gram matrix in single precision, in rows of `order` numbers; nothing for explicit feedback.
-    fn single_gram(&self, feedback: Feedback, width: usize, order: usize) -> Vec<f32> {
-        let Feedback::Implicit { .. } = feedback else { return Vec::new() };
-        let mut single = vec![0.0; order * order];
-        for (single, gram) in single.chunks_exact_mut(order).zip(self.gram.chunks_exact(width)) {
-            single.iter_mut().zip(gram).for_each(|(single, gram)| *single = *gram as f32);
-        }
-        single
+    /// The Gram matrix of the rows as they are.
+    fn common_gram(&self) -> &[f64] {
+        self.axes.map_or(self.gram, |axes| &axes.gram)
     }
 }
 
@@ -241,6 +247,12 @@ impl RowSums {
         self.0
     }
 
+    /// The matrix, by columns, and the right side, of rows of so many numbers.
+    fn equations(&self, width: usize) -> (&[f64], &[f64]) {
+        let (matrix, rest) = self.0.split_at(width * width);
+        (matrix, &rest[..width])
+    }
+
     /// Adds the sums of observations that come after these.
     pub fn add(&mut self, other: &Self) {
         self.0.iter_mut().zip(&other.0).for_each(|(sum, value)| *sum += value);
@@ -285,7 +297,32 @@ impl Sums {
 /// Pieces of a block that threads solve one at a time: so many that none waits long for another that has the last.
 const PIECES: u64 = 16;
 
+/// Observations of a row, for each factor, on average and at most, so that there are so many rows with fewer observations than
+/// factors that they make up for turning: where a few users have most of the observations, most of them have far less than
+/// the average. To turn is a hundredth of the work (more where a state is read in parts, each of which is turned for itself), and
+/// these rows may be half of it.
+const OBSERVATIONS_WORTH_TURNING: u64 = 2;
+
+/// With fewer factors, equations of as many unknowns are solved as fast. As measured by `bench/run als`: with 64, turning takes
+/// as much as it saves, with 128 a half step of the users of "20M" takes a seventh less.
+const FACTORS_WORTH_TURNING: usize = 96;
+
 impl HalfStep {
+    /// Whether rows, of which there are so many with so many observations in all, are to be solved along the axes of the fixed
+    /// side.
+    pub fn turns(&self, rows: u64, observations: u64) -> bool {
+        let Feedback::Implicit { .. } = self.feedback else { return false };
+        match self.solver {
+            // What must not be negative can't be turned.
+            Solver::NonNegative => false,
+            Solver::ConjugateGradient { .. } | Solver::Subspace { .. } => true,
+            Solver::Exact => {
+                self.factors >= FACTORS_WORTH_TURNING
+                    && observations / rows.max(1) < OBSERVATIONS_WORTH_TURNING * self.factors as u64
+            }
+        }
+    }
+
     /// Solves all rows of a block. `solution` has [`Feedback::width`] numbers a row: the factors that a row starts
     /// from, then those that were found. What a solver is exact for doesn't depend on the start.
     ///

@@ -1,16 +1,22 @@
 //! Small dense linear algebra in single precision, for many small systems: the products of a panel with
-//! itself, and the Cholesky decomposition, of one system ([`System`]) or of several at a time ([`Batch`]).
+//! itself, and the Cholesky decomposition, of one system ([`System`]) or of several at a time ([`Batch`]); rows that become
+//! the columns of a panel ([`Columns`]), and rows times a matrix ([`Transform`]).
 //!
 //! Matrices are symmetric, by columns, and only their lower triangles count. Their order is a multiple of
 //! [`LANES`], so that every column is made of whole vectors.
 
 mod batch;
+mod columns;
 mod system;
+mod transform;
+mod transpose;
 
 pub use batch::Batch;
+pub use columns::Columns;
 pub use system::System;
+pub use transform::Transform;
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 /// Every order is a multiple of this: the numbers of the widest vector.
 pub const LANES: usize = 16;
@@ -60,7 +66,8 @@ fn fetch(address: *const f32) {
 fn fetch(_: *const f32) {}
 
 /// Adds `ZᵀZ` to the lower triangle of `matrix`, or makes that the sum of it and `base` if there is one; `panel` holds the
-/// rows of Z, each of `order` numbers. Fetches as many of the rows `ahead` as the panel has, meanwhile.
+/// rows of Z, each of `order` numbers. Fetches as many of the rows `ahead` as the panel has, or all of them if they are fewer,
+/// meanwhile.
 #[inline(always)]
 pub fn add_products<S: Simd>(
     simd: S,
@@ -70,15 +77,36 @@ pub fn add_products<S: Simd>(
     order: usize,
     ahead: Ahead<'_>,
 ) {
-    let numbers = order * (order + S::F32_LANES) / 2;
-    let lines = (ahead.lines() << FRACTION).div_ceil(numbers);
-    let next = Next { row: 0, line: 0, due: 0 };
-    let products = Products { simd, matrix, base, panel, order, ahead, lines, next };
-    match S::F32_LANES {
-        16 => products.add_widest(),
-        8 => products.add_wide(),
-        4 => products.add_squares::<4>(),
-        _ => products.add_squares::<1>(),
+    simd.vectorize(AddProducts { matrix, base, panel, order, ahead });
+}
+
+/// What [`add_products`] is given: a function of its own, since it is wanted in several places and is long.
+struct AddProducts<'a> {
+    matrix: &'a mut [f32],
+    base: Option<&'a [f32]>,
+    panel: &'a [f32],
+    order: usize,
+    ahead: Ahead<'a>,
+}
+
+impl WithSimd for AddProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { matrix, base, panel, order, ahead } = self;
+        let numbers = order * (order + S::F32_LANES) / 2;
+        let rows = (panel.len() / order).max(1);
+        let lines = ahead.next.len().min(rows) * ahead.lines();
+        let lines = (lines << FRACTION).div_ceil(numbers * rows);
+        let next = Next { row: 0, line: 0, due: 0 };
+        let products = Products { simd, matrix, base, panel, order, ahead, lines, next };
+        match S::F32_LANES {
+            16 => products.add_widest(),
+            8 => products.add_wide(),
+            4 => products.add_squares::<4>(),
+            _ => products.add_squares::<1>(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::als::{
-    self, AlsError, Enough, Fixed, HalfStep, KnownSums, Measures, Side, Sums, half_steps,
+    self, AlsError, Axes, Enough, Fixed, HalfStep, KnownSums, Measures, Side, Sums, half_steps,
 };
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
@@ -129,6 +129,12 @@ impl AlsSide {
         self.step.feedback.width(self.step.factors)
     }
 
+    /// Whether it is solved along the axes of the other side. Sums of slices are made by several executors, whose axes differ
+    /// if their processors do: they are never turned.
+    fn turns(&self) -> bool {
+        self.slices.is_empty() && self.step.turns(self.cut.count, self.entries)
+    }
+
     /// Bytes of all its factors.
     fn state_bytes(&self) -> usize {
         self.cut.count as usize * self.width() * size_of::<f32>()
@@ -198,6 +204,31 @@ impl AlsStep {
         task.resident.numbers(task.runtime, &self.fixed, GRAM, squares).await
     }
 
+    /// The axes of the other side that rows are solved along, if they are. They are found once for all tasks of an executor.
+    async fn axes(&self, task: Task<'_>, gram: &Arc<Vec<f64>>) -> Result<Arc<Option<Axes>>> {
+        if !self.side.turns() {
+            return Ok(Arc::new(None));
+        }
+        let (gram, factors) = (Arc::clone(gram), self.side.step.factors);
+        let find = async {
+            let axes = task.threads.run(move |_| Axes::new(&gram, factors)).await?;
+            // Two matrices in single precision, and one in double.
+            Ok((axes, factors * factors * 2 * size_of::<f64>()))
+        };
+        task.resident.of_state(&self.fixed, "axes", find).await
+    }
+
+    /// The whole state of the other side, along its axes if there are any.
+    async fn fixed(&self, task: Task<'_>, axes: &Arc<Option<Axes>>) -> Result<Arc<Vec<f32>>> {
+        let (cut, width) = (self.other.cut, self.side.width());
+        if axes.is_none() {
+            return task.resident.state(task, &self.fixed, cut, width).await;
+        }
+        let axes = Arc::clone(axes);
+        let turn = move |rows: &mut [f32]| axes.iter().for_each(|axes| axes.turn(rows));
+        task.resident.changed_state(task, &self.fixed, (cut, width), ("turned", turn)).await
+    }
+
     /// Solves a block against the whole state of the other side.
     async fn solve(
         &self,
@@ -207,11 +238,11 @@ impl AlsStep {
         known: KnownSums,
         mut part: Vec<f32>,
     ) -> Result<(Vec<f32>, Measures)> {
-        let (cut, width) = (self.other.cut, self.side.width());
-        let fixed = task.resident.state::<f32>(task, &self.fixed, cut, width).await?;
+        let axes = self.axes(task, &gram).await?;
+        let fixed = self.fixed(task, &axes).await?;
         let (step, mut sums) = (self.side.step, [Sums::default()]);
         let solve = move |pool: &ThreadPool| {
-            let fixed = Fixed { rows: &fixed, gram: &gram };
+            let fixed = Fixed { rows: &fixed, gram: &gram, axes: Option::as_ref(&axes) };
             step.solve_together(pool, fixed, &[(&block, &known)], &mut part, &mut sums)?;
             let measures = step.measure(&gram, &part, &sums[0]);
             Ok::<_, AlsError>((part, measures))
@@ -277,14 +308,17 @@ impl AlsStep {
         let without = known.keys().copied().collect();
         let known = Arc::new(known);
         let (step, width, mut sums) = (self.side.step, self.side.width(), Sums::default());
+        let axes = self.axes(task, &gram).await?;
         let mut groups = Groups::new(task, block, width * size_of::<f32>(), without);
         while let Some(reserved) = groups.next(task).await? {
             let columns = &reserved.group.columns;
-            let fixed = self.fixed.rows(task.runtime, self.other.cut, width, columns).await?;
-            let (gram, known) = (Arc::clone(&gram), Arc::clone(&known));
+            let state = self.fixed.rows(task.runtime, self.other.cut, width, columns);
+            let mut fixed = state.await?;
+            let (gram, known, axes) = (Arc::clone(&gram), Arc::clone(&known), Arc::clone(&axes));
             let solve = move || {
+                axes.iter().for_each(|axes| axes.turn(&mut fixed));
                 let rows = &reserved.group.rows;
-                let fixed = Fixed { rows: &fixed, gram: &gram };
+                let fixed = Fixed { rows: &fixed, gram: &gram, axes: Option::as_ref(&axes) };
                 let solution = &mut part[reserved.first * width..][..rows.rows() * width];
                 let solved = step.solve(fixed, rows, &known, solution, &mut sums);
                 solved.map(|()| (part, sums))
@@ -331,8 +365,11 @@ impl Kernel for AlsStep {
     async fn run_together(&self, task: Task<'_>, blocks: &[u32]) -> Result<Option<RecordBatch>> {
         let (side, other) = (&self.side, &self.other);
         let all = self.to.len() > 1 && blocks.iter().copied().eq(0..self.blocks());
-        // What steps begin with is there besides what they come to.
-        let held = task.resident.holds(2 * (side.state_bytes() + other.state_bytes()))
+        // What steps begin with is there besides what they come to, and a side that is turned.
+        let (own, others) = (side.state_bytes(), other.state_bytes());
+        let turned = [(side, others), (other, own)];
+        let turned = turned.into_iter().filter_map(|(side, fixed)| side.turns().then_some(fixed));
+        let held = task.resident.holds(2 * (own + others) + turned.max().unwrap_or(0))
             && task.resident.holds(side.block_bytes() + other.block_bytes());
         let whole_rows = side.slices.is_empty() && other.slices.is_empty();
         match all && held && whole_rows {

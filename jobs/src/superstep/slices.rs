@@ -117,7 +117,7 @@ impl AlsSlices {
             let add = move || {
                 let (columns, weights) = block.row(row);
                 let observations = (&columns[entries.clone()], &weights[entries]);
-                step.add_to_row(Fixed { rows: &fixed, gram: &[] }, observations, &mut sums);
+                step.add_to_row(Fixed::new(&fixed, &[]), observations, &mut sums);
                 sums
             };
             return Ok(spawn_blocking(add).await?);
@@ -141,7 +141,7 @@ impl AlsSlices {
                     place as u32
                 });
                 let places: Vec<u32> = places.collect();
-                let fixed = Fixed { rows: &fixed, gram: &[] };
+                let fixed = Fixed::new(&fixed, &[]);
                 step.add_to_row(fixed, (&places, &weights[part]), &mut sums);
                 drop(memory);
                 sums

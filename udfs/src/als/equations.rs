@@ -55,14 +55,38 @@ impl Equations {
         }
     }
 
-    /// All of a row's equations.
-    pub(super) fn start_row(&mut self, feedback: Feedback, fixed: Fixed<'_>, row: &Row<'_>) {
-        self.start(feedback, fixed.gram, row.lambda);
-        let columns = row.columns.iter().zip(row.weights);
+    /// Solves a row, with the first `constrained` unknowns not negative if there are such. `None` if its equations are singular,
+    /// else the product of its right side and the solution.
+    #[cold]
+    pub(super) fn solve_row(
+        &mut self,
+        feedback: Feedback,
+        fixed: Fixed<'_>,
+        row: &Row<'_>,
+        constrained: Option<usize>,
+        solution: &mut [f32],
+    ) -> Option<f64> {
+        self.start(feedback, fixed.common_gram(), row.lambda);
         let width = self.width;
-        let observed = columns
-            .map(|(column, weight)| (&fixed.rows[*column as usize * width..][..width], *weight));
-        self.add(feedback, observed);
+        match row.sums {
+            Some(sums) => {
+                let (matrix, target) = sums.equations(width);
+                self.matrix.iter_mut().zip(matrix).for_each(|(sum, value)| *sum += value);
+                self.target.iter_mut().zip(target).for_each(|(sum, value)| *sum += value);
+            }
+            None => {
+                let columns = row.columns.iter().zip(row.weights);
+                let observed = columns.map(|(column, weight)| (fixed.row(*column, width), *weight));
+                self.add(feedback, observed);
+            }
+        }
+        let target = self.target.clone();
+        let solved = match constrained {
+            Some(constrained) => self.solve_nonnegative(constrained),
+            None => self.solve(),
+        }?;
+        solution.iter_mut().zip(solved).for_each(|(value, solved)| *value = *solved as f32);
+        Some(solved.iter().zip(&target).map(|(value, target)| value * target).sum())
     }
 
     /// Adds observations: the other side's row of [`Feedback::width`] numbers, and the weight.
@@ -142,7 +166,7 @@ impl Equations {
 impl Equations {
     /// Solves the equations with the first `constrained` unknowns not negative, by cyclic coordinate descent: slow, and
     /// also where the equations are singular, for one of their solutions. `None` if it comes to no end.
-    pub(super) fn solve_nonnegative(&mut self, constrained: usize) -> Option<&[f64]> {
+    fn solve_nonnegative(&mut self, constrained: usize) -> Option<&[f64]> {
         let width = self.width;
         for row in 0..width {
             for column in row + 1..width {

@@ -2,11 +2,14 @@
 //!
 //! Most of a training is here: a row's observations are gathered in a panel, whose products with itself are
 //! its normal equations. They are added up in `f32` for [`CHUNK`] observations at a time, and beyond that
-//! in `f64`. Where the decomposition loses too many digits, the row is solved again in `f64`.
+//! in `f64`. Where the decomposition loses too many digits, the row is solved again in `f64`. Rows with few observations are
+//! left to [`super::dual`].
 
+use super::common::Common;
+use super::dual::Dual;
 use super::nonnegative::NonNegative;
 use super::observations::observe;
-use super::rows::{Row, SolveRows};
+use super::rows::{Row, SolveRows, Solved};
 use super::{CHUNK, Equations, Feedback, Fixed, RowSums};
 use crate::dense::{self, Ahead, Batch, System};
 use pulp::Simd;
@@ -20,7 +23,12 @@ const DISTANCE: usize = 3 * PANEL_ROWS;
 
 /// The largest order of equations that are solved several at a time: as many of those that are larger as a vector has lanes
 /// don't fit into a second cache.
-const BATCHED_ORDER: usize = 64;
+pub(super) const BATCHED_ORDER: usize = 64;
+
+/// What is to be fetched while the last `count` of the observations before `following` are added up, and more after it.
+pub(super) fn ahead(following: &[u32], count: usize) -> &[u32] {
+    following.get(DISTANCE.saturating_sub(count)..).unwrap_or_default()
+}
 
 /// The room for the equations of some rows.
 pub(super) struct Exact<'a> {
@@ -47,8 +55,12 @@ pub(super) struct Exact<'a> {
     /// Those of the rows that are solved together.
     systems: Vec<System>,
     rights: Vec<Right>,
+    /// Rows whose equations are gathered, in the first of these.
+    waiting: Vec<Row<'a>>,
     /// What solves them, if there can be several.
     batch: Option<Batch>,
+    /// What solves rows with few observations.
+    dual: Option<Dual<'a>>,
     nonnegative: Option<NonNegative>,
     precise: Equations,
 }
@@ -78,12 +90,7 @@ impl<'a> Exact<'a> {
         nonnegative: bool,
     ) -> Self {
         let order = dense::padded(width);
-        let mut base = fixed.single_gram(feedback, width, order);
-        base.resize(order * order, 0.0);
-        // The unknowns beyond the width are zero.
-        for beyond in width..order {
-            base[beyond * order + beyond] = 1.0;
-        }
+        let base = Common::new(feedback, fixed, width).square(0..width, width, order);
         let lanes = if order <= BATCHED_ORDER && !nonnegative { S::F32_LANES } else { 1 };
         Self {
             feedback,
@@ -100,7 +107,9 @@ impl<'a> Exact<'a> {
             right: Right::new(order),
             systems: vec![System::new(order); lanes],
             rights: vec![Right::new(order); lanes],
+            waiting: Vec::with_capacity(lanes),
             batch: (lanes > 1).then(|| Batch::new(simd, width)),
+            dual: (!nonnegative).then(|| Dual::new(simd, feedback, width, fixed)).flatten(),
             nonnegative: nonnegative
                 .then(|| NonNegative::new(width - usize::from(feedback.has_bias()), width)),
             precise: Equations::new(width),
@@ -159,7 +168,7 @@ impl<'a> Exact<'a> {
             let (columns, next) = following.split_at(weights.len());
             following = next;
             self.gather_panel(simd, columns, weights);
-            let next = next.get(DISTANCE - columns.len()..).unwrap_or_default();
+            let next = ahead(next, columns.len());
             let ahead = Ahead { rows: self.fixed.rows, next, width: self.width };
             let panel = &self.panel[..weights.len() * self.order];
             let base = first.then_some(self.base.as_slice());
@@ -273,41 +282,12 @@ impl<'a> Exact<'a> {
         values.for_each(|(value, target)| *value = *target as f32);
     }
 
-    /// Solves a row in double precision. False if its equations are singular.
-    #[cold]
-    fn solve_precisely(&mut self, row: &Row<'_>, place: usize) -> bool {
-        self.precise.start_row(self.feedback, self.fixed, row);
-        let solved = match &self.nonnegative {
-            Some(nonnegative) => self.precise.solve_nonnegative(nonnegative.constrained()),
-            None => self.precise.solve(),
-        };
-        let Some(solved) = solved else { return false };
-        let values = self.systems[place].unknowns.iter_mut().zip(solved);
-        values.for_each(|(value, solved)| *value = *solved as f32);
-        true
-    }
-}
-
-impl SolveRows for Exact<'_> {
-    fn together(&self) -> usize {
-        self.systems.len()
-    }
-
+    /// Solves the rows that wait.
     #[inline(always)]
-    fn solve<S: Simd>(
-        &mut self,
-        simd: S,
-        rows: &[Row<'_>],
-        solutions: &mut [f32],
-        objectives: &mut [f64],
-    ) -> Result<(), usize> {
-        for (place, row) in rows.iter().enumerate() {
-            self.prepare(simd, row);
-            std::mem::swap(&mut self.system, &mut self.systems[place]);
-            std::mem::swap(&mut self.right, &mut self.rights[place]);
-        }
-        let systems = &mut self.systems;
+    fn solve_waiting<S: Simd>(&mut self, simd: S, solved: &mut Solved<'_>) {
+        let systems = &mut self.systems[..self.waiting.len()];
         match (&mut self.batch, &mut self.nonnegative) {
+            _ if systems.is_empty() => {}
             (Some(batch), _) => batch.solve(simd, systems),
             (None, Some(nonnegative)) => {
                 for system in systems {
@@ -316,28 +296,60 @@ impl SolveRows for Exact<'_> {
             }
             (None, None) => {
                 for system in systems {
-                    system.decompose(simd);
                     system.solve(simd);
                 }
             }
         }
-        let solutions = solutions.chunks_exact_mut(self.width).zip(objectives);
-        for (place, (solution, objective)) in solutions.enumerate() {
-            let system = &self.systems[place];
-            let solved = system.definite && system.unknowns.iter().all(|value| value.is_finite());
-            if !solved && !self.solve_precisely(&rows[place], place) {
-                return Err(place);
-            }
+        for ((row, system), right) in self.waiting.iter().zip(&self.systems).zip(&self.rights) {
+            let solution = solved.row(row);
             // At its minimum, an objective xᵀAx − 2bᵀx + s is s − bᵀx. That of non-negative unknowns is there as well,
             // because each of them is zero or its derivative is.
             let mut gain = 0.0;
-            let values = self.systems[place].unknowns.iter().zip(&self.rights[place].target);
-            for (out, (value, target)) in solution.iter_mut().zip(values) {
-                *out = *value;
-                gain += f64::from(*value) * target;
+            if system.definite && system.unknowns.iter().all(|value| value.is_finite()) {
+                let values = system.unknowns.iter().zip(&right.target);
+                for (out, (value, target)) in solution.iter_mut().zip(values) {
+                    *out = *value;
+                    gain += f64::from(*value) * target;
+                }
+            } else {
+                let constrained = self.nonnegative.as_ref().map(NonNegative::constrained);
+                let (feedback, fixed) = (self.feedback, self.fixed);
+                let found = self.precise.solve_row(feedback, fixed, row, constrained, solution);
+                let Some(found) = found else {
+                    solved.is_singular(row);
+                    continue;
+                };
+                gain = found;
             }
-            *objective = self.rights[place].squares - gain;
+            solved.done(row, right.squares - gain);
         }
-        Ok(())
+        self.waiting.clear();
+    }
+}
+
+impl<'a> SolveRows<'a> for Exact<'a> {
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, simd: S, row: Row<'a>, _: &mut Solved<'_>) -> bool {
+        if let Some(dual) = &mut self.dual
+            && let Some(class) = dual.class(&row)
+        {
+            return dual.take(simd, row, class);
+        }
+        self.prepare(simd, &row);
+        let at = self.waiting.len();
+        std::mem::swap(&mut self.system, &mut self.systems[at]);
+        std::mem::swap(&mut self.right, &mut self.rights[at]);
+        self.waiting.push(row);
+        self.waiting.len() == self.systems.len()
+    }
+
+    #[inline(always)]
+    fn solve<S: Simd>(&mut self, simd: S, all: bool, solved: &mut Solved<'_>) {
+        if all || self.waiting.len() == self.systems.len() {
+            self.solve_waiting(simd, solved);
+        }
+        if let Some(dual) = &mut self.dual {
+            dual.solve(simd, all, solved, &mut self.precise);
+        }
     }
 }

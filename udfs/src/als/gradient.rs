@@ -1,18 +1,20 @@
 //! Rows by conjugate gradients: the matrix of a row's equations is never made, only multiplied by vectors, for
-//! which the row's observations are read once.
+//! which the row's observations are read once. Along the axes of the fixed side they are preconditioned with what all rows
+//! have in common, a diagonal there, and come about as far as an exact solution in a few steps.
 
+use super::common::Common;
 use super::observations::Observations;
 use super::rows::{Row, SolveRow};
 use super::{Feedback, Fixed};
-use crate::dense;
 use pulp::Simd;
 
 /// The room for a row.
 pub(super) struct Gradient<'a> {
     steps: usize,
     observations: Observations<'a>,
-    /// What the equations of every row have in common, in rows of `width` numbers.
-    gram: Vec<f32>,
+    common: Common,
+    /// What a residual is multiplied by to be a direction.
+    inverse: Vec<f32>,
     residual: Vec<f32>,
     direction: Vec<f32>,
     product: Vec<f32>,
@@ -24,39 +26,13 @@ impl<'a> Gradient<'a> {
         Self {
             steps,
             observations: Observations::new(feedback, width, fixed),
-            gram: fixed.single_gram(feedback, width, width),
+            common: Common::new(feedback, fixed, width),
+            inverse: vec![0.0; width],
             residual: vec![0.0; width],
             direction: vec![0.0; width],
             product: vec![0.0; width],
             sum: vec![0.0; width],
         }
-    }
-}
-
-/// The product of `vector` with the Gram matrix and the penalty.
-#[inline(always)]
-pub(super) fn common_product<S: Simd>(
-    simd: S,
-    gram: &[f32],
-    lambda: f64,
-    vector: &[f32],
-    product: &mut [f32],
-) {
-    let values = product.iter_mut().zip(vector);
-    values.for_each(|(product, value)| *product = lambda as f32 * value);
-    if gram.is_empty() {
-        return;
-    }
-    let width = vector.len();
-    let groups = vector.chunks_exact(4);
-    let rest = groups.remainder();
-    for (at, values) in groups.enumerate() {
-        let rows = std::array::from_fn(|row| &gram[(4 * at + row) * width..][..width]);
-        dense::add_multiples(simd, rows, [values[0], values[1], values[2], values[3]], product);
-    }
-    for (at, value) in rest.iter().enumerate() {
-        let row = &gram[(width - rest.len() + at) * width..][..width];
-        dense::add_multiples(simd, [row], [*value], product);
     }
 }
 
@@ -70,7 +46,7 @@ impl SolveRow for Gradient<'_> {
     fn solve_row<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64> {
         let squares = self.observations.read(row);
         // The objective is xᵀAx − 2bᵀx + s: what observations add to it is made of their products with x.
-        common_product(simd, &self.gram, row.lambda, solution, &mut self.product);
+        self.common.product(simd, row.lambda, solution, &mut self.product);
         let mut objective = squares + inner(&self.product, solution);
         self.sum.iter_mut().zip(&self.product).for_each(|(sum, value)| *sum = -f64::from(*value));
         let start = |confidence: f32, pull: f32, product: f32| {
@@ -79,15 +55,16 @@ impl SolveRow for Gradient<'_> {
             pull - confidence * product
         };
         self.observations.add(simd, row.columns, solution, &mut self.sum, start);
-        for ((residual, direction), sum) in
-            self.residual.iter_mut().zip(&mut self.direction).zip(&self.sum)
+        self.common.precondition(row.lambda, &mut self.inverse);
+        for (((residual, direction), inverse), sum) in
+            self.residual.iter_mut().zip(&mut self.direction).zip(&self.inverse).zip(&self.sum)
         {
             *residual = *sum as f32;
-            *direction = *sum as f32;
+            *direction = *residual * inverse;
         }
-        let mut size = inner(&self.residual, &self.residual);
+        let mut size = inner(&self.residual, &self.direction);
         for _ in 0..self.steps {
-            common_product(simd, &self.gram, row.lambda, &self.direction, &mut self.product);
+            self.common.product(simd, row.lambda, &self.direction, &mut self.product);
             self.sum
                 .iter_mut()
                 .zip(&self.product)
@@ -107,10 +84,15 @@ impl SolveRow for Gradient<'_> {
             let values = self.residual.iter_mut().zip(&self.sum);
             values.for_each(|(residual, sum)| *residual -= (step * sum) as f32);
             let before = size;
-            size = inner(&self.residual, &self.residual);
-            let values = self.direction.iter_mut().zip(&self.residual);
+            let values = self.residual.iter().zip(&self.inverse);
+            self.product
+                .iter_mut()
+                .zip(values)
+                .for_each(|(product, (residual, inverse))| *product = residual * inverse);
+            size = inner(&self.residual, &self.product);
+            let values = self.direction.iter_mut().zip(&self.product);
             let keep = (size / before) as f32;
-            values.for_each(|(direction, residual)| *direction = residual + keep * *direction);
+            values.for_each(|(direction, product)| *direction = product + keep * *direction);
         }
         Some(objective)
     }

@@ -106,7 +106,6 @@ impl NonNegative {
         let target = target.iter().zip(&self.free);
         let target = target.map(|(value, free)| if *free { *value } else { 0.0 });
         self.trial.unknowns.iter_mut().zip(target).for_each(|(out, value)| *out = value);
-        self.trial.decompose(simd);
         self.trial.solve(simd);
     }
 

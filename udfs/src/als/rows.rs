@@ -3,7 +3,7 @@
 use super::exact::Exact;
 use super::gradient::Gradient;
 use super::subspace::Subspace;
-use super::{AlsError, Fixed, HalfStep, KnownSums, Regularization, RowSums, Solver, Sums};
+use super::{AlsError, Fixed, HalfStep, KnownSums, RowSums, Solver, Sums};
 use crate::csr::Csr;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
@@ -33,6 +33,8 @@ pub(super) struct Solve<'a, P> {
 /// A row that is to be solved.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row<'a> {
+    /// Its place among the rows of the piece.
+    pub(super) place: usize,
     pub(super) columns: &'a [u32],
     pub(super) weights: &'a [f32],
     /// The columns of the row and of those after it.
@@ -43,20 +45,45 @@ pub(super) struct Row<'a> {
     pub(super) lambda: f64,
 }
 
-/// A way of solving rows.
-pub(super) trait SolveRows {
-    /// How many rows it solves together, at most.
-    fn together(&self) -> usize;
+/// What was found of a piece.
+pub(super) struct Solved<'a> {
+    width: usize,
+    solution: &'a mut [f32],
+    losses: &'a mut [Sums],
+    /// The place of the first row without a solution.
+    singular: Option<usize>,
+}
 
-    /// Solves some rows, with what they start from in `solutions`, and finds their objectives. If the equations of one
-    /// are singular, its place among them.
-    fn solve<S: Simd>(
-        &mut self,
-        simd: S,
-        rows: &[Row<'_>],
-        solutions: &mut [f32],
-        objectives: &mut [f64],
-    ) -> Result<(), usize>;
+impl Solved<'_> {
+    /// What a row starts from, and where its solution goes.
+    #[inline(always)]
+    pub(super) fn row(&mut self, row: &Row<'_>) -> &mut [f32] {
+        &mut self.solution[row.place * self.width..][..self.width]
+    }
+
+    /// The solution of a row is in its place, and comes to this objective.
+    #[inline(always)]
+    pub(super) fn done(&mut self, row: &Row<'_>, objective: f64) {
+        let norm: f64 = self.row(row).iter().map(|value| f64::from(*value).powi(2)).sum();
+        self.losses[row.place] = Sums { objective, penalty: row.lambda * norm };
+    }
+
+    /// The equations of a row have no unique solution.
+    #[cold]
+    pub(super) fn is_singular(&mut self, row: &Row<'_>) {
+        // They may be found in another order than the rows'.
+        let place = self.singular.map_or(row.place, |first| first.min(row.place));
+        self.singular = Some(place);
+    }
+}
+
+/// A way of solving rows.
+pub(super) trait SolveRows<'a> {
+    /// Takes a row, to solve it now or with others that come after it. True if there are enough to solve them.
+    fn take<S: Simd>(&mut self, simd: S, row: Row<'a>, solved: &mut Solved<'_>) -> bool;
+
+    /// Solves what was taken: where there are enough, or all.
+    fn solve<S: Simd>(&mut self, simd: S, all: bool, solved: &mut Solved<'_>);
 }
 
 /// A way of solving one row.
@@ -66,24 +93,18 @@ pub(super) trait SolveRow {
     fn solve_row<S: Simd>(&mut self, simd: S, row: &Row<'_>, solution: &mut [f32]) -> Option<f64>;
 }
 
-impl<M: SolveRow> SolveRows for M {
-    fn together(&self) -> usize {
-        1
+impl<'a, M: SolveRow> SolveRows<'a> for M {
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, simd: S, row: Row<'a>, solved: &mut Solved<'_>) -> bool {
+        match self.solve_row(simd, &row, solved.row(&row)) {
+            Some(objective) => solved.done(&row, objective),
+            None => solved.is_singular(&row),
+        }
+        false
     }
 
     #[inline(always)]
-    fn solve<S: Simd>(
-        &mut self,
-        simd: S,
-        rows: &[Row<'_>],
-        solutions: &mut [f32],
-        objectives: &mut [f64],
-    ) -> Result<(), usize> {
-        for (row, objective) in rows.iter().zip(objectives) {
-            *objective = self.solve_row(simd, row, solutions).ok_or(0usize)?;
-        }
-        Ok(())
-    }
+    fn solve<S: Simd>(&mut self, _: S, _: bool, _: &mut Solved<'_>) {}
 }
 
 impl<'a, P: Iterator<Item = Piece<'a>>> WithSimd for Solve<'a, P> {
@@ -93,68 +114,77 @@ impl<'a, P: Iterator<Item = Piece<'a>>> WithSimd for Solve<'a, P> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (feedback, width, fixed) = (self.step.feedback, self.width, self.fixed);
         match self.step.solver {
-            Solver::Exact => self.by(simd, Exact::new(simd, feedback, width, fixed, false)),
-            Solver::NonNegative => self.by(simd, Exact::new(simd, feedback, width, fixed, true)),
+            Solver::Exact => {
+                let method = Exact::new(simd, feedback, width, fixed, false);
+                simd.vectorize(By { solve: self, method });
+            }
+            Solver::NonNegative => {
+                let method = Exact::new(simd, feedback, width, fixed, true);
+                simd.vectorize(By { solve: self, method });
+            }
             Solver::ConjugateGradient { steps } => {
-                self.by(simd, Gradient::new(feedback, width, fixed, steps));
+                let method = Gradient::new(feedback, width, fixed, steps);
+                simd.vectorize(By { solve: self, method });
             }
             Solver::Subspace { factors } => {
-                self.by(simd, Subspace::new(feedback, width, fixed, factors));
+                let method = Subspace::new(feedback, width, fixed, factors);
+                simd.vectorize(By { solve: self, method });
             }
         }
     }
 }
 
-impl<'a, P: Iterator<Item = Piece<'a>>> Solve<'a, P> {
-    #[inline(always)]
-    fn by<S: Simd>(self, simd: S, mut method: impl SolveRows) {
-        for mut piece in self.pieces {
-            *piece.solved = piece.solve(simd, &mut method, self.step.regularization, self.width);
-        }
-    }
+/// Solves pieces in one of the ways: a function for each.
+struct By<'a, P, M> {
+    solve: Solve<'a, P>,
+    method: M,
 }
 
-impl Piece<'_> {
+impl<'a, P: Iterator<Item = Piece<'a>>, M: SolveRows<'a>> WithSimd for By<'a, P, M> {
+    type Output = ();
+
     #[inline(always)]
-    fn solve<S: Simd>(
-        &mut self,
-        simd: S,
-        method: &mut impl SolveRows,
-        regularization: Regularization,
-        width: usize,
-    ) -> Result<(), AlsError> {
-        let (block, known) = (self.block, self.known);
-        let row_to_solve = |row: usize| {
-            let (columns, weights) = block.row(row);
-            let following = &block.columns[block.offsets[row] as usize..];
-            let sums = known.get(&(block.first_row + row as u32));
-            let lambda = regularization.of_row(columns.len());
-            Row { columns, weights, following, sums, lambda }
-        };
-        let together = method.together();
-        let mut rows = Vec::with_capacity(together);
-        let mut objectives = vec![0.0; together];
-        let mut first = self.rows.start;
-        let some = self.solution.chunks_mut(together * width);
-        for (solutions, losses) in some.zip(self.losses.chunks_mut(together)) {
-            let count = losses.len();
-            rows.clear();
-            rows.extend((first..first + count).map(row_to_solve));
-            let objectives = &mut objectives[..count];
-            method.solve(simd, &rows, solutions, objectives).map_err(|place| {
-                AlsError::Singular {
-                    row: block.first_row as usize + first + place,
-                    observations: rows[place].columns.len(),
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { solve: Solve { step, fixed, width, pieces }, mut method } = self;
+        for piece in pieces {
+            if let (Some(axes), true) = (fixed.axes, step.solver.goes_on()) {
+                axes.turn(piece.solution);
+            }
+            let (solution, losses) = (&mut *piece.solution, piece.losses);
+            let mut solved = Solved { width, solution, losses, singular: None };
+            let (block, rows) = (piece.block, piece.rows);
+            let mut places = rows.clone().enumerate();
+            // Both take much code, which is here once.
+            loop {
+                let next = places.next();
+                let all = next.is_none();
+                let enough = match next {
+                    Some((place, row)) => {
+                        let (columns, weights) = block.row(row);
+                        let following = &block.columns[block.offsets[row] as usize..];
+                        let sums = piece.known.get(&(block.first_row + row as u32));
+                        let lambda = step.regularization.of_row(columns.len());
+                        let row = Row { place, columns, weights, following, sums, lambda };
+                        method.take(simd, row, &mut solved)
+                    }
+                    None => true,
+                };
+                if enough {
+                    method.solve(simd, all, &mut solved);
                 }
-            })?;
-            let solved = rows.iter().zip(solutions.chunks_exact(width)).zip(objectives);
-            for (loss, ((row, solution), objective)) in losses.iter_mut().zip(solved) {
-                let norm: f64 = solution.iter().map(|value| f64::from(*value).powi(2)).sum();
-                *loss = Sums { objective: *objective, penalty: row.lambda * norm };
+                if all {
+                    break;
+                }
             }
-            first += count;
+            if let Some(place) = solved.singular {
+                let (row, first) = (rows.start + place, block.first_row as usize);
+                let observations = block.row(row).0.len();
+                *piece.solved = Err(AlsError::Singular { row: first + row, observations });
+            }
+            if let Some(axes) = fixed.axes {
+                axes.turn_back(piece.solution);
+            }
         }
-        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Rows by some of their factors at a time: the equations of those are made and solved exactly, while what the
 //! other factors predict stays as it is. The work for a row grows with the factors, not with their square.
 
+use super::common::Common;
 use super::exact::PANEL_ROWS;
-use super::gradient::{common_product, inner};
+use super::gradient::inner;
 use super::observations::{ABREAST, Observations};
 use super::rows::{Row, SolveRow};
 use super::{CHUNK, Equations, Feedback, Fixed};
@@ -16,8 +17,7 @@ pub(super) struct Subspace<'a> {
     width: usize,
     fixed: Fixed<'a>,
     observations: Observations<'a>,
-    /// What the equations of every row have in common, in rows of `width` numbers.
-    gram: Vec<f32>,
+    common: Common,
     parts: Vec<Part>,
     /// The root of each observation's confidence.
     scales: Vec<f32>,
@@ -28,7 +28,7 @@ pub(super) struct Subspace<'a> {
     /// The right side of the row's equations.
     target: Vec<f64>,
     /// What the row's factors add to the left side without the observations.
-    common: Vec<f32>,
+    unobserved: Vec<f32>,
     precise: Equations,
 }
 
@@ -48,20 +48,11 @@ struct Part {
 
 impl<'a> Subspace<'a> {
     pub(super) fn new(feedback: Feedback, width: usize, fixed: Fixed<'a>, factors: usize) -> Self {
-        let gram = fixed.single_gram(feedback, width, width);
+        let common = Common::new(feedback, fixed, width);
         let part = |first: usize| {
             let range = first..(first + factors).min(width);
             let order = dense::padded(range.len());
-            let mut base = vec![0.0; order * order];
-            if !gram.is_empty() {
-                for (base, row) in base.chunks_exact_mut(order).zip(range.clone()) {
-                    base[..range.len()].copy_from_slice(&gram[row * width..][range.clone()]);
-                }
-            }
-            // The unknowns beyond the part are zero.
-            for beyond in range.len()..order {
-                base[beyond * order + beyond] = 1.0;
-            }
+            let base = common.square(range.clone(), width, order);
             let (system, matrix) = (System::new(order), vec![0.0; order * order]);
             let (pulled, gradient) = (vec![0.0; order], vec![0.0; order]);
             Part { range, order, base, system, matrix, pulled, gradient }
@@ -74,12 +65,12 @@ impl<'a> Subspace<'a> {
             fixed,
             observations: Observations::new(feedback, width, fixed),
             parts,
-            gram,
+            common,
             scales: Vec::new(),
             predictions: Vec::new(),
             panel: vec![0.0; PANEL_ROWS * widest],
             target: vec![0.0; width],
-            common: vec![0.0; width],
+            unobserved: vec![0.0; width],
             precise: Equations::new(width),
         }
     }
@@ -99,44 +90,38 @@ impl SolveRow for Subspace<'_> {
             pull
         };
         self.observations.add(simd, row.columns, solution, &mut self.target, start);
-        common_product(simd, &self.gram, row.lambda, solution, &mut self.common);
+        self.common.product(simd, row.lambda, solution, &mut self.unobserved);
 
         for at in 0..self.parts.len() {
             self.gather(simd, at, row);
-            let Self { parts, common, gram, width, .. } = self;
+            let Self { parts, common, unobserved, .. } = self;
             let Part { range, order, system, gradient, .. } = &mut parts[at];
             for diagonal in 0..range.len() {
                 system.matrix[diagonal * (*order + 1)] += row.lambda as f32;
             }
             system.unknowns.fill(0.0);
-            let known = self.target[range.clone()].iter().zip(&common[range.clone()]);
-            for (unknown, (sum, (target, common))) in
+            let known = self.target[range.clone()].iter().zip(&unobserved[range.clone()]);
+            for (unknown, (sum, (target, unobserved))) in
                 system.unknowns.iter_mut().zip(gradient.iter().zip(known))
             {
-                *unknown = (target - f64::from(*common) + sum) as f32;
+                *unknown = (target - f64::from(*unobserved) + sum) as f32;
             }
-            system.decompose(simd);
             system.solve(simd);
             let steps = &system.unknowns[..range.len()];
             if !(system.definite && steps.iter().all(|step| step.is_finite())) {
-                return self.solve_precisely(row, squares, solution);
+                let Self { precise, feedback, fixed, .. } = self;
+                let gain = precise.solve_row(*feedback, *fixed, row, None, solution)?;
+                return Some(squares - gain);
             }
             for (value, step) in solution[range.clone()].iter_mut().zip(steps) {
                 *value += step;
             }
-            let lambda = row.lambda as f32;
-            let values = common[range.clone()].iter_mut().zip(steps);
-            values.for_each(|(common, step)| *common += lambda * step);
-            if !gram.is_empty() {
-                for (row, step) in gram[range.start * *width..].chunks_exact(*width).zip(steps) {
-                    dense::add_multiples(simd, [row], [*step], common);
-                }
-            }
+            common.add_change(simd, row.lambda, (range.start, steps), unobserved);
             self.predict(simd, at, row);
         }
         let observed: f64 = self.predictions.iter().map(|value| f64::from(*value).powi(2)).sum();
         let gain: f64 = self.target.iter().zip(&*solution).map(|(b, x)| b * f64::from(*x)).sum();
-        Some(observed + inner(&self.common, solution) - 2.0 * gain + squares)
+        Some(observed + inner(&self.unobserved, solution) - 2.0 * gain + squares)
     }
 }
 
@@ -244,20 +229,5 @@ impl Subspace<'_> {
             let [product] = dense::inner_products(simd, [part(*column)], steps);
             *prediction += scale * change(product, part(*column));
         }
-    }
-
-    /// Solves all factors of the row at once, in double precision.
-    #[cold]
-    fn solve_precisely(
-        &mut self,
-        row: &Row<'_>,
-        squares: f64,
-        solution: &mut [f32],
-    ) -> Option<f64> {
-        self.precise.start_row(self.feedback, self.fixed, row);
-        let solved = self.precise.solve()?;
-        solution.iter_mut().zip(solved).for_each(|(value, solved)| *value = *solved as f32);
-        let gain: f64 = solved.iter().zip(&self.target).map(|(x, b)| x * b).sum();
-        Some(squares - gain)
     }
 }

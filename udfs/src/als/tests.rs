@@ -3,7 +3,6 @@ use crate::csr::Duplicates;
 use crate::random::starting_factors;
 use proptest::prelude::*;
 use pulp::{Arch, Scalar, WithSimd};
-use std::sync::Arc;
 
 const USERS: usize = 6;
 const ITEMS: usize = 5;
@@ -129,7 +128,7 @@ proptest! {
             .iter().map(|value| value * 10.0).collect();
         let block = Csr::from_entries(0, USERS, entries.iter().copied(), Duplicates::Add);
         let items_gram = gram(&items, width, factors);
-        let fixed = Fixed { rows: &items, gram: &items_gram };
+        let fixed = Fixed::new(&items, &items_gram);
         let mut users = vec![0.0; USERS * width];
         let measures =
             half_step(feedback, &regularization, solver, factors, fixed, &block, &mut users).unwrap();
@@ -181,7 +180,7 @@ proptest! {
             .iter().map(|value| value * 10.0).collect();
         let block = Csr::from_entries(0, USERS, entries.iter().copied(), Duplicates::Add);
         let items_gram = gram(&items, width, factors);
-        let fixed = Fixed { rows: &items, gram: &items_gram };
+        let fixed = Fixed::new(&items, &items_gram);
         let half_step = |solver, users: &mut [f32]| {
             let measures =
                 half_step(feedback, &regularization, solver, factors, fixed, &block, users).unwrap();
@@ -232,7 +231,7 @@ proptest! {
         let regularization = Regularization { strength: 0.1, exponent: 1.0, unobserved: 0.0 };
         let items = starting_factors(1, 0, ITEMS, factors, factors);
         let items_gram = gram(&items, factors, factors);
-        let fixed = Fixed { rows: &items, gram: &items_gram };
+        let fixed = Fixed::new(&items, &items_gram);
         let solve = |first: usize, rows: usize| {
             let range = first as u32..(first + rows) as u32;
             let own = entries.iter().copied().filter(|e| range.contains(&e.0));
@@ -255,7 +254,7 @@ fn long_rows_are_added_up_in_chunks() {
     let gram = gram(&items, 1, 1);
     assert_eq!(gram, [columns as f64 * 0.25]);
     let regularization = Regularization { strength: 1.0, exponent: 0.0, unobserved: 0.0 };
-    let fixed = Fixed { rows: &items, gram: &gram };
+    let fixed = Fixed::new(&items, &gram);
     let feedback = Feedback::Implicit { alpha: 2.0 };
     // With one unknown, a single step of every solver is exact.
     let solvers = [
@@ -274,11 +273,62 @@ fn long_rows_are_added_up_in_chunks() {
     }
 }
 
-/// Rows of every length, up to several chunks, and none.
+/// Along the axes, three steps come as far as an exact solution does, to half a thousandth.
+#[test]
+fn axes_make_steps_longer() {
+    let (users, items, factors) = (400, 300, 64);
+    let entries: Vec<_> = (0..users * 30)
+        .map(|at| {
+            let (user, place) = (at / 30, at % 30);
+            let item = (user % 10 * 30 + place * place * 7) % items;
+            (user as u32, item as u32, 1.0 + (at % 3) as f32)
+        })
+        .collect();
+    let by_user = Csr::from_entries(0, users, entries.iter().copied(), Duplicates::Add);
+    let swapped = entries.iter().map(|(user, item, weight)| (*item, *user, *weight));
+    let by_item = Csr::from_entries(0, items, swapped, Duplicates::Add);
+    let regularization = Regularization { strength: 1.0, exponent: 0.0, unobserved: 0.0 };
+    let feedback = Feedback::Implicit { alpha: 2.0 };
+    let train = |solver: Solver, turns: bool| {
+        let step = HalfStep { feedback, regularization, solver, factors };
+        let mut fixed_rows = starting_factors(5, 0, items, factors, factors);
+        let mut sides = [vec![0.0; users * factors], fixed_rows.clone()];
+        let mut measures: Vec<Measures> = Vec::new();
+        for at in 0..8 {
+            let gram = gram(&fixed_rows, factors, factors);
+            let axes = turns.then(|| Axes::new(&gram, factors).unwrap());
+            axes.iter().for_each(|axes| axes.turn(&mut fixed_rows));
+            let fixed = Fixed { rows: &fixed_rows, gram: &gram, axes: axes.as_ref() };
+            let own = &mut sides[at % 2];
+            measures.push(step.run(fixed, [&by_user, &by_item][at % 2], own).unwrap());
+            fixed_rows = own.clone();
+        }
+        measures[7].loss(&measures[6], feedback)
+    };
+    let exact = train(Solver::Exact, false);
+    assert!((train(Solver::Exact, true) / exact - 1.0).abs() < 1e-5);
+    let solver = Solver::ConjugateGradient { steps: 3 };
+    let (with, without) = (train(solver, true), train(solver, false));
+    assert!(with < exact * 1.0005 && without > exact * 1.005, "{with} {without} {exact}");
+}
+
+/// The axes that a side with one block is solved along.
+pub(super) fn axes_of(step: &HalfStep, block: &Csr<f32>, gram: &[f64]) -> Option<Axes> {
+    let turns = step.turns(block.rows() as u64, block.columns.len() as u64);
+    turns.then(|| Axes::new(gram, step.factors).unwrap())
+}
+
+/// Rows of every length, up to several chunks, and none. Some have fewer entries than factors, by a little or a lot.
 #[test]
 fn groups_of_rows_come_to_the_same() {
+    for factors in [35, 70, 130] {
+        compare_groups_of_rows(factors);
+    }
+}
+
+fn compare_groups_of_rows(factors: usize) {
     let (users, items) = (40, 3 * CHUNK + 100);
-    let length = |user: usize| [0, 1, 3, 40, CHUNK + 9, 2 * CHUNK + 1][user % 6];
+    let length = |user: usize| [0, 1, 17, 40, CHUNK + 9, 92, 2 * CHUNK + 1][user % 7];
     let entry = |user: usize, at: usize| {
         (user as u32, ((user * 31 + at * 7) % items) as u32, ((user + at) % 5) as f32 - 1.0)
     };
@@ -294,12 +344,13 @@ fn groups_of_rows_come_to_the_same() {
         Solver::Subspace { factors: 16 },
     ];
     for (feedback, solver) in feedback.into_iter().flat_map(|f| solvers.map(|s| (f, s))) {
-        let factors = 35;
         let width = feedback.width(factors);
-        let fixed_rows = starting_factors(3, 0, items, width, width);
+        let mut fixed_rows = starting_factors(3, 0, items, width, width);
         let items_gram = gram(&fixed_rows, width, factors);
         let step = HalfStep { feedback, regularization, solver, factors };
-        let fixed = Fixed { rows: &fixed_rows, gram: &items_gram };
+        let axes = axes_of(&step, &block, &items_gram);
+        axes.iter().for_each(|axes| axes.turn(&mut fixed_rows));
+        let fixed = Fixed { rows: &fixed_rows, gram: &items_gram, axes: axes.as_ref() };
         let start = starting_factors(4, 0, users, width, width);
         let mut whole = start.clone();
         let expected = step.run(fixed, &block, &mut whole).unwrap();
@@ -311,7 +362,7 @@ fn groups_of_rows_come_to_the_same() {
                 let rows = group.columns.iter().flat_map(|item| fixed.row(*item, width).to_vec());
                 let rows: Vec<_> = rows.collect();
                 let out = &mut parts[first * width..][..group.rows.rows() * width];
-                let fixed = Fixed { rows: &rows, gram: &items_gram };
+                let fixed = Fixed { rows: &rows, ..fixed };
                 step.solve(fixed, &group.rows, &KnownSums::new(), out, &mut sums).unwrap();
                 first += group.rows.rows();
                 groups += 1;
@@ -330,111 +381,6 @@ fn groups_of_rows_come_to_the_same() {
     }
 }
 
-/// Half steps of both sides, block by block: the factors, and what each half step comes to.
-fn one_after_another(
-    sides: [Side<'_>; 2],
-    mut factors: [Vec<f32>; 2],
-    gram: &[f64],
-    count: usize,
-) -> Done {
-    let mut measures: Vec<Measures> = Vec::new();
-    for at in 0..count {
-        let Side { step, blocks } = sides[at % 2];
-        let width = step.feedback.width(step.factors);
-        let mut own = std::mem::take(&mut factors[at % 2]);
-        let gram = measures.last().map_or(gram, |measures| &measures.gram);
-        let fixed = Fixed { rows: &factors[1 - at % 2], gram };
-        let (mut total, mut rest) = (Measures::new(step.factors), own.as_mut_slice());
-        for block in blocks {
-            let part = rest.split_off_mut(..block.rows() * width).unwrap();
-            total.add(&step.run(fixed, block, part).unwrap());
-        }
-        factors[at % 2] = own;
-        measures.push(total);
-    }
-    Done { factors, measures }
-}
-
-#[test]
-fn consecutive_half_steps_are_those_that_return_each_time() {
-    let (users, items, factors) = (90, 70, 20);
-    let entries: Vec<_> = (0..users as u32)
-        .flat_map(|user| (0..user % 31).map(move |at| (user, (user * 7 + at * at * 3) % 70)))
-        .map(|(user, item)| (user, item, (user + item) as f32 % 4.0 - 0.5))
-        .collect();
-    let blocks = |rows: usize, each: usize, by_item: bool| {
-        let of_block = |first: usize| {
-            let count = each.min(rows - first);
-            let mut own: Vec<_> = entries
-                .iter()
-                .map(
-                    |(user, item, weight)| {
-                        if by_item { (*item, *user, *weight) } else { (*user, *item, *weight) }
-                    },
-                )
-                .filter(|(row, ..)| (first..first + count).contains(&(*row as usize)))
-                .collect();
-            own.sort_by_key(|(row, column, _)| (*row, *column));
-            Arc::new(Csr::from_entries(first as u32, count, own.into_iter(), Duplicates::Add))
-        };
-        (0..rows).step_by(each).map(of_block).collect::<Vec<_>>()
-    };
-    // Not as many blocks of one side as of the other.
-    let (user_blocks, item_blocks) = (blocks(users, 40, false), blocks(items, 9, true));
-    let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
-    let feedbacks =
-        [Feedback::Implicit { alpha: 4.0 }, Feedback::Explicit { bias: true, mean: 0.5 }];
-    let solvers = [Solver::Exact, Solver::ConjugateGradient { steps: 2 }];
-    for (feedback, solver) in feedbacks.into_iter().flat_map(|f| solvers.map(|s| (f, s))) {
-        let width = feedback.width(factors);
-        let step = HalfStep { feedback, regularization, solver, factors };
-        let sides = [
-            Side { step, blocks: &user_blocks },
-            // Sides may be solved differently.
-            Side { step: HalfStep { solver: Solver::Exact, ..step }, blocks: &item_blocks },
-        ];
-        let start = [users, items].map(|rows| starting_factors(rows as u64, 0, rows, width, width));
-        let gram = gram(&start[1], width, factors);
-        for threads in 1..3 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            for count in [1, 2, 6, 7] {
-                let expected = one_after_another(sides, start.clone(), &gram, count);
-                let done =
-                    half_steps(&pool, sides, start.clone(), &gram, (count, None), || true).unwrap();
-                assert_eq!(done, expected, "{feedback:?} {solver:?} {count}");
-            }
-        }
-
-        // It falls less each time, and by how much is known.
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let all = one_after_another(sides, start.clone(), &gram, 16);
-        let losses: Vec<_> = all
-            .measures
-            .chunks_exact(2)
-            .map(|iteration| iteration[1].loss(&iteration[0], feedback))
-            .collect();
-        let falls = |at: usize| (losses[at - 1] - losses[at]) / losses[at - 1];
-        let least = (falls(3) * falls(4)).sqrt();
-        let enough = |before: Option<f64>, least: f64| {
-            Some(Enough { before: before.map(f64::to_bits), least: least.to_bits() })
-        };
-        let steps = |enough: Option<Enough>| {
-            let most = (16, enough);
-            let done = half_steps(&pool, sides, start.clone(), &gram, most, || true).unwrap();
-            assert_eq!(done.measures, all.measures[..done.measures.len()]);
-            done.measures.len()
-        };
-        assert_eq!(steps(enough(None, least)), 10, "{losses:?}");
-        // The first iteration counts, if it is known what was before it.
-        assert_eq!(steps(enough(Some(losses[0]), least)), 2);
-        assert_eq!(steps(enough(Some(10.0 * losses[0]), 0.89)), 4);
-        assert_eq!(steps(None), 16);
-        // Whoever doesn't want to wait has a whole iteration.
-        let one = half_steps(&pool, sides, start.clone(), &gram, (16, None), || false).unwrap();
-        assert_eq!(one, one_after_another(sides, start.clone(), &gram, 2));
-    }
-}
-
 /// Values of `scipy.optimize.nnls` and `scipy.linalg.lstsq`, SciPy 1.17.1.
 #[test]
 fn non_negative_factors_are_those_of_scipy() {
@@ -447,7 +393,7 @@ fn non_negative_factors_are_those_of_scipy() {
     let block = Csr::from_entries(0, 3, entries, Duplicates::Add);
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
     let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
-    let fixed = Fixed { rows: &items, gram: &[] };
+    let fixed = Fixed::new(&items, &[]);
     let nonnegative =
         [[0.0, 0.419_904_57, 1.137_696], [0.774_620_95, 1.349_624_6, 0.0], [0.0, 0.0, 0.0]];
     let unconstrained = [
@@ -473,7 +419,7 @@ fn non_negative_factors_of_almost_equal_items() {
     let block = Csr::from_entries(0, 1, [(0, 0, 2.0), (0, 1, 1.0)].into_iter(), Duplicates::Add);
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
     let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
-    let fixed = Fixed { rows: &items, gram: &[] };
+    let fixed = Fixed::new(&items, &[]);
     let mut out = [0.0; 2];
     half_step(feedback, &regularization, Solver::NonNegative, 2, fixed, &block, &mut out).unwrap();
     // Without the constraint: (10002, -10000).
@@ -484,11 +430,26 @@ fn non_negative_factors_of_almost_equal_items() {
 fn singular_equations_name_the_row() {
     let block = Csr::from_entries(4, 1, [(4, 0, 1.0)].into_iter(), Duplicates::Add);
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
-    let fixed = Fixed { rows: &[1.0, 2.0], gram: &[] };
-    let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
-    let result =
-        half_step(feedback, &regularization, Solver::Exact, 2, fixed, &block, &mut [0.0, 0.0]);
-    assert_eq!(result, Err(AlsError::Singular { row: 4, observations: 1 }));
+    let singular = Err(AlsError::Singular { row: 4, observations: 1 });
+    for factors in [2, 40, 130] {
+        let items = starting_factors(1, 0, 3, factors, factors);
+        let items_gram = gram(&items, factors, factors);
+        let explicit = Feedback::Explicit { bias: false, mean: 0.0 };
+        let fixed = Fixed::new(&items, &[]);
+        let solve = |feedback, fixed| {
+            let out = &mut vec![0.0; factors];
+            half_step(feedback, &regularization, Solver::Exact, factors, fixed, &block, out)
+        };
+        assert_eq!(solve(explicit, fixed), singular);
+        if factors > 3 {
+            // Three items have nothing along most axes.
+            let axes = Axes::new(&items_gram, factors).unwrap();
+            let mut turned = items.clone();
+            axes.turn(&mut turned);
+            let fixed = Fixed { rows: &turned, gram: &items_gram, axes: Some(&axes) };
+            assert_eq!(solve(Feedback::Implicit { alpha: 1.0 }, fixed), singular);
+        }
+    }
 }
 
 /// Many rows without a solution, in pieces that any thread may come to first.
@@ -499,7 +460,7 @@ fn the_first_row_without_a_solution_is_named() {
     let regularization = Regularization { strength: 0.0, exponent: 0.0, unobserved: 0.0 };
     let feedback = Feedback::Explicit { bias: false, mean: 0.0 };
     let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors: 2 };
-    let fixed = Fixed { rows: &[1.0, 2.0, 2.0, 1.0], gram: &[] };
+    let fixed = Fixed::new(&[1.0, 2.0, 2.0, 1.0], &[]);
     let known = KnownSums::new();
     for threads in 1..4 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -513,7 +474,7 @@ fn the_first_row_without_a_solution_is_named() {
 /// Sums that are made apart, of a row that is too long for one task.
 #[test]
 fn rows_are_solved_by_sums_made_elsewhere() {
-    let (items, factors) = (5 * CHUNK + 100, 19);
+    let items = 5 * CHUNK + 100;
     let weight = |item: usize| (item % 5) as f32 - 1.0;
     let long = (0..items).map(|item| (3, item as u32, weight(item)));
     let short = (0..40).map(|item| (2, item, 2.0));
@@ -521,6 +482,7 @@ fn rows_are_solved_by_sums_made_elsewhere() {
     let regularization = Regularization { strength: 0.3, exponent: 0.5, unobserved: 1.0 };
     let feedbacks =
         [Feedback::Implicit { alpha: 4.0 }, Feedback::Explicit { bias: true, mean: 0.5 }];
+    let factors = 19;
     for (feedback, solver) in
         feedbacks.into_iter().flat_map(|f| [Solver::Exact, Solver::NonNegative].map(|s| (f, s)))
     {
@@ -528,7 +490,7 @@ fn rows_are_solved_by_sums_made_elsewhere() {
         let fixed_rows = starting_factors(3, 0, items, width, width);
         let items_gram = gram(&fixed_rows, width, factors);
         let step = HalfStep { feedback, regularization, solver, factors };
-        let fixed = Fixed { rows: &fixed_rows, gram: &items_gram };
+        let fixed = Fixed::new(&fixed_rows, &items_gram);
         let mut expected = vec![0.0; 2 * width];
         let measures = step.run(fixed, &block, &mut expected).unwrap();
 
@@ -570,7 +532,7 @@ fn rows_are_solved_by_sums_made_elsewhere() {
         let rows = group.columns.iter().flat_map(|item| fixed.row(*item, width).to_vec());
         let rows: Vec<_> = rows.collect();
         let (mut grouped, mut grouped_total) = (vec![0.0; 2 * width], Sums::default());
-        let of_group = Fixed { rows: &rows, gram: &items_gram };
+        let of_group = Fixed::new(&rows, &items_gram);
         step.solve(of_group, &group.rows, &known, &mut grouped, &mut grouped_total).unwrap();
         assert_eq!(step.measure(&items_gram, &grouped, &grouped_total), found);
     }
@@ -579,9 +541,14 @@ fn rows_are_solved_by_sums_made_elsewhere() {
 /// Machines with other vectors add up in another order: what they come to differs by little.
 #[test]
 fn vectors_of_every_width_come_close() {
-    let (users, items, factors) = (300, 200, 24);
-    let entries = (0..users * 40).map(|at| {
-        let (user, place) = (at / 40, at % 40);
+    compare_vectors((300, 200), 40, 24, false);
+    // Rows with fewer observations than factors.
+    compare_vectors((60, 50), 20, 40, true);
+}
+
+fn compare_vectors((users, items): (usize, usize), own: usize, factors: usize, turns: bool) {
+    let entries = (0..users * own).map(|at| {
+        let (user, place) = (at / own, at % own);
         (user as u32, ((user * 7 + place * place * 3) % items) as u32, 1.0 + (at % 3) as f32)
     });
     let by_user = Csr::from_entries(0, users, entries.clone(), Duplicates::Add);
@@ -592,7 +559,10 @@ fn vectors_of_every_width_come_close() {
     let step = HalfStep { feedback, regularization, solver: Solver::Exact, factors };
     let half = |block: &Csr<f32>, fixed: &[f32], widest: bool| {
         let gram = gram(fixed, factors, factors);
-        let fixed = Fixed { rows: fixed, gram: &gram };
+        let mut rows = fixed.to_vec();
+        let axes = turns.then(|| Axes::new(&gram, factors).unwrap());
+        axes.iter().for_each(|axes| axes.turn(&mut rows));
+        let fixed = Fixed { rows: &rows, gram: &gram, axes: axes.as_ref() };
         let mut solution = vec![0.0; block.rows() * factors];
         let (losses, known) = (&mut vec![Sums::default(); block.rows()], &KnownSums::new());
         let (rows, solution_of, mut all) = (0..block.rows(), solution.as_mut_slice(), Ok(()));

@@ -1,12 +1,13 @@
 //! As many systems as a vector has lanes, solved together: each in a lane, so that nothing waits for the roots and
 //! quotients of one system, and no vector is partly beyond a triangle.
 
-#[cfg(target_arch = "x86_64")]
-mod transposed;
+mod interleave;
 
 use super::LANES;
 use super::system::{LEAST_PIVOT, PANEL, System};
-use pulp::Simd;
+use super::transpose::with_squares;
+use interleave::Interleave;
+use pulp::{Simd, WithSimd};
 
 /// Rows that share the loading of a panel's.
 const ROWS: usize = 3;
@@ -51,47 +52,48 @@ impl Batch {
     /// Solves systems, at most as many as a vector has lanes. Their matrices stay as they are.
     #[inline(always)]
     pub fn solve<S: Simd>(&mut self, simd: S, systems: &mut [System]) {
-        let lanes = S::F32_LANES;
-        interleave(&mut self.lower, self.count, systems, lanes);
-        systems.iter_mut().for_each(|system| system.definite = true);
-        for panel in (0..self.count).step_by(PANEL) {
-            self.decompose(simd, panel, systems);
-        }
-        for panel in (0..self.count).step_by(PANEL).rev() {
-            self.solve_backwards(simd, panel);
-        }
-        let solutions = &self.lower[start(self.count) * lanes..][..self.count * lanes];
-        for (lane, system) in systems.iter_mut().enumerate() {
-            let values = solutions.chunks_exact(lanes).map(|vector| vector[lane]);
-            system.unknowns.iter_mut().zip(values).for_each(|(unknown, value)| *unknown = value);
-        }
+        simd.vectorize(Solve { batch: self, systems });
     }
 
-    /// Decomposes the columns of a panel, after those before them.
+    /// Decomposes the square on the diagonal of a panel, after the columns before it.
     #[inline(always)]
-    fn decompose<S: Simd>(&mut self, simd: S, panel: usize, systems: &mut [System]) {
+    fn decompose_square<S: Simd>(&mut self, simd: S, panel: usize, systems: &mut [System]) {
         let lanes = S::F32_LANES;
-        let (above, below) = self.lower.split_at_mut(start(panel + PANEL) * lanes);
-        let (above, below) = (S::as_mut_simd_f32s(above).0, S::as_mut_simd_f32s(below).0);
-        let corner = Corner::new(simd, above, panel);
+        let square = Square::new(simd, S::as_mut_simd_f32s(&mut self.lower).0, panel);
         S::as_mut_simd_f32s(&mut self.inverse[panel * lanes..][..PANEL * lanes])
             .0
-            .copy_from_slice(&corner.inverse);
-        for left in &corner.left {
+            .copy_from_slice(&square.inverse);
+        for left in &square.left {
             let mut values = [0.0; LANES];
             S::as_mut_simd_f32s(&mut values[..lanes]).0[0] = *left;
             // Not a number is not greater either.
             let values = systems.iter_mut().zip(values);
             values.for_each(|(system, value)| system.definite &= value > 0.0);
         }
-        let rows = PanelRows { simd, panel, above, corner };
-        let mut row = panel + PANEL;
-        while row <= self.count {
-            let below = &mut below[start(row) - start(panel + PANEL)..];
-            row += match self.count + 1 - row {
-                1 => rows.decompose::<1>(below, row),
-                2 => rows.decompose::<2>(below, row),
-                _ => rows.decompose::<ROWS>(below, row),
+    }
+
+    /// Decomposes a panel's columns of the rows below it, after the columns before it and its square on the diagonal.
+    #[inline(always)]
+    fn decompose_rows<S: Simd>(&mut self, simd: S, panel: usize) {
+        // The right sides are the last row.
+        let rows = panel + PANEL..self.count + 1;
+        let lanes = S::F32_LANES;
+        let (above, below) = self.lower.split_at_mut(start(rows.start) * lanes);
+        let (above, below) = (S::as_simd_f32s(above).0, S::as_mut_simd_f32s(below).0);
+        let inverse = &S::as_simd_f32s(&self.inverse).0[panel..];
+        let mut square = [[simd.splat_f32s(0.0); PANEL]; PANEL];
+        for (at, row) in square.iter_mut().enumerate() {
+            row[..at].copy_from_slice(&above[start(panel + at) + panel..][..at]);
+            row[at] = inverse[at];
+        }
+        let of_panel = PanelRows { simd, panel, above, square };
+        let mut row = rows.start;
+        while row < rows.end {
+            let below = &mut below[start(row) - start(rows.start)..];
+            row += match rows.end - row {
+                1 => of_panel.decompose::<1>(below, row),
+                2 => of_panel.decompose::<2>(below, row),
+                _ => of_panel.decompose::<ROWS>(below, row),
             };
         }
     }
@@ -125,38 +127,54 @@ impl Batch {
     }
 }
 
-/// Brings the numbers of systems side by side, a triangle by rows.
-fn interleave(lower: &mut [f32], count: usize, systems: &[System], lanes: usize) {
-    #[cfg(target_arch = "x86_64")]
-    let transposed = transposed::interleave(lower, count, systems, lanes);
-    #[cfg(not(target_arch = "x86_64"))]
-    let transposed = false;
-    if !transposed {
-        for row in 0..count {
-            for column in 0..=row {
-                let vector = lower[(start(row) + column) * lanes..].iter_mut().zip(systems);
-                for (value, system) in vector.take(lanes) {
-                    *value = system.matrix[column * system.unknowns.len() + row];
-                }
-            }
+/// A function of its own, since it is wanted in several places and is long.
+struct Solve<'a> {
+    batch: &'a mut Batch,
+    systems: &'a mut [System],
+}
+
+impl WithSimd for Solve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (Self { batch, systems }, lanes) = (self, S::F32_LANES);
+        interleave(&mut batch.lower, batch.count, systems, lanes);
+        systems.iter_mut().for_each(|system| system.definite = true);
+        for panel in (0..batch.count).step_by(PANEL) {
+            batch.decompose_square(simd, panel, systems);
+            batch.decompose_rows(simd, panel);
+        }
+        for panel in (0..batch.count).step_by(PANEL).rev() {
+            batch.solve_backwards(simd, panel);
+        }
+        let solutions = &batch.lower[start(batch.count) * lanes..][..batch.count * lanes];
+        for (lane, system) in systems.iter_mut().enumerate() {
+            let values = solutions.chunks_exact(lanes).map(|vector| vector[lane]);
+            system.unknowns.iter_mut().zip(values).for_each(|(unknown, value)| *unknown = value);
         }
     }
+}
+
+/// Brings the numbers of systems side by side, a triangle by rows and then the right sides.
+fn interleave(lower: &mut [f32], count: usize, systems: &[System], lanes: usize) {
     let right = lower[start(count) * lanes..].chunks_exact_mut(lanes).take(count);
     for (at, vector) in right.enumerate() {
         let values = vector.iter_mut().zip(systems);
         values.for_each(|(value, system)| *value = system.unknowns[at]);
     }
+    with_squares(lanes, Interleave { lower, count, systems, lanes });
 }
 
-/// The decomposition of the square on the diagonal of a panel.
-struct Corner<S: Simd> {
-    lower: [[S::f32s; PANEL]; PANEL],
+/// The decomposition of the square on the diagonal of a panel, which is in the triangle besides.
+struct Square<S: Simd> {
+    /// The inverses of the diagonal.
     inverse: [S::f32s; PANEL],
     /// By how much the pivots are larger than they must be.
     left: [S::f32s; PANEL],
 }
 
-impl<S: Simd> Corner<S> {
+impl<S: Simd> Square<S> {
     /// Decomposes the square, in a triangle whose columns before it are done.
     #[expect(
         clippy::needless_range_loop,
@@ -201,7 +219,7 @@ impl<S: Simd> Corner<S> {
         for (at, row) in lower.iter().enumerate() {
             triangle[start(panel + at) + panel..][..at].copy_from_slice(&row[..at]);
         }
-        Self { lower, inverse, left }
+        Self { inverse, left }
     }
 }
 
@@ -211,7 +229,8 @@ struct PanelRows<'a, S: Simd> {
     panel: usize,
     /// The rows up to the end of the panel.
     above: &'a [S::f32s],
-    corner: Corner<S>,
+    /// The square, with the inverses of its diagonal there.
+    square: [[S::f32s; PANEL]; PANEL],
 }
 
 impl<S: Simd> PanelRows<'_, S> {
@@ -222,7 +241,7 @@ impl<S: Simd> PanelRows<'_, S> {
     )]
     #[inline(always)]
     fn decompose<const ROWS: usize>(&self, below: &mut [S::f32s], row: usize) -> usize {
-        let Self { simd, panel, above, corner } = self;
+        let Self { simd, panel, above, square } = self;
         let (simd, panel) = (*simd, *panel);
         let mut sums = [[simd.splat_f32s(0.0); PANEL]; ROWS];
         let place = |at: usize| start(row + at) - start(row);
@@ -247,10 +266,10 @@ impl<S: Simd> PanelRows<'_, S> {
             for at in 0..ROWS {
                 let mut value = sums[at][column];
                 for before in 0..column {
-                    let factor = corner.lower[column][before];
+                    let factor = square[column][before];
                     value = simd.negate_mul_add_f32s(factor, sums[at][before], value);
                 }
-                sums[at][column] = simd.mul_f32s(value, corner.inverse[column]);
+                sums[at][column] = simd.mul_f32s(value, square[column][column]);
             }
         }
         for at in 0..ROWS {
@@ -266,7 +285,7 @@ mod tests {
     use crate::dense::{Ahead, add_products, padded};
     use crate::random::starting_factors;
     use proptest::prelude::*;
-    use pulp::{Arch, Scalar, WithSimd};
+    use pulp::{Arch, Scalar};
 
     /// Solves `(ZᵀZ + I)x = b` for a Z and a b of each system, together and one by one.
     struct BothWays {
@@ -303,7 +322,6 @@ mod tests {
             batch.lower.fill(f32::NAN);
             batch.solve(simd, &mut together);
             for system in &mut single {
-                system.decompose(simd);
                 system.solve(simd);
             }
             together.into_iter().zip(single).collect()

@@ -1,7 +1,7 @@
 //! One system of equations, decomposed and solved by itself.
 
 use super::LANES;
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 /// What must be left of a diagonal entry when it becomes a pivot, as a share of it: each digit that is lost
 /// there is one that the solution has less.
@@ -37,29 +37,18 @@ impl System {
         }
     }
 
-    /// Decomposes `A = LLᵀ` in place.
-    #[inline(always)]
-    pub fn decompose<S: Simd>(&mut self, simd: S) {
-        let order = self.unknowns.len();
-        self.definite = true;
-        for (at, diagonal) in self.inverse.iter_mut().enumerate() {
-            *diagonal = self.matrix[at * (order + 1)];
-        }
-        for panel in (0..order).step_by(PANEL) {
-            self.decompose_panel(simd, panel, order);
+    /// Makes it equations of so many unknowns. What they are is not kept.
+    pub fn set_order(&mut self, order: usize) {
+        self.matrix.resize(order * order, 0.0);
+        for numbers in [&mut self.unknowns, &mut self.inverse, &mut self.halfway] {
+            numbers.resize(order, 0.0);
         }
     }
 
-    /// Solves what is decomposed, in place. A panel of unknowns at a time, whose products don't wait for each other.
+    /// Solves the equations: decomposes `A = LLᵀ` in place, then solves for the unknowns, in place too.
     #[inline(always)]
     pub fn solve<S: Simd>(&mut self, simd: S) {
-        let order = self.unknowns.len();
-        for panel in (0..order).step_by(PANEL) {
-            self.solve_forwards(simd, panel, order);
-        }
-        for panel in (0..order).step_by(PANEL).rev() {
-            self.solve_backwards(simd, panel, order);
-        }
+        simd.vectorize(Solve(self));
     }
 
     /// Decomposes the columns of a panel, after those before them.
@@ -145,6 +134,34 @@ impl System {
             values[at] *= self.inverse[panel + at];
         }
         self.unknowns[panel..panel + PANEL].copy_from_slice(&values);
+    }
+}
+
+/// A function of its own, since it is wanted in several places and is long.
+struct Solve<'a>(&'a mut System);
+
+impl WithSimd for Solve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(system) = self;
+        let order = system.unknowns.len();
+        system.definite = true;
+        for (at, diagonal) in system.inverse.iter_mut().enumerate() {
+            *diagonal = system.matrix[at * (order + 1)];
+        }
+        let panels = || (0..order).step_by(PANEL);
+        for panel in panels() {
+            system.decompose_panel(simd, panel, order);
+        }
+        // A panel of unknowns at a time, whose products don't wait for each other.
+        for panel in panels() {
+            system.solve_forwards(simd, panel, order);
+        }
+        for panel in panels().rev() {
+            system.solve_backwards(simd, panel, order);
+        }
     }
 }
 
@@ -271,7 +288,7 @@ mod tests {
     use super::super::{Ahead, add_products};
     use super::*;
     use proptest::prelude::*;
-    use pulp::{Arch, Scalar, WithSimd};
+    use pulp::{Arch, Scalar};
 
     /// Solves `(ZᵀZ + I)x = b`; nothing if it can't be decomposed.
     struct Regression<'a> {
@@ -289,7 +306,6 @@ mod tests {
             (0..order).for_each(|at| system.matrix[at * (order + 1)] = 1.0);
             system.unknowns.copy_from_slice(self.right);
             add_products(simd, &mut system.matrix, None, self.panel, order, Ahead::NOTHING);
-            system.decompose(simd);
             system.solve(simd);
             system.definite.then_some(system.unknowns)
         }
@@ -328,18 +344,11 @@ mod tests {
     #[test]
     fn what_is_almost_singular_is_not_decomposed() {
         let with = |between: f32| {
-            struct Decompose(System);
-            impl WithSimd for Decompose {
-                type Output = bool;
-                fn with_simd<S: Simd>(mut self, simd: S) -> bool {
-                    self.0.decompose(simd);
-                    self.0.definite
-                }
-            }
             let mut system = System::new(LANES);
             (0..LANES).for_each(|at| system.matrix[at * (LANES + 1)] = 1.0);
             system.matrix[1] = between;
-            Arch::new().dispatch(Decompose(system))
+            Arch::new().dispatch(Solve(&mut system));
+            system.definite
         };
         assert!(with(0.9) && with(-0.99));
         assert!(!with(0.99999) && !with(1.0) && !with(1.5) && !with(f32::NAN));

@@ -263,7 +263,7 @@ mod tests {
             let regularization = Regularization { strength: l2, exponent: 0.0, unobserved: 0.0 };
             let entries = rows.iter().map(|(u, i, w)| (*u as u32, *i as u32, *w));
             let block = Csr::from_entries(0, USERS, entries, Duplicates::Add);
-            let fixed = Fixed { rows: &items, gram: &items_gram };
+            let fixed = Fixed::new(&items, &items_gram);
             let mut users = vec![0.0; USERS * width];
             HalfStep { feedback, regularization, solver: Solver::Exact, factors: width }
                 .run(fixed, &block, &mut users)

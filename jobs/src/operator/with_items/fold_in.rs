@@ -57,7 +57,7 @@ impl FoldIn {
         let block = self.block(items, users)?;
         let width = self.feedback.width(self.factors);
         let mut solution = vec![0.0; block.rows() * width];
-        let fixed = Fixed { rows: &items.rows, gram: &items.gram };
+        let fixed = Fixed::new(&items.rows, &items.gram);
         let step = HalfStep {
             feedback: self.feedback,
             regularization: self.regularization,

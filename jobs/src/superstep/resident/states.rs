@@ -1,11 +1,11 @@
 //! States: written in parts, and read as a whole.
 
 use super::{Held, Resident};
-use crate::Result;
 use crate::superstep::exec::Task;
 use crate::superstep::layout::{
     Folder, Partitioned, numbers_to_bytes, read_numbers, shared_numbers_to_bytes,
 };
+use crate::{JobError, Result};
 use arrow::datatypes::ArrowNativeType;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -84,6 +84,17 @@ impl Resident {
         cut: Partitioned,
         width: usize,
     ) -> Result<Arc<Vec<V>>> {
+        self.changed_state(task, folder, (cut, width), ("", |_: &mut [V]| ())).await
+    }
+
+    /// The whole of a state, of whose rows each part has gone through a change, which also has a name.
+    pub async fn changed_state<V: Value>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        (cut, width): (Partitioned, usize),
+        (changed, change): (&str, impl Fn(&mut [V]) + Clone + Send + Sync + 'static),
+    ) -> Result<Arc<Vec<V>>> {
         let read = async {
             let mut state = vec![V::default(); cut.count as usize * width];
             let parts = (0..cut.blocks()).map(|block| self.part(task, folder, block));
@@ -93,25 +104,45 @@ impl Resident {
                 let parts: Vec<Bytes> = parts.into_iter().collect::<Result<_>>()?;
                 let blocks = next..next + parts.len() as u32;
                 next = blocks.end;
-                let name = folder.0.to_string();
+                let (name, change) = (folder.0.to_string(), change.clone());
                 let put = move |pool: &ThreadPool| {
                     let mut rest = &mut state[cut.range(blocks.start).start as usize * width..];
                     let room = |block| rest.split_off_mut(..cut.rows(block) * width);
                     let rooms: Vec<_> = blocks.map_while(room).collect();
                     let parts = parts.into_par_iter().zip(rooms).with_max_len(1);
-                    let read =
-                        || parts.try_for_each(|(bytes, room)| read_numbers(&bytes, &name, room));
-                    pool.install(read).map(|()| state)
+                    let read = |(bytes, room): (Bytes, &mut [V])| {
+                        read_numbers(&bytes, &name, room)?;
+                        change(room);
+                        Ok::<_, JobError>(())
+                    };
+                    pool.install(|| parts.try_for_each(read)).map(|()| state)
                 };
                 state = task.threads.run(put).await??;
             }
             let size = state.len() * V::BYTES;
             Ok((state, size))
         };
-        if !self.others.contains_key(folder.0.as_str()) {
+        let found = self.of_state(folder, changed, read).await?;
+        if !changed.is_empty() {
+            // Not both. Who wants it as it was written reads it again.
+            self.others.invalidate(folder.0.as_str()).await;
+        }
+        Ok(found)
+    }
+
+    /// What belongs to a state by a name, read by `read` if it isn't there. What belongs to earlier states of the series is
+    /// forgotten then.
+    pub async fn of_state<T: Send + Sync + 'static>(
+        &self,
+        folder: &Folder,
+        name: &str,
+        read: impl Future<Output = Result<(T, usize)>>,
+    ) -> Result<Arc<T>> {
+        let name = format!("{}{name}", folder.0);
+        if !self.others.contains_key(&name) {
             self.forget_others(folder.0.as_str()).await;
         }
-        self.get(folder.0.to_string(), read).await
+        self.get(name, read).await
     }
 
     /// Forgets what was kept of other states of the same series: steps after each other want one each. The folder of a
@@ -236,6 +267,27 @@ mod tests {
         executor.resident.others.remove(&written(&folder, 1)).await.unwrap();
         assert_eq!(*executor.read(&folder).await.unwrap(), expected(1.0));
         assert_eq!(executor.names(), ["user-00001/"]);
+    }
+
+    #[tokio::test]
+    async fn a_changed_state_is_kept_in_the_place_of_the_state() {
+        let executor = Executor::new(1 << 30);
+        let (first, second) = (executor.folder("user-00001"), executor.folder("user-00002"));
+        let change = |rows: &mut [f32]| rows.iter_mut().for_each(|value| *value *= 3.0);
+        for folder in [&first, &second] {
+            executor.write(folder, 1.0).await;
+            let task = executor.task(0);
+            let size = async { Ok((7, 4)) };
+            assert_eq!(*executor.resident.of_state(folder, "size", size).await.unwrap(), 7);
+            assert_eq!(*executor.read(folder).await.unwrap(), expected(1.0));
+            for _ in 0..2 {
+                let changed =
+                    executor.resident.changed_state(task, folder, (CUT, 2), ("tripled", change));
+                assert_eq!(*changed.await.unwrap(), expected(3.0));
+            }
+        }
+        assert_eq!(executor.names(), ["user-00002/size", "user-00002/tripled"]);
+        assert_eq!(*executor.read(&second).await.unwrap(), expected(1.0));
     }
 
     #[tokio::test]

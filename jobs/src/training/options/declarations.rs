@@ -245,7 +245,7 @@ pub(super) const SOLVER: Declaration<Text> = Declaration {
     },
     meaning: "How the factors of a user or item are found while the other side's stay fixed. `'exact'`: all at once. \
         `'subspace'` (iALS++): some at a time, in one pass over them. `'conjugate_gradient'`: by steps from where they \
-        were. The latter two do less work in an iteration for many factors, and come less far in it. `'auto'`: what \
+        were. The latter two do less work in an iteration for many factors, and come a little less far in it. `'auto'`: what \
         gets to a given loss first, see [Models](models.md#solvers).",
 };
 
@@ -257,7 +257,7 @@ pub(super) const SUBSPACE_FACTORS: Declaration<Integer> = Declaration {
 
 pub(super) const CG_STEPS: Declaration<Integer> = Declaration {
     name: "cg_steps",
-    values: Integer { default: 3, low: 1, high: 1000 },
+    values: Integer { default: 2, low: 1, high: 1000 },
     meaning: "With `solver = 'conjugate_gradient'` only: steps for each user and item in an iteration.",
 };
 

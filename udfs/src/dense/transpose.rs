@@ -1,80 +1,66 @@
-//! With squares of numbers that are transposed in registers.
+//! Squares of numbers, transposed in registers.
 
-use super::{LANES, System, start};
+#[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
+#[cfg(target_arch = "x86_64")]
 use pulp::{NullaryFnOnce, cast};
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
 /// Vectors that hold a side of a square.
-trait Transpose<const SIDE: usize>: Copy {
+pub(super) trait Transpose<const SIDE: usize>: Copy {
     fn transpose(self, rows: [[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE];
 }
 
-/// False if the processor has no vectors for that, or not so many lanes.
-pub(super) fn interleave(
-    lower: &mut [f32],
-    count: usize,
-    systems: &[System],
-    lanes: usize,
-) -> bool {
+/// What is done with squares, whatever their size.
+pub(super) trait WithSquares {
+    fn run<const SIDE: usize>(self, squares: impl Transpose<SIDE>);
+}
+
+/// Does it with the largest squares that the processor has vectors for, and whose sides `lanes` are a multiple of.
+pub(super) fn with_squares(lanes: usize, work: impl WithSquares) {
+    #[cfg(target_arch = "x86_64")]
     match (V4::try_new(), V3::try_new()) {
         (Some(simd), _) if lanes.is_multiple_of(16) => {
-            simd.vectorize(Interleave::<_, 16> { simd, lower, count, systems, lanes });
+            return simd.vectorize(Vectorized::<_, _, 16> { simd, work });
         }
         (_, Some(simd)) if lanes.is_multiple_of(8) => {
-            simd.vectorize(Interleave::<_, 8> { simd, lower, count, systems, lanes });
+            return simd.vectorize(Vectorized::<_, _, 8> { simd, work });
         }
-        _ => return false,
+        _ => {}
     }
-    true
+    work.run(Single);
 }
 
-struct Interleave<'a, S, const SIDE: usize> {
+#[cfg(target_arch = "x86_64")]
+struct Vectorized<S, W, const SIDE: usize> {
     simd: S,
-    lower: &'a mut [f32],
-    count: usize,
-    systems: &'a [System],
-    lanes: usize,
+    work: W,
 }
 
-impl<S: Transpose<SIDE>, const SIDE: usize> NullaryFnOnce for Interleave<'_, S, SIDE> {
+#[cfg(target_arch = "x86_64")]
+impl<S: Transpose<SIDE>, W: WithSquares, const SIDE: usize> NullaryFnOnce
+    for Vectorized<S, W, SIDE>
+{
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, lower, count, systems, lanes } = self;
-        for (group, systems) in systems.chunks(SIDE).enumerate() {
-            let order = systems[0].unknowns.len();
-            // In the lanes of systems that aren't there is the first.
-            let mut matrices = [systems[0].matrix.as_slice(); SIDE];
-            for (matrix, system) in matrices.iter_mut().zip(systems) {
-                *matrix = &system.matrix;
-            }
-            // A vector may be half a line of the cache. Whole lines are read of each column, and rows come first, because
-            // the other half of what is written is the next column's.
-            for line in (0..count).step_by(LANES) {
-                for column in 0..(line + LANES).min(count) {
-                    for first in (line..line + LANES).step_by(SIDE) {
-                        let mut square = [[0.0; SIDE]; SIDE];
-                        for (numbers, matrix) in square.iter_mut().zip(matrices) {
-                            let from = column * order + first;
-                            numbers.copy_from_slice(&matrix[from..][..SIDE]);
-                        }
-                        let vectors = simd.transpose(square);
-                        for (at, vector) in vectors.iter().enumerate() {
-                            let row = first + at;
-                            if (column..count).contains(&row) {
-                                let to = (start(row) + column) * lanes + group * SIDE;
-                                lower[to..][..SIDE].copy_from_slice(vector);
-                            }
-                        }
-                    }
-                }
-            }
-        }
+        self.work.run(self.simd);
     }
 }
 
+/// Single numbers.
+#[derive(Clone, Copy)]
+struct Single;
+
+impl Transpose<1> for Single {
+    fn transpose(self, rows: [[f32; 1]; 1]) -> [[f32; 1]; 1] {
+        rows
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 impl Transpose<8> for V3 {
     #[inline(always)]
     fn transpose(self, rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
@@ -98,6 +84,7 @@ impl Transpose<8> for V3 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Transpose<16> for V4 {
     #[inline(always)]
     fn transpose(self, rows: [[f32; 16]; 16]) -> [[f32; 16]; 16] {
