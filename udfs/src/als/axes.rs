@@ -40,13 +40,19 @@ impl Axes {
             Default::default(),
         )
         .ok()?;
+        // What is less than a rounding of a factor, squared, is one of the eigenvalue, which may be negative: there is nothing
+        // along these axes, and nothing of a row either.
+        let most = squares.iter().fold(0.0f64, |most, square| most.max(*square));
+        let least = f64::from(f32::EPSILON).powi(2) * most;
         let mut gram = vec![0.0; factors * factors];
-        for (at, square) in squares.iter().enumerate() {
-            // A rounding may take it below zero.
-            gram[at * (factors + 1)] = square.max(0.0);
+        for (at, square) in squares.iter().enumerate().filter(|(_, square)| **square > least) {
+            gram[at * (factors + 1)] = *square;
         }
-        let by_rows =
-            (0..factors * factors).map(|at| vectors[at % factors * factors + at / factors]);
+        let number = |at: usize| {
+            let (row, axis) = (at / factors, at % factors);
+            if squares[axis] > least { vectors[axis * factors + row] } else { 0.0 }
+        };
+        let by_rows = (0..factors * factors).map(number);
         let along = Transform::new(factors, by_rows.map(|value| value as f32));
         let back = Transform::new(factors, vectors.iter().map(|value| *value as f32));
         Some(Self { gram, factors, along, back })
