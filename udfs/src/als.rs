@@ -303,8 +303,8 @@ const PIECES: u64 = 16;
 /// these rows may be half of it.
 const OBSERVATIONS_WORTH_TURNING: u64 = 2;
 
-/// With fewer factors, equations of as many unknowns are solved as fast. As measured by `bench/run als`: with 64, turning takes
-/// as much as it saves, with 128 a half step of the users of "20M" takes a seventh less.
+/// With fewer factors, equations of as many unknowns are solved as fast: with 64, turning takes as much as it saves. With 128, a
+/// half step of the users of "20M" (`bench/run als`) takes a seventh less.
 const FACTORS_WORTH_TURNING: usize = 96;
 
 impl HalfStep {
