@@ -247,10 +247,11 @@ impl RowSums {
         self.0
     }
 
-    /// The matrix, by columns, and the right side, of rows of so many numbers.
-    fn equations(&self, width: usize) -> (&[f64], &[f64]) {
+    /// The matrix, by columns, the right side, and the objective of a row of zeros, of rows of so many numbers.
+    fn parts(&self, width: usize) -> (&[f64], &[f64], f64) {
         let (matrix, rest) = self.0.split_at(width * width);
-        (matrix, &rest[..width])
+        let (target, squares) = rest.split_at(width);
+        (matrix, target, squares.iter().sum())
     }
 
     /// Adds the sums of observations that come after these.

@@ -70,7 +70,7 @@ impl Equations {
         let width = self.width;
         match row.sums {
             Some(sums) => {
-                let (matrix, target) = sums.equations(width);
+                let (matrix, target, _) = sums.parts(width);
                 self.matrix.iter_mut().zip(matrix).for_each(|(sum, value)| *sum += value);
                 self.target.iter_mut().zip(target).for_each(|(sum, value)| *sum += value);
             }

@@ -180,13 +180,12 @@ impl<'a> Exact<'a> {
     /// Adds what [`RowSums`] hold.
     fn add_sums(&mut self, sums: &RowSums) {
         let (width, order) = (self.width, self.order);
-        let (matrix, rest) = sums.0.split_at(width * width);
-        let (target, squares) = rest.split_at(width);
+        let (matrix, target, squares) = sums.parts(width);
         for (to, from) in self.earlier.chunks_exact_mut(order).zip(matrix.chunks_exact(width)) {
             to.iter_mut().zip(from).for_each(|(sum, value)| *sum += value);
         }
         self.right.target.iter_mut().zip(target).for_each(|(sum, value)| *sum += value);
-        self.right.squares += squares.iter().sum::<f64>();
+        self.right.squares += squares;
     }
 
     /// Adds some observations of a row to its sums, in which they are to be all after those before.
