@@ -65,6 +65,14 @@ fn fetch(address: *const f32) {
 #[cfg(not(target_arch = "x86_64"))]
 fn fetch(_: *const f32) {}
 
+/// Asks for some numbers, which need not be there.
+#[inline(always)]
+pub fn fetch_numbers(first: *const f32, count: usize) {
+    for at in (0..count).step_by(LINE) {
+        fetch(first.wrapping_add(at));
+    }
+}
+
 /// Adds `ZᵀZ` to the lower triangle of `matrix`, or makes that the sum of it and `base` if there is one; `panel` holds the
 /// rows of Z, each of `order` numbers. Fetches as many of the rows `ahead` as the panel has, or all of them if they are fewer,
 /// meanwhile.

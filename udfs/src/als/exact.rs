@@ -167,6 +167,8 @@ impl<'a> Exact<'a> {
         for weights in weights.chunks(PANEL_ROWS) {
             let (columns, next) = following.split_at(weights.len());
             following = next;
+            // A panel takes so long that the processor has forgotten that they come one after another.
+            dense::fetch_numbers(weights.as_ptr().wrapping_add(DISTANCE), weights.len());
             self.gather_panel(simd, columns, weights);
             let next = ahead(next, columns.len());
             let ahead = Ahead { rows: self.fixed.rows, next, width: self.width };
@@ -228,6 +230,16 @@ impl<'a> Exact<'a> {
                 _ => self.gather_vectors::<S, 4>(simd, columns, first),
             };
         }
+        if first < self.width || self.feedback.has_bias() {
+            self.gather_rest(columns, first);
+        }
+        let sums = self.right.target.iter_mut().zip(&self.pulled);
+        sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
+    }
+
+    /// Gathers what is left of the rows of a panel, from the number `first` on, and the biases.
+    #[inline(always)]
+    fn gather_rest(&mut self, columns: &[u32], first: usize) {
         let panel = self.panel.chunks_exact_mut(self.order).zip(columns);
         for ((z, column), (scale, pull)) in panel.zip(self.scales.iter().zip(&self.pulls)) {
             let other = self.fixed.row(*column, self.width);
@@ -240,8 +252,6 @@ impl<'a> Exact<'a> {
                 z[self.width - 1] = 1.0;
             }
         }
-        let sums = self.right.target.iter_mut().zip(&self.pulled);
-        sums.for_each(|(sum, panel)| *sum += f64::from(*panel));
     }
 
     /// Gathers some vectors of the rows of a panel, from the number `first` on. Returns how many numbers.

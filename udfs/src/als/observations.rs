@@ -19,7 +19,7 @@ pub(super) fn observe(
     (confidences, pulls): (&mut [f32], &mut [f32]),
 ) -> f64 {
     // Sums that don't wait for each other.
-    let mut squares = [0.0; 4];
+    let mut squares = [0.0; 8];
     if let Feedback::Implicit { alpha } = feedback {
         let alpha = alpha as f32;
         for ((weight, confidence), pull) in weights.iter().zip(confidences).zip(&mut *pulls) {
@@ -27,9 +27,13 @@ pub(super) fn observe(
             *pull = if *weight > 0.0 { 1.0 + *confidence } else { 0.0 };
         }
         // The confidences in a preference of 1.
-        for pulls in pulls.chunks(4) {
-            squares.iter_mut().zip(pulls).for_each(|(sum, pull)| *sum += f64::from(*pull));
+        let (many, few) = pulls.as_chunks::<8>();
+        for pulls in many {
+            for (sum, pull) in squares.iter_mut().zip(pulls) {
+                *sum += f64::from(*pull);
+            }
         }
+        squares[0] += few.iter().copied().map(f64::from).sum::<f64>();
     } else {
         let rows = columns.iter().map(|column| fixed.row(*column, width));
         let observed = weights.iter().zip(rows).zip(confidences.iter_mut().zip(pulls));
