@@ -106,7 +106,9 @@ fn trainings_that_do_not_fit_into_memory_come_to_the_same() {
         let [[kept_of_graph, read_of_graph, _], [kept, read, _]] = blocks(folder.path())[..] else {
             panic!()
         };
-        assert_eq!((kept_of_graph + read_of_graph, kept + read), (32.0, 32.0));
+        assert_eq!(kept + read, 32.0);
+        // Steps of the graph that were done together ask for blocks once.
+        assert!(kept_of_graph + read_of_graph <= 32.0);
         match megabytes {
             "0" => assert_eq!((read_of_graph, read), (32.0, 32.0)),
             "1" => assert!(read > 16.0, "{read}"),
@@ -188,7 +190,7 @@ fn an_executor_killed_during_supersteps_changes_nothing() {
     let mut killed = 0;
     let (succeeded, printed) = run_watched(&mut command, |line| {
         let als = line.contains("recs.als: iteration 5/");
-        let pagerank = line.contains("graph.movie_rank: iteration 8/");
+        let pagerank = line.contains("graph.movie_rank: iteration 1/");
         if als || pagerank {
             cluster.executors.pop().unwrap().kill();
             killed += 1;
@@ -196,6 +198,12 @@ fn an_executor_killed_during_supersteps_changes_nothing() {
     });
     assert!(succeeded, "{printed}");
     assert_eq!(killed, 2, "{printed}");
+    // Executors have waited for each other between some of the steps, so that these needed no jobs of their own.
+    let seconds = "SELECT count(*) AS iterations, count(DISTINCT seconds) AS jobs \
+        FROM ml_training_info('graph.movie_rank')";
+    let counts = &query(folder.path(), seconds)[0];
+    let [iterations, jobs] = ["iterations", "jobs"].map(|name| counts[name].as_i64().unwrap());
+    assert!(iterations > 20 && jobs < iterations, "{jobs} jobs for {iterations} iterations");
     let tables = [TABLES[0], TABLES[1], TABLES[2], TABLES[5], TABLES[6]];
     assert_same_models(quiet.path(), folder.path(), &tables);
 }

@@ -10,7 +10,7 @@
 mod consecutive;
 mod places;
 
-pub use consecutive::{AllBlocks, Done, supersteps};
+pub use consecutive::{Blocks, Consecutive};
 pub use places::Places;
 
 use crate::csr::{Csr, Value};
@@ -28,11 +28,6 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// How many ranks a node has.
-    fn vectors(&self) -> usize {
-        self.dangling_mass.len()
-    }
-
     /// What each unit of teleport brings, for each vector.
     fn everywhere(&self) -> Vec<f64> {
         let everywhere = |mass: &f64| self.damping * mass + (1.0 - self.damping);
@@ -69,13 +64,6 @@ impl Measures {
     /// All numbers: the changes, then the masses.
     pub fn to_vec(&self) -> Vec<f64> {
         [self.change.as_slice(), &self.dangling_mass].concat()
-    }
-
-    /// Adds what another block contributes.
-    fn add(&mut self, other: &Self) {
-        let changes = self.change.iter_mut().zip(&other.change);
-        let masses = self.dangling_mass.iter_mut().zip(&other.dangling_mass);
-        changes.chain(masses).for_each(|(sum, value)| *sum += value);
     }
 }
 
@@ -236,6 +224,15 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
+    impl Measures {
+        /// Adds what another block contributes.
+        fn add(&mut self, other: &Self) {
+            let changes = self.change.iter_mut().zip(&other.change);
+            let masses = self.dangling_mass.iter_mut().zip(&other.dangling_mass);
+            changes.chain(masses).for_each(|(sum, value)| *sum += value);
+        }
+    }
+
     fn without_weights(block: &Csr<f64>) -> Csr<()> {
         let Csr { first_row, offsets, columns, values } = block.clone();
         Csr { first_row, offsets, columns, values: vec![(); values.len()] }
@@ -270,7 +267,7 @@ mod tests {
 
         /// One step, block by block.
         fn step(&self, step: Step<'_>, teleport: &[f64], before: &[f64]) -> (Vec<f64>, Measures) {
-            let vectors = step.vectors();
+            let vectors = step.dangling_mass.len();
             let (mut ranks, mut total) = (vec![0.0; before.len()], Measures::new(vectors));
             for block in &self.incoming {
                 let range = block.first_row as usize..block.first_row as usize + block.rows();
@@ -393,6 +390,7 @@ mod tests {
             vectors in 1usize..3,
             blocks in 1usize..5,
             threads in 1usize..4,
+            tasks in 1usize..4,
         ) {
             let edges: Vec<_> = edges.into_iter().map(|(s, t, w)| (s, t, f64::from(w))).collect();
             let graph = Graph::new(9, &edges, blocks);
@@ -403,32 +401,63 @@ mod tests {
             let places = Places::new(&graph.out_weights, size);
             let mut incoming = graph.incoming.clone();
             incoming.iter_mut().for_each(|block| places.apply(Arc::make_mut(block)));
-            let all = AllBlocks {
-                incoming: &incoming,
-                places: &places,
-                out_weights: &graph.out_weights,
-                teleport: &of_block,
-                damping,
+            // As many tasks, each with some of the blocks.
+            let shares: Vec<Vec<u32>> = (0..tasks)
+                .map(|task| (0..incoming.len() as u32).skip(task).step_by(tasks).collect())
+                .collect();
+            let of_share = |numbers: &[u32]| -> (Vec<_>, Vec<_>) {
+                numbers.iter().map(|at| *at as usize).map(|at| (incoming[at].clone(), of_block[at])).unzip()
             };
-            let mass = graph.dangling_mass(teleport);
+            let parts: Vec<_> = shares.iter().map(|numbers| of_share(numbers)).collect();
+            let blocks: Vec<_> = shares.iter().zip(&parts).map(|(numbers, (incoming, teleport))| {
+                let (places, out_weights) = (&places, graph.out_weights.as_slice());
+                Blocks { numbers, incoming, teleport, places, out_weights, damping }
+            }).collect();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let supersteps = |mass: &[f64], ranks: &[f64], steps: usize| {
-                pool.install(|| supersteps(all, mass, ranks, (steps, 1e-13)))
-            };
-            let done = supersteps(&mass, teleport, 1000);
+            let begin = |blocks: &Blocks<'_, f64>| pool.install(|| Consecutive::new(*blocks, teleport));
+            let mut states: Vec<Consecutive> = blocks.iter().map(begin).collect();
+            let mut mass = graph.dangling_mass(teleport);
             let (expected, steps) = graph.iterate(damping, teleport);
-            prop_assert_eq!(&done.ranks, &expected);
-            prop_assert_eq!(done.measures.len(), steps);
-            prop_assert!(done.measures.iter().all(|step| step.len() == graph.incoming.len()));
-            // In two goes it is the same.
-            let some = supersteps(&mass, teleport, 3);
-            let mut total = Measures::new(vectors);
-            some.measures[some.measures.len() - 1].iter().for_each(|block| total.add(block));
-            if some.measures.len() < done.measures.len() {
-                let rest = supersteps(&total.dangling_mass, &some.ranks, 1000);
-                prop_assert_eq!(some.measures.len() + rest.measures.len(), done.measures.len());
-                prop_assert_eq!(rest.ranks, done.ranks);
+            let mut written = Vec::new();
+            for _ in 0..steps {
+                let mut measures = vec![Measures::new(vectors); incoming.len()];
+                let mut ranks = vec![Vec::new(); incoming.len()];
+                for (state, blocks) in states.iter_mut().zip(&blocks) {
+                    let measured = pool.install(|| state.step(*blocks, &mass));
+                    let mut rest = state.ranks().as_slice();
+                    for (block, measured) in blocks.numbers.iter().zip(measured) {
+                        measures[*block as usize] = measured;
+                        let numbers = of_block[*block as usize].len();
+                        ranks[*block as usize] = rest.split_off(..numbers).unwrap().to_vec();
+                    }
+                    // What somebody still writes stays as it is.
+                    if threads > 1 {
+                        written.push((Arc::clone(state.ranks()), state.ranks().to_vec()));
+                    }
+                }
+                for (state, blocks) in states.iter_mut().zip(&blocks) {
+                    let others = (0..incoming.len() as u32).filter(|block| !blocks.numbers.contains(block));
+                    let others = others.map(|block| (block, &ranks[block as usize])).collect();
+                    let read = |ranks: &Vec<f64>, room: &mut [f64]| {
+                        room.copy_from_slice(ranks);
+                        Ok::<_, ()>(())
+                    };
+                    pool.install(|| state.receive(*blocks, others, read)).unwrap();
+                }
+                let mut total = Measures::new(vectors);
+                measures.iter().for_each(|block| total.add(block));
+                mass = total.dangling_mass;
             }
+            let mut ranks = vec![Vec::new(); incoming.len()];
+            for (state, blocks) in states.iter().zip(&blocks) {
+                let mut rest = state.ranks().as_slice();
+                for block in blocks.numbers {
+                    let numbers = of_block[*block as usize].len();
+                    ranks[*block as usize] = rest.split_off(..numbers).unwrap().to_vec();
+                }
+            }
+            prop_assert_eq!(ranks.concat(), expected);
+            prop_assert!(written.iter().all(|(shared, then)| **shared == *then));
         }
 
         #[test]

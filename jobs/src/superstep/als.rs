@@ -283,7 +283,7 @@ impl AlsStep {
         for (at, folder) in folders {
             let cut = [side.cut, other.cut][at % 2];
             let state = factors[at % 2].take().unwrap_or_default();
-            task.resident.write_state(task, folder, (cut, width), state).await?;
+            task.resident.write_state(task, folder, (cut, width), Arc::new(state)).await?;
         }
         let of_step = |measures: &Measures| {
             [measures.observed_loss, measures.penalty].into_iter().chain(measures.gram.clone())

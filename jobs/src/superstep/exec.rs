@@ -95,8 +95,9 @@ pub trait Kernel: Send + Sync {
     /// Works on one block.
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch>;
 
-    /// Works on all blocks of a task together (its `block` means nothing then). If these are all that there are, it may do
-    /// several steps, so that they need not return to the driver for each. `None` if that can't be done, or is no better.
+    /// Works on all blocks of a task together (its `block` means nothing then). It may do several steps, so that they need
+    /// not return to the driver for each: if these are all blocks that there are, or if other tasks do the same. `None` if
+    /// that can't be done, or is no better.
     async fn run_together(&self, _: Task<'_>, _blocks: &[u32]) -> Result<Option<RecordBatch>> {
         Ok(None)
     }
@@ -152,6 +153,7 @@ impl Superstep {
 }
 
 /// What was measured in a block.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// The block.
     pub block: u32,
@@ -189,6 +191,17 @@ pub fn measures_of_all(
         Arc::new(count(&task.reuse.read)),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&MEASURES_SCHEMA), columns)?)
+}
+
+/// Adds up the measures of all blocks, position by position, in the order of the blocks.
+pub fn total(measures: &[Vec<f64>]) -> Vec<f64> {
+    let mut totals = vec![0.0; measures.first().map_or(0, Vec::len)];
+    for block in measures {
+        for (total, value) in totals.iter_mut().zip(block) {
+            *total += value;
+        }
+    }
+    totals
 }
 
 /// Exchanges of blocks that are looked at, at most. Where there are more, the blocks are small beside what partitions have.

@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use nightshift_catalog::storage::Storage;
 use nightshift_udfs::csr::Value;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use url::Url;
@@ -69,6 +70,14 @@ impl Folder {
     /// The folder on the session's store.
     pub fn open(&self, runtime: &RuntimeEnv) -> Result<Storage> {
         Ok(Storage::of_session(runtime, &self.0)?)
+    }
+
+    /// Whether the parts of all blocks are there.
+    pub async fn has_all_parts(&self, runtime: &RuntimeEnv, cut: Partitioned) -> Result<bool> {
+        let storage = self.open(runtime)?;
+        let listed = storage.list().await?;
+        let listed: HashSet<_> = listed.into_iter().map(|object| object.location).collect();
+        Ok((0..cut.blocks()).all(|block| listed.contains(&storage.path(&Self::part(block)))))
     }
 
     /// An object that is nothing but numbers; there must be `count` of them.
@@ -230,6 +239,22 @@ mod tests {
         }
         let beyond = folder.rows::<f32>(&runtime, cut, width, &[2099, 2101]).await.unwrap_err();
         assert!(beyond.to_string().contains("row 2101 is wanted"), "{beyond}");
+    }
+
+    #[tokio::test]
+    async fn a_state_is_whole_when_all_parts_are_in_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder(Url::from_directory_path(dir.path().join("state")).unwrap());
+        let (runtime, cut) = (RuntimeEnv::default(), Partitioned { count: 5, block_rows: 2 });
+        let storage = folder.open(&runtime).unwrap();
+        for (name, whole) in [("000000.bin", false), ("within/000001.bin", false)] {
+            storage.put(name, vec![0]).await.unwrap();
+            assert_eq!(folder.has_all_parts(&runtime, cut).await.unwrap(), whole);
+        }
+        for (name, whole) in [("000002.bin", false), ("000001.bin", true)] {
+            storage.put(name, vec![0]).await.unwrap();
+            assert_eq!(folder.has_all_parts(&runtime, cut).await.unwrap(), whole);
+        }
     }
 
     #[test]

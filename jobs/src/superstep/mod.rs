@@ -1,4 +1,5 @@
-//! Supersteps: one job per step of an iterative algorithm (or for several steps, where one task has all blocks).
+//! Supersteps: one job per step of an iterative algorithm (or for several steps, where one task has all blocks, or tasks wait
+//! for each other between them).
 //!
 //! A step combines a block of fixed data (ratings, edges), which stays in the executor's memory
 //! between steps, with a shared state (factors, ranks), which every executor reads once. It writes
@@ -10,6 +11,7 @@
 //! plumbing stay.
 
 mod als;
+mod barrier;
 mod blocks;
 mod exec;
 mod export;
@@ -24,7 +26,7 @@ mod slices;
 
 pub use als::{AlsInitialize, AlsSide, AlsStep, PublishedItems};
 pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};
-pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task};
+pub use exec::{Kernel, MEASURES_SCHEMA, Superstep, SuperstepExec, Task, total};
 pub use export::{FactorsExport, RankVectors, RanksExport};
 pub use items::{FixedItems, ItemFiles};
 pub use layout::{Folder, Partitioned};

@@ -2,6 +2,8 @@
 //!
 //! A state has a rank of each node for each teleport distribution: a vector.
 
+mod several;
+
 use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
 use super::layout::{Folder, Partitioned};
@@ -10,9 +12,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
-use nightshift_udfs::pagerank::{
-    self, AllBlocks, Done, Measures, Nodes, Places, Step, Weight, contributions, supersteps,
-};
+use nightshift_udfs::pagerank::{self, Measures, Nodes, Places, Step, Weight, contributions};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -74,10 +74,11 @@ impl PageRankGraph {
         task.resident.holds(self.cut.count as usize * bytes)
     }
 
-    /// Bytes of all blocks in memory.
-    fn block_bytes(&self) -> usize {
+    /// Bytes of so many blocks in memory, if all are of the same size.
+    fn block_bytes(&self, blocks: usize) -> usize {
         let entry = size_of::<u32>() + if self.weighted { size_of::<f64>() } else { 0 };
-        self.edges as usize * entry + self.cut.count as usize * size_of::<u64>()
+        let all = self.edges as usize * entry + self.cut.count as usize * size_of::<u64>();
+        (all / self.cut.blocks().max(1) as usize).saturating_mul(blocks)
     }
 
     async fn out_weights(&self, task: Task<'_>) -> Result<Arc<Vec<f64>>> {
@@ -236,8 +237,9 @@ pub struct PageRankStep {
     pub dangling_mass: Vec<u64>,
     /// The ranks before the first step.
     pub from: Folder,
-    /// Where the ranks go after one step, after two, and so on. As many steps are done if a task has all blocks and
-    /// memory for them, else one. Those after the last one are written.
+    /// Where the ranks go after one step, after two, and so on. A task that has all blocks, and memory for them, does as
+    /// many steps; tasks that have memory for theirs do some of them together, and may differ by one in how many they
+    /// do. The ranks after the last step that all have done are written. Without the memory, it is one step.
     pub to: Vec<Folder>,
     /// No step is done after one whose ranks are all as close to exact as this.
     pub tolerance: f64,
@@ -343,42 +345,6 @@ impl PageRankStep {
         task.resident.write_part(task, self.next()?, cut, ranks).await?;
         measures_batch(task, &measures.to_vec(), started)
     }
-
-    /// All steps, on all blocks.
-    async fn pull_all<W: Weight>(&self, task: Task<'_>) -> Result<RecordBatch> {
-        let started = Instant::now();
-        let (graph, vectors) = (&self.graph, self.graph.vectors());
-        let (blocks, places) = (0..graph.cut.blocks(), graph.places(task).await?);
-        let from = &places;
-        let read = |block: u32| async move {
-            let task = Task { block, ..task };
-            tokio::try_join!(graph.incoming_from::<W>(task, from), graph.teleport(task))
-        };
-        let read = futures::stream::iter(blocks.clone()).map(read).buffered(AT_ONCE);
-        let (incoming, teleport): (Vec<_>, Vec<_>) = read.try_collect().await?;
-        let out_weights = graph.all_out_weights(task).await?;
-        let before = task.resident.state(task, &self.from, graph.cut, vectors).await?;
-        let (damping, dangling_mass) = (self.damping, self.dangling_mass());
-        let most = (self.to.len(), self.tolerance);
-        let compute = move |pool: &ThreadPool| {
-            let teleport: Vec<&[f64]> = teleport.iter().map(|part| part.as_slice()).collect();
-            let (incoming, teleport) = (incoming.as_slice(), teleport.as_slice());
-            let out_weights = out_weights.as_slice();
-            let places = &places;
-            let all = AllBlocks { incoming, places, out_weights, teleport, damping };
-            pool.install(|| supersteps(all, &dangling_mass, &before, most))
-        };
-        let done = task.threads.run(compute).await?;
-        let folder = self.to.get(done.measures.len() - 1).unwrap_or(self.next()?);
-        let Done { ranks, measures } = done;
-        task.resident.write_state(task, folder, (graph.cut, vectors), ranks).await?;
-        let of_block = |block: u32| {
-            let steps = measures.iter().flat_map(|step| step[block as usize].to_vec());
-            Measured { block, measures: steps.collect() }
-        };
-        let measured: Vec<_> = blocks.map(of_block).collect();
-        measures_of_all(task, &measured, started)
-    }
 }
 
 #[async_trait]
@@ -403,15 +369,17 @@ impl Kernel for PageRankStep {
         if !self.graph.is_held(task, 3) {
             return Ok(None);
         }
-        let all = self.to.len() > 1 && blocks.iter().copied().eq(0..self.blocks());
-        // Ranks and what they pass along are there twice then, before a step and after it, besides the ranks that were read.
-        let several =
-            all && self.graph.is_held(task, 6) && task.resident.holds(self.graph.block_bytes());
+        // Of each node, its rank and what it passes along are there twice then, before a step and after it, besides the ranks
+        // that were read.
+        let several = self.to.len() > 1
+            && !blocks.is_empty()
+            && self.graph.is_held(task, 6)
+            && task.resident.holds(self.graph.block_bytes(blocks.len()));
         let batch = match (several, self.graph.weighted) {
             (false, true) => self.pull_together::<f64>(task, blocks).await?,
             (false, false) => self.pull_together::<()>(task, blocks).await?,
-            (true, true) => self.pull_all::<f64>(task).await?,
-            (true, false) => self.pull_all::<()>(task).await?,
+            (true, true) => self.pull_several::<f64>(task, blocks).await?,
+            (true, false) => self.pull_several::<()>(task, blocks).await?,
         };
         Ok(Some(batch))
     }

@@ -372,7 +372,7 @@ impl Training<'_> {
             enough,
             seconds: JOB_SECONDS,
         });
-        let totals = total(&self.superstep_of(steps, side.work.clone()).await?);
+        let totals = total(&self.superstep_of(steps, side.work.clone()).await?.measures);
         let squares = step.factors * step.factors;
         let state = |(folder, measures): (Folder, &[f64])| State {
             folder,

@@ -22,7 +22,7 @@ use crate::operator::{Operator, OperatorNode};
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::statement::{CreateModel, Statement, reads};
-use crate::superstep::{Folder, Reuse, Superstep};
+use crate::superstep::{Folder, Reuse, Superstep, total};
 use crate::view::View;
 use crate::{JobError, Result};
 use arrow::array::AsArray;
@@ -60,6 +60,14 @@ struct Trained {
     metrics: BTreeMap<String, f64>,
     /// How long each iteration took.
     iteration_seconds: Vec<f64>,
+}
+
+/// What a superstep returns.
+struct Answers {
+    /// The measures of each block, in the order of the blocks.
+    measures: Vec<Vec<f64>>,
+    /// How many times blocks were worked on together, or one alone.
+    together: usize,
 }
 
 /// The names of the tables that a model of a type has.
@@ -157,20 +165,22 @@ impl Training<'_> {
 
     /// Runs one superstep and returns the measures of each block, in the order of the blocks.
     async fn superstep(&self, step: Superstep) -> Result<Vec<Vec<f64>>> {
-        self.superstep_of(step, Vec::new()).await
+        Ok(self.superstep_of(step, Vec::new()).await?.measures)
     }
 
     /// The same, where it is known how much work each block is.
-    async fn superstep_of(&self, step: Superstep, work: Vec<u64>) -> Result<Vec<Vec<f64>>> {
+    async fn superstep_of(&self, step: Superstep, work: Vec<u64>) -> Result<Answers> {
         let (name, blocks) = (step.kernel().name(), step.kernel().blocks());
         let started = Instant::now();
         let plan = OperatorNode::plan(Operator::Superstep { step: Box::new(step), work }, None)?;
         let mut measures = vec![None; blocks as usize];
-        let (mut busy, mut kept, mut read) = (0.0, 0, 0);
+        let (mut busy, mut kept, mut read, mut together) = (0.0, 0, 0, 0);
         for batch in self.session.collect(plan).await? {
             let numbers = batch.column(0).as_primitive::<UInt32Type>();
             let lists = batch.column(1).as_list::<i32>();
-            busy += sum(batch.column(2).as_primitive::<Float64Type>()).unwrap_or(0.0);
+            let seconds = batch.column(2).as_primitive::<Float64Type>();
+            busy += sum(seconds).unwrap_or(0.0);
+            together += seconds.values().iter().filter(|seconds| **seconds > 0.0).count();
             kept += sum(batch.column(3).as_primitive::<UInt32Type>()).unwrap_or(0);
             read += sum(batch.column(4).as_primitive::<UInt32Type>()).unwrap_or(0);
             for row in 0..batch.num_rows() {
@@ -185,7 +195,9 @@ impl Training<'_> {
         self.reuse.read.fetch_add(read, Ordering::Relaxed);
         let model = self.name;
         tracing::debug!(run = self.run, %model, name, seconds, busy, kept, read, "superstep");
-        measures.into_iter().collect::<Option<_>>().ok_or_else(|| no_answer(&self.name.to_string()))
+        let measures = measures.into_iter().collect::<Option<_>>();
+        let measures = measures.ok_or_else(|| no_answer(&self.name.to_string()))?;
+        Ok(Answers { measures, together })
     }
 
     /// Plans SQL over the rows that a step returns, as the table `export`, and other tables.
@@ -239,17 +251,6 @@ fn no_answer(model: &str) -> JobError {
         what: format!("a superstep of {model}"),
         reason: "not every block has answered".to_string(),
     }
-}
-
-/// Adds up the measures of all blocks, position by position, in the order of the blocks.
-fn total(measures: &[Vec<f64>]) -> Vec<f64> {
-    let mut totals = vec![0.0; measures.first().map_or(0, Vec::len)];
-    for block in measures {
-        for (total, value) in totals.iter_mut().zip(block) {
-            *total += value;
-        }
-    }
-    totals
 }
 
 /// A quoted identifier.

@@ -5,7 +5,7 @@ use super::options::PageRank;
 use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
 use super::teleport::Teleport;
-use super::{Trained, Training, steps_of_job, total};
+use super::{MOST_STEPS, Trained, Training, steps_of_job, total};
 use crate::superstep::{
     Axis, Content, Distributions, Folder, PageRankGraph, PageRankInitialize, PageRankStep,
     Partitioned, RankVectors, RanksExport, Superstep,
@@ -216,22 +216,37 @@ impl Training<'_> {
         // The iteration whose state is written down, and stays until another's is.
         let mut kept = history.len();
         let (mut there, mut old) = (vec![kept], Vec::new());
-        let mut steps = 1;
+        // Jobs of one step that are still to come, and how many follow the next one that does no more than that.
+        let (mut steps, mut alone, mut in_vain) = (1, 0, 1);
         loop {
             let started = Instant::now();
             let iteration = history.len();
-            steps = steps.min(spec.max_iterations - iteration);
-            let to = (1..=steps).map(|step| self.rank_state(batch, iteration + step)).collect();
+            let asked = steps.min(spec.max_iterations - iteration);
+            let to = (1..=asked).map(|step| self.rank_state(batch, iteration + step)).collect();
             let step = PageRankStep {
                 graph: graph.clone(),
                 damping: spec.damping,
                 dangling_mass: dangling_mass.iter().map(|mass| mass.to_bits()).collect(),
-                from: state,
+                from: state.clone(),
                 to,
                 tolerance: spec.tolerance,
             };
             let step = self.superstep_of(Superstep::PageRankStep(step), work.to_vec());
-            let totals = total(&self.removing(&old, step).await?);
+            let mut answers = self.removing(&old, step).await?;
+            let numbers = answers.measures.iter().map(Vec::len);
+            let (fewest, most) = (numbers.clone().min().unwrap_or(0), numbers.max().unwrap_or(0));
+            if fewest < most {
+                // Some tasks may have done a step more than the others, and have written what was before as well. One that
+                // was run again when the others were done finds nothing of what these had exchanged: then there may be
+                // no ranks that all have come to.
+                let common = self.rank_state(batch, iteration + fewest / (2 * vectors));
+                if !common.has_all_parts(self.session.runtime(), graph.cut).await? {
+                    steps = 1;
+                    continue;
+                }
+                answers.measures.iter_mut().for_each(|of_block| of_block.truncate(fewest));
+            }
+            let totals = total(&answers.measures);
             let name = self.name.to_string();
             let mut bound = f64::INFINITY;
             for measures in totals.chunks_exact(2 * vectors) {
@@ -245,6 +260,15 @@ impl Training<'_> {
             let taken = started.elapsed().as_secs_f64() / done.max(1) as f64;
             seconds.extend(std::iter::repeat_n(taken, done));
             steps = steps_of_job(taken);
+            if asked > 1 && done == 1 {
+                // Tasks have waited for each other in vain. They may wait again after twice as many jobs of one step.
+                (alone, in_vain) = (in_vain, (2 * in_vain).min(MOST_STEPS));
+            } else if done > 1 {
+                in_vain = 1;
+            }
+            if alone > 0 {
+                (alone, steps) = (alone - 1, 1);
+            }
             dangling_mass = totals[totals.len() - vectors..].to_vec();
             state = self.rank_state(batch, history.len());
             let enough = spec.is_enough(&history);
@@ -268,6 +292,10 @@ impl Training<'_> {
             }
             if enough {
                 return Ok(Iterated { state, history, seconds });
+            }
+            if answers.together > 1 {
+                // Each state is there that tasks have shared.
+                there.extend(iteration + 1..history.len());
             }
             there.push(history.len());
             let (needed, others): (Vec<_>, Vec<_>) = there.into_iter().partition(|number| {

@@ -1,89 +1,135 @@
-//! Several supersteps, one after another, by threads that share the memory with all blocks.
+//! Several supersteps, one after another, on blocks that stay in memory between them.
 
-use super::{Measures, Nodes, Places, Step, Weight, error_bound, superstep};
+use super::{Measures, Nodes, Places, Step, Weight, superstep};
 use crate::csr::Csr;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A graph whose blocks are all in memory.
+/// Some blocks of a graph, or all.
 #[derive(Debug, Clone, Copy)]
-pub struct AllBlocks<'a, W> {
-    /// The incoming edges of each block, which name the places of their sources.
+pub struct Blocks<'a, W> {
+    /// Their numbers, ascending.
+    pub numbers: &'a [u32],
+    /// The incoming edges of each of them, which name the places of their sources.
     pub incoming: &'a [Arc<Csr<W>>],
+    /// The share of each of their nodes in each teleport distribution, by block.
+    pub teleport: &'a [&'a [f64]],
     /// Where what nodes pass along is.
     pub places: &'a Places,
-    /// The outgoing weight of each node.
+    /// The outgoing weight of each node of the graph.
     pub out_weights: &'a [f64],
-    /// The share of each node in each teleport distribution, by block.
-    pub teleport: &'a [&'a [f64]],
     /// Probability of following an edge.
     pub damping: f64,
 }
 
-/// What steps in a row have come to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Done {
-    /// The ranks after the last step.
-    pub ranks: Vec<f64>,
-    /// What was measured in each step, for each block.
-    pub measures: Vec<Vec<Measures>>,
+impl<W> Blocks<'_, W> {
+    /// The nodes of a block.
+    fn nodes(&self, block: u32) -> Range<usize> {
+        let first = block as usize * self.places.block_nodes;
+        first..(first + self.places.block_nodes).min(self.out_weights.len())
+    }
 }
 
-impl<W: Weight> AllBlocks<'_, W> {
-    /// One step: the next ranks and contributions, and what was measured in each block.
-    fn step(
-        &self,
-        step: Step<'_>,
-        before: &[f64],
-        (ranks, passed): (&mut [f64], &mut [f64]),
+/// The ranks of some blocks' nodes, and what all nodes pass along.
+///
+/// After a step, what the nodes of other blocks pass along is what they passed before, until it was [received](Self::receive).
+#[derive(Debug)]
+pub struct Consecutive {
+    vectors: usize,
+    /// Those of the blocks, one after another, and what they were before the last step: shared with whoever writes them.
+    ranks: Arc<Vec<f64>>,
+    before: Arc<Vec<f64>>,
+    passed: Vec<f64>,
+    /// Room for what is passed along after a step.
+    next_passed: Vec<f64>,
+}
+
+impl Consecutive {
+    /// Begins with the `ranks` of all nodes, by the threads of the pool that it is called in.
+    pub fn new<W: Weight>(blocks: Blocks<'_, W>, ranks: &[f64]) -> Self {
+        let vectors = ranks.len() / blocks.out_weights.len().max(1);
+        let passed = blocks.places.contributions(ranks, blocks.out_weights);
+        let own = blocks.numbers.iter().flat_map(|block| {
+            let nodes = blocks.nodes(*block);
+            &ranks[nodes.start * vectors..nodes.end * vectors]
+        });
+        let own: Arc<Vec<f64>> = Arc::new(own.copied().collect());
+        let (before, next_passed) = (Arc::clone(&own), vec![0.0; passed.len()]);
+        Self { vectors, ranks: own, before, passed, next_passed }
+    }
+
+    /// The ranks of the blocks' nodes, block after block.
+    pub fn ranks(&self) -> &Arc<Vec<f64>> {
+        &self.ranks
+    }
+
+    /// These ranks before the last step.
+    pub fn before(&self) -> &Arc<Vec<f64>> {
+        &self.before
+    }
+
+    /// One step, by the threads of the pool that it is called in: what was measured in each of the blocks. It is the same, to
+    /// the last bit, as a [`superstep`] on each of them.
+    pub fn step<W: Weight>(
+        &mut self,
+        blocks: Blocks<'_, W>,
+        dangling_mass: &[f64],
     ) -> Vec<Measures> {
-        let (vectors, nodes) = (step.vectors(), self.places.block_nodes);
-        let mut measures = vec![Measures::new(vectors); self.incoming.len()];
-        let own = self.out_weights.chunks(nodes).zip(self.teleport);
-        let own = own.zip(before.chunks(nodes * vectors));
-        let next = ranks.chunks_mut(nodes * vectors).zip(self.places.split(passed, vectors));
-        let blocks: Vec<_> = self.incoming.iter().zip(own).zip(next.zip(&mut measures)).collect();
-        blocks.into_par_iter().with_max_len(1).for_each(
-            |((incoming, own), ((next, mut passed), measures))| {
-                let ((out_weights, teleport), ranks) = own;
-                let nodes = Nodes { out_weights, teleport, ranks };
-                superstep(step, incoming, nodes, next, measures);
+        let vectors = self.vectors;
+        std::mem::swap(&mut self.ranks, &mut self.before);
+        if Arc::get_mut(&mut self.ranks).is_none() {
+            // Somebody still has what was there.
+            self.ranks = Arc::new(vec![0.0; self.before.len()]);
+        }
+        let mut next = Arc::get_mut(&mut self.ranks).map(Vec::as_mut_slice).unwrap_or_default();
+        let mut before = self.before.as_slice();
+        let contributions = self.passed.as_slice();
+        let step = Step { damping: blocks.damping, dangling_mass, contributions };
+        let mut measures = vec![Measures::new(vectors); blocks.numbers.len()];
+        let passed = blocks.places.split(&mut self.next_passed, vectors).into_iter();
+        let mut passed: Vec<_> = passed.map(Some).collect();
+        let own = blocks.numbers.iter().zip(&mut measures).map(|(block, measures)| {
+            let nodes = blocks.nodes(*block);
+            let numbers = nodes.len() * vectors;
+            let next = next.split_off_mut(..numbers).unwrap_or_default();
+            let before = before.split_off(..numbers).unwrap_or_default();
+            let passed = passed.get_mut(*block as usize).and_then(Option::take);
+            (&blocks.out_weights[nodes], before, next, passed, measures)
+        });
+        let own: Vec<_> = own.zip(blocks.incoming.iter().zip(blocks.teleport)).collect();
+        own.into_par_iter().with_max_len(1).for_each(|(own, (incoming, teleport))| {
+            let (out_weights, ranks, next, passed, measures) = own;
+            let nodes = Nodes { out_weights, teleport, ranks };
+            superstep(step, incoming, nodes, next, measures);
+            if let Some(mut passed) = passed {
                 passed.contribute(next, out_weights);
-            },
-        );
+            }
+        });
+        std::mem::swap(&mut self.passed, &mut self.next_passed);
         measures
     }
-}
 
-/// As many steps as asked, or fewer if the bound of the error of every vector is at most `tolerance` before, by the threads
-/// of the pool that it is called in. They come to the same, to the last bit, as steps block by block whose measures are
-/// added up in the order of the blocks.
-///
-/// `dangling_mass` and `ranks` are those before the first step.
-pub fn supersteps<W: Weight>(
-    graph: AllBlocks<'_, W>,
-    dangling_mass: &[f64],
-    ranks: &[f64],
-    (steps, tolerance): (usize, f64),
-) -> Done {
-    let mut before = ranks.to_vec();
-    let mut passed = graph.places.contributions(&before, graph.out_weights);
-    let (mut next, mut next_passed) = (vec![0.0; before.len()], vec![0.0; before.len()]);
-    let mut total = Measures::new(dangling_mass.len());
-    total.dangling_mass.copy_from_slice(dangling_mass);
-    let mut measures = Vec::new();
-    while measures.len() < steps {
-        let (damping, dangling_mass) = (graph.damping, &total.dangling_mass);
-        let step = Step { damping, dangling_mass, contributions: &passed };
-        let measured = graph.step(step, &before, (&mut next, &mut next_passed));
-        total = Measures::new(total.change.len());
-        measured.iter().for_each(|block| total.add(block));
-        measures.push(measured);
-        std::mem::swap(&mut before, &mut next);
-        std::mem::swap(&mut passed, &mut next_passed);
-        if total.change.iter().all(|change| error_bound(*change, graph.damping) <= tolerance) {
-            break;
-        }
+    /// Receives the ranks that the nodes of other blocks have after the last step, by the threads of the pool that it is
+    /// called in. Each is read by `read`, into as many numbers as there are.
+    pub fn receive<W: Weight, R: Send, E: Send>(
+        &mut self,
+        blocks: Blocks<'_, W>,
+        others: Vec<(u32, R)>,
+        read: impl Fn(R, &mut [f64]) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        let passed = blocks.places.split(&mut self.passed, self.vectors).into_iter();
+        let mut passed: Vec<_> = passed.map(Some).collect();
+        let others = others.into_iter().filter_map(|(block, from)| {
+            let passed = passed.get_mut(block as usize).and_then(Option::take)?;
+            Some((blocks.nodes(block), from, passed))
+        });
+        let others: Vec<_> = others.collect();
+        others.into_par_iter().with_max_len(1).try_for_each(|(nodes, from, mut passed)| {
+            let mut ranks = vec![0.0; nodes.len() * self.vectors];
+            read(from, &mut ranks)?;
+            passed.contribute(&ranks, &blocks.out_weights[nodes]);
+            Ok(())
+        })
     }
-    Done { ranks: before, measures }
 }

@@ -30,7 +30,17 @@ impl Resident {
         cut: Partitioned,
         part: Vec<V>,
     ) -> Result<()> {
-        let bytes = numbers_to_bytes(part);
+        self.write_bytes(task, folder, cut, numbers_to_bytes(part)).await
+    }
+
+    /// The same of numbers that are bytes already.
+    pub async fn write_bytes(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        cut: Partitioned,
+        bytes: Bytes,
+    ) -> Result<()> {
         folder.open(task.runtime)?.put(&Folder::part(task.block), bytes.clone()).await?;
         let rows = cut.rows(task.block).max(1);
         if self.holds(STATES * (bytes.len() / rows) * cut.count as usize) {
@@ -47,9 +57,8 @@ impl Resident {
         task: Task<'_>,
         folder: &Folder,
         (cut, width): (Partitioned, usize),
-        state: Vec<V>,
+        state: Arc<Vec<V>>,
     ) -> Result<()> {
-        let state = Arc::new(state);
         let bytes = shared_numbers_to_bytes(Arc::clone(&state));
         let storage = &folder.open(task.runtime)?;
         let parts = (0..cut.blocks()).map(|block| {
@@ -296,8 +305,12 @@ mod tests {
         let (before, whole) = (executor.folder("user-00001"), executor.folder("user-00002"));
         executor.write(&before, 1.0).await;
         executor.read(&before).await.unwrap();
-        let written =
-            executor.resident.write_state(executor.task(0), &whole, (CUT, 2), expected(2.0));
+        let written = executor.resident.write_state(
+            executor.task(0),
+            &whole,
+            (CUT, 2),
+            Arc::new(expected(2.0)),
+        );
         written.await.unwrap();
         // It is in the place of the one before.
         assert_eq!(executor.names(), ["user-00002/"]);

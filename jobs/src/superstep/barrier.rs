@@ -1,0 +1,240 @@
+//! Barriers between the steps of tasks that go on together, so that none of them has to return to the driver after each step.
+//!
+//! When a task has done a step, it arrives: it leaves in a folder of the step's state what its blocks have come to, in one
+//! object. Who finds there what all blocks have come to can go on. Nothing makes sure that all tasks of a job run at the
+//! same time, so nobody waits for longer than the others should take. Then some may have gone on, by one step at most:
+//! nobody arrives for the next who didn't see all of the others.
+
+use super::exec::{Measured, Task};
+use super::layout::{Folder, Partitioned, append_numbers, numbers_to_bytes};
+use crate::{JobError, Result};
+use bytes::Bytes;
+use nightshift_udfs::csr::Value;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Between two looks at who has arrived: a share of the time that it took until then, within these bounds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const PAUSES: u32 = 8;
+
+/// A barrier of all tasks that have blocks of a state.
+#[derive(Debug, Clone, Copy)]
+pub struct Barrier<'a> {
+    /// The state.
+    pub state: &'a Folder,
+    /// What tasks have done when they arrive: a folder of the state.
+    pub name: &'static str,
+    /// How the state is cut.
+    pub cut: Partitioned,
+    /// How many numbers are measured of each block.
+    pub measures: usize,
+    /// Bytes of each row of the state that tasks bring along.
+    pub row_bytes: usize,
+}
+
+/// What another task's block has come to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrived {
+    /// What was measured, with its block.
+    pub measured: Measured,
+    /// Its rows of the state.
+    pub rows: Bytes,
+}
+
+impl Barrier<'_> {
+    /// Says what a task's blocks have come to; `rows` are theirs, block after block.
+    pub async fn arrive(&self, task: Task<'_>, blocks: &[Measured], rows: Bytes) -> Result<()> {
+        let Some(first) = blocks.first() else { return Ok(()) };
+        let head = blocks.iter().flat_map(|block| {
+            std::iter::once(f64::from(block.block)).chain(block.measures.iter().copied())
+        });
+        let head: Vec<f64> = std::iter::once(blocks.len() as f64).chain(head).collect();
+        let folder = self.state.open(task.runtime)?.folder(self.name);
+        let object =
+            [numbers_to_bytes(head), rows].into_iter().collect::<object_store::PutPayload>();
+        Ok(folder.put(&Folder::part(first.block), object).await?)
+    }
+
+    /// What all blocks but the task's `own` have come to, if they arrive within the `limit`.
+    pub async fn wait(
+        &self,
+        task: Task<'_>,
+        own: &[u32],
+        limit: Duration,
+    ) -> Result<Option<Vec<Arrived>>> {
+        let started = Instant::now();
+        let folder = self.state.open(task.runtime)?.folder(self.name);
+        let mut seen: HashSet<String> =
+            own.first().copied().map(Folder::part).into_iter().collect();
+        let mut missing: HashSet<u32> = (0..self.cut.blocks()).collect();
+        own.iter().for_each(|block| {
+            missing.remove(block);
+        });
+        let mut arrived = Vec::with_capacity(missing.len());
+        while !missing.is_empty() {
+            for object in folder.list().await? {
+                let Some(name) = object.location.filename() else { continue };
+                if seen.insert(name.to_string()) {
+                    let what = format!("{}{name}", folder.url());
+                    let all = self.read(folder.get(name).await?, &what)?;
+                    // Others may have been there before, when blocks were in other hands.
+                    arrived
+                        .extend(all.into_iter().filter(|one| missing.remove(&one.measured.block)));
+                }
+            }
+            let waited = started.elapsed();
+            if !missing.is_empty() && waited > limit {
+                return Ok(None);
+            }
+            if !missing.is_empty() {
+                let pause = (waited / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                tokio::time::sleep(pause).await;
+            }
+        }
+        Ok(Some(arrived))
+    }
+
+    /// Forgets what a task has brought along, when nobody can want it any more.
+    pub async fn forget(&self, task: Task<'_>, own: &[u32]) -> Result<()> {
+        let Some(first) = own.first() else { return Ok(()) };
+        let folder = self.state.open(task.runtime)?.folder(self.name);
+        Ok(folder.delete(&Folder::part(*first)).await?)
+    }
+
+    /// What a task has brought.
+    fn read(&self, mut bytes: Bytes, what: &str) -> Result<Vec<Arrived>> {
+        let damaged = || JobError::Damaged {
+            what: what.to_string(),
+            reason: "it is not what blocks have come to".to_string(),
+        };
+        let mut numbers = |count: usize| {
+            let length = count.saturating_mul(f64::BYTES);
+            let (head, mut numbers) = (bytes.get(..length).ok_or_else(damaged)?, Vec::new());
+            append_numbers(head, count, what, &mut numbers)?;
+            bytes = bytes.slice(length..);
+            Ok::<_, JobError>(numbers)
+        };
+        let count = numbers(1)?[0] as usize;
+        let head = numbers(count.saturating_mul(1 + self.measures))?;
+        let mut arrived = Vec::with_capacity(count);
+        for row in head.chunks(1 + self.measures) {
+            let (block, measures) = row.split_first().ok_or_else(damaged)?;
+            let (block, measures) = (*block as u32, measures.to_vec());
+            let known = block < self.cut.blocks();
+            let length = if known { self.cut.rows(block) * self.row_bytes } else { usize::MAX };
+            if length > bytes.len() {
+                return Err(damaged());
+            }
+            let rows = bytes.split_to(length);
+            arrived.push(Arrived { measured: Measured { block, measures }, rows });
+        }
+        if bytes.is_empty() { Ok(arrived) } else { Err(damaged()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::resident::{Resident, Reuse};
+    use super::*;
+    use crate::threads::Threads;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+    use std::sync::Arc;
+    use url::Url;
+
+    const EVER: Duration = Duration::from_secs(60);
+
+    /// What tasks of an executor have, and a state of theirs.
+    struct Executor {
+        _dir: tempfile::TempDir,
+        state: Folder,
+        runtime: RuntimeEnv,
+        resident: Resident,
+        reuse: Reuse,
+        threads: Arc<Threads>,
+    }
+
+    impl Executor {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self {
+                state: Folder(Url::from_directory_path(dir.path().join("state")).unwrap()),
+                _dir: dir,
+                runtime: RuntimeEnv::default(),
+                resident: Resident::default(),
+                reuse: Reuse::default(),
+                threads: Arc::new(Threads::new(1)),
+            }
+        }
+
+        fn task(&self) -> Task<'_> {
+            let Self { runtime, resident, reuse, threads, .. } = self;
+            Task { block: 0, runtime, resident, reuse, threads }
+        }
+
+        /// Three blocks of two rows, the last of one.
+        fn barrier(&self) -> Barrier<'_> {
+            let cut = Partitioned { count: 5, block_rows: 2 };
+            Barrier { state: &self.state, name: "solved", cut, measures: 2, row_bytes: 3 }
+        }
+    }
+
+    fn arrived(block: u32) -> Arrived {
+        let measures = vec![f64::from(block) / 3.0, -1.0];
+        let length = if block == 2 { 3 } else { 6 };
+        let rows = Bytes::from(vec![block as u8; length]);
+        Arrived { measured: Measured { block, measures }, rows }
+    }
+
+    async fn arrive(executor: &Executor, blocks: &[u32]) {
+        let all: Vec<_> = blocks.iter().copied().map(arrived).collect();
+        let measured: Vec<_> = all.iter().map(|one| one.measured.clone()).collect();
+        let rows: Vec<u8> = all.iter().flat_map(|one| one.rows.to_vec()).collect();
+        executor.barrier().arrive(executor.task(), &measured, rows.into()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_go_on_when_the_last_has_arrived() {
+        let executor = &Executor::new();
+        let wait = |own: &'static [u32], limit| async move {
+            executor.barrier().wait(executor.task(), own, limit).await.unwrap()
+        };
+        arrive(executor, &[0, 2]).await;
+        assert_eq!(wait(&[0, 2], Duration::ZERO).await, None);
+        let last = async {
+            arrive(executor, &[1]).await;
+            wait(&[1], EVER).await
+        };
+        let (first, last) = tokio::join!(wait(&[0, 2], EVER), last);
+        assert_eq!(first.unwrap(), [arrived(1)]);
+        assert_eq!(last.unwrap(), [arrived(0), arrived(2)]);
+        // Tasks that are run again find all of them there, also if they have other blocks now.
+        arrive(executor, &[2]).await;
+        assert_eq!(wait(&[2], Duration::ZERO).await.unwrap(), [arrived(0), arrived(1)]);
+        assert_eq!(wait(&[0, 1, 2], Duration::ZERO).await.unwrap(), []);
+        for own in [&[0, 2][..], &[2]] {
+            executor.barrier().forget(executor.task(), own).await.unwrap();
+        }
+        assert_eq!(wait(&[1], Duration::ZERO).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_no_task_has_brought_is_refused() {
+        let executor = Executor::new();
+        let (task, barrier) = (executor.task(), executor.barrier());
+        let folder = barrier.state.open(task.runtime).unwrap().folder(barrier.name);
+        let of_numbers = |numbers: Vec<f64>| numbers_to_bytes(numbers).to_vec();
+        for (name, object) in [
+            ("short", vec![0; 7]),
+            ("many", of_numbers(vec![1e300])),
+            ("beyond", of_numbers(vec![1.0, 3.0, 0.5, 0.5])),
+            ("without-rows", of_numbers(vec![1.0, 2.0, 0.5, 0.5])),
+            ("too-much", [of_numbers(vec![1.0, 2.0, 0.5, 0.5]), vec![0; 4]].concat()),
+        ] {
+            folder.put(name, object).await.unwrap();
+            let error = barrier.wait(task, &[], EVER).await.unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("what blocks have come to"), "{error}");
+            folder.delete(name).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Several steps of PageRank on blocks that stay in memory, by a task that has all of them or by tasks that wait for each
+//! other after each step.
+
+use super::{AT_ONCE, PageRankGraph, PageRankStep};
+use crate::Result;
+use crate::superstep::barrier::{Arrived, Barrier};
+use crate::superstep::exec::{Measured, Task, measures_of_all, total};
+use crate::superstep::layout::{Folder, read_numbers, shared_numbers_to_bytes};
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use nightshift_udfs::csr::Csr;
+use nightshift_udfs::pagerank::{Blocks, Consecutive, Measures, Places, Weight, error_bound};
+use rayon::ThreadPool;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How much longer than it took itself a task waits for the others.
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// Blocks in memory, with what their steps need besides.
+struct Held<W> {
+    numbers: Vec<u32>,
+    incoming: Vec<Arc<Csr<W>>>,
+    teleport: Vec<Arc<Vec<f64>>>,
+    places: Arc<Places>,
+    out_weights: Arc<Vec<f64>>,
+    damping: f64,
+}
+
+impl<W: Weight> Held<W> {
+    async fn read(
+        graph: &PageRankGraph,
+        damping: f64,
+        task: Task<'_>,
+        blocks: &[u32],
+    ) -> Result<Self> {
+        let (places, out_weights) = (graph.places(task).await?, graph.all_out_weights(task).await?);
+        let from = &places;
+        let read = |block: u32| async move {
+            let task = Task { block, ..task };
+            tokio::try_join!(graph.incoming_from::<W>(task, from), graph.teleport(task))
+        };
+        let read = futures::stream::iter(blocks.iter().copied()).map(read).buffered(AT_ONCE);
+        let (incoming, teleport): (Vec<_>, Vec<_>) = read.try_collect().await?;
+        Ok(Self { numbers: blocks.to_vec(), incoming, teleport, places, out_weights, damping })
+    }
+
+    /// What `work`, which is done in a pool, makes of the blocks.
+    fn with<R>(&self, work: impl FnOnce(Blocks<'_, W>) -> R) -> R {
+        let teleport: Vec<&[f64]> = self.teleport.iter().map(|part| part.as_slice()).collect();
+        work(Blocks {
+            numbers: &self.numbers,
+            incoming: &self.incoming,
+            teleport: &teleport,
+            places: &self.places,
+            out_weights: &self.out_weights,
+            damping: self.damping,
+        })
+    }
+}
+
+impl PageRankStep {
+    /// All steps if `blocks` are all that there are, or else as many as the tasks that have the others do in time.
+    pub(super) async fn pull_several<W: Weight>(
+        &self,
+        task: Task<'_>,
+        blocks: &[u32],
+    ) -> Result<RecordBatch> {
+        let started = Instant::now();
+        let (cut, vectors) = (self.graph.cut, self.graph.vectors());
+        let held = &Arc::new(Held::<W>::read(&self.graph, self.damping, task, blocks).await?);
+        let before = task.resident.state(task, &self.from, cut, vectors).await?;
+        let mut ranks = {
+            let held = Arc::clone(held);
+            let begin = move |all: Blocks<'_, W>| Consecutive::new(all, &before);
+            task.threads.run(move |pool: &ThreadPool| pool.install(|| held.with(begin))).await?
+        };
+        let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
+        let mut done: Vec<Measured> = blocks.iter().map(nothing).collect();
+        let alone = blocks.len() == cut.blocks() as usize;
+        let (most, mut count, mut in_time) = (self.to.len(), 0, true);
+        let mut dangling_mass = self.dangling_mass();
+        for to in &self.to {
+            let began = Instant::now();
+            let compute = {
+                let held = Arc::clone(held);
+                move |pool: &ThreadPool| {
+                    let step = || held.with(|blocks| ranks.step(blocks, &dangling_mass));
+                    let measures = pool.install(step);
+                    (ranks, measures)
+                }
+            };
+            let measures;
+            (ranks, measures) = task.threads.run(compute).await?;
+            count += 1;
+            let measured = |(block, measures): (&u32, Measures)| Measured {
+                block: *block,
+                measures: measures.to_vec(),
+            };
+            let measured: Vec<Measured> = blocks.iter().zip(measures).map(measured).collect();
+            for (all, step) in done.iter_mut().zip(&measured) {
+                all.measures.extend_from_slice(&step.measures);
+            }
+            if count == most {
+                break;
+            }
+            let mut others = Vec::new();
+            if !alone {
+                let barrier = self.barrier(to, "exchange", 2 * vectors, vectors);
+                let rows = shared_numbers_to_bytes(Arc::clone(ranks.ranks()));
+                barrier.arrive(task, &measured, rows).await?;
+                let Some(all) = barrier.wait(task, blocks, began.elapsed() + MARGIN).await? else {
+                    in_time = false;
+                    break;
+                };
+                others = all;
+                // All of them have received what was exchanged before.
+                if let Some(before) = count.checked_sub(2).and_then(|at| self.to.get(at)) {
+                    let barrier = self.barrier(before, "exchange", 2 * vectors, vectors);
+                    barrier.forget(task, blocks).await?;
+                }
+            }
+            let all = measured.iter().chain(others.iter().map(|other| &other.measured));
+            let mut of_blocks = vec![Vec::new(); cut.blocks() as usize];
+            all.for_each(|one| of_blocks[one.block as usize].clone_from(&one.measures));
+            let totals = total(&of_blocks);
+            let (changes, mass) = totals.split_at(vectors);
+            if changes.iter().all(|change| error_bound(*change, self.damping) <= self.tolerance) {
+                break;
+            }
+            dangling_mass = mass.to_vec();
+            if !alone {
+                ranks = receive(task, held, ranks, others, to).await?;
+            }
+        }
+        if let Some(at) = count.checked_sub(1) {
+            match alone {
+                true => {
+                    let (folder, ranks) = (&self.to[at], Arc::clone(ranks.ranks()));
+                    task.resident.write_state(task, folder, (cut, vectors), ranks).await?;
+                }
+                false => self.write(task, blocks, &ranks, (at, in_time)).await?,
+            }
+        }
+        measures_of_all(task, &done, started)
+    }
+
+    /// Writes the blocks' parts of the state after a step, and of the one before if other tasks may not have come further.
+    /// These did in time until then if this one was `in_time`.
+    async fn write(
+        &self,
+        task: Task<'_>,
+        blocks: &[u32],
+        ranks: &Consecutive,
+        (at, mut in_time): (usize, bool),
+    ) -> Result<()> {
+        let (began, last) = (Instant::now(), &self.to[at]);
+        self.write_parts(task, last, blocks, ranks.ranks()).await?;
+        if in_time {
+            let barrier = self.barrier(last, "written", 0, 0);
+            let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
+            let nothing: Vec<_> = blocks.iter().map(nothing).collect();
+            barrier.arrive(task, &nothing, Bytes::new()).await?;
+            let limit = began.elapsed() + MARGIN;
+            in_time = barrier.wait(task, blocks, limit).await?.is_some();
+        }
+        match at.checked_sub(1) {
+            Some(before) if !in_time => {
+                self.write_parts(task, &self.to[before], blocks, ranks.before()).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn barrier<'a>(
+        &self,
+        state: &'a Folder,
+        name: &'static str,
+        measures: usize,
+        numbers: usize,
+    ) -> Barrier<'a> {
+        let (cut, row_bytes) = (self.graph.cut, numbers * size_of::<f64>());
+        Barrier { state, name, cut, measures, row_bytes }
+    }
+
+    /// Writes the parts of some blocks, whose ranks are one after another.
+    async fn write_parts(
+        &self,
+        task: Task<'_>,
+        to: &Folder,
+        blocks: &[u32],
+        ranks: &Arc<Vec<f64>>,
+    ) -> Result<()> {
+        let (cut, row_bytes) = (self.graph.cut, self.graph.vectors() * size_of::<f64>());
+        let mut rest = shared_numbers_to_bytes(Arc::clone(ranks));
+        let parts = blocks.iter().map(|block| {
+            let part = rest.split_to(cut.rows(*block) * row_bytes);
+            let task = Task { block: *block, ..task };
+            task.resident.write_bytes(task, to, cut, part)
+        });
+        let parts: Vec<_> = parts.collect();
+        futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect().await
+    }
+}
+
+/// Receives what the blocks of other tasks have come to in a step.
+async fn receive<W: Weight>(
+    task: Task<'_>,
+    held: &Arc<Held<W>>,
+    mut ranks: Consecutive,
+    others: Vec<Arrived>,
+    state: &Folder,
+) -> Result<Consecutive> {
+    let (held, name) = (Arc::clone(held), state.0.to_string());
+    let receive = move |pool: &ThreadPool| {
+        let rows = others.into_iter().map(|other| (other.measured.block, other.rows)).collect();
+        let read = |rows: Bytes, room: &mut [f64]| read_numbers(&rows, &name, room);
+        pool.install(|| held.with(|blocks| ranks.receive(blocks, rows, read)))?;
+        Ok(ranks)
+    };
+    task.threads.run(receive).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::superstep::exec::Kernel;
+    use crate::superstep::layout::{Partitioned, numbers_to_bytes};
+    use crate::superstep::resident::{Resident, Reuse};
+    use crate::threads::Threads;
+    use arrow::array::AsArray;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+    use nightshift_udfs::csr::Duplicates;
+    use url::Url;
+
+    const CUT: Partitioned = Partitioned { count: 9, block_rows: 4 };
+    const EDGES: [(u32, u32); 12] = [
+        (0, 1),
+        (0, 5),
+        (1, 5),
+        (2, 8),
+        (3, 0),
+        (4, 0),
+        (4, 4),
+        (5, 6),
+        (5, 2),
+        (6, 7),
+        (7, 0),
+        (7, 5),
+    ];
+    const STEPS: usize = 5;
+
+    /// An executor with a warehouse in which the graph is.
+    struct Executor {
+        runtime: RuntimeEnv,
+        resident: Resident,
+        reuse: Reuse,
+        threads: Arc<Threads>,
+    }
+
+    impl Executor {
+        fn new() -> Self {
+            Self {
+                runtime: RuntimeEnv::default(),
+                resident: Resident::default(),
+                reuse: Reuse::default(),
+                threads: Arc::new(Threads::new(1)),
+            }
+        }
+
+        fn task(&self) -> Task<'_> {
+            let Self { runtime, resident, reuse, threads } = self;
+            Task { block: 0, runtime, resident, reuse, threads }
+        }
+
+        /// How many steps are done on some blocks.
+        async fn run(&self, step: &PageRankStep, blocks: &[u32]) -> usize {
+            let batch = step.run_together(self.task(), blocks).await.unwrap().unwrap();
+            let measures = batch.column(1).as_list::<i32>();
+            let steps = |row: usize| measures.value(row).len() / 2;
+            assert!((0..blocks.len()).all(|row| steps(row) == steps(0)));
+            steps(0)
+        }
+
+        async fn ranks(&self, state: &Folder) -> Vec<f64> {
+            self.resident.state::<f64>(self.task(), state, CUT, 1).await.unwrap().to_vec()
+        }
+    }
+
+    /// Writes the graph and its starting ranks, and returns the steps that may be done then.
+    async fn steps_in(dir: &tempfile::TempDir) -> PageRankStep {
+        let root = Url::from_directory_path(dir.path()).unwrap();
+        let folder = |name: &str| Folder(root.join(&format!("{name}/")).unwrap());
+        let runtime = RuntimeEnv::default();
+        let state = |number: usize| folder(&format!("state/{number:05}"));
+        for block in 0..CUT.blocks() {
+            let (range, name) = (CUT.range(block), Folder::part(block));
+            let here = |node: u32| range.contains(&u64::from(node));
+            let entries = EDGES.iter().filter(|(_, target)| here(*target));
+            let entries = entries.map(|(source, target)| (*target, *source, ()));
+            let mut entries: Vec<_> = entries.collect();
+            entries.sort();
+            let (first, rows) = (range.start as u32, CUT.rows(block));
+            let incoming = Csr::from_entries(first, rows, entries.into_iter(), Duplicates::Keep);
+            let degree =
+                |node| EDGES.iter().filter(|edge| u64::from(edge.0) == node).count() as f64;
+            let degrees = range.clone().map(degree).collect();
+            let ranks = vec![1.0 / 9.0; rows];
+            for (folder, bytes) in [
+                (folder("incoming"), Bytes::from(incoming.to_bytes())),
+                (folder("out-weights"), numbers_to_bytes::<f64>(degrees)),
+                (state(0), numbers_to_bytes(ranks)),
+            ] {
+                folder.open(&runtime).unwrap().put(&name, bytes).await.unwrap();
+            }
+        }
+        PageRankStep {
+            graph: PageRankGraph {
+                cut: CUT,
+                edges: EDGES.len() as u64,
+                incoming: folder("incoming"),
+                weighted: false,
+                out_weights: folder("out-weights"),
+                teleport: None,
+            },
+            damping: 0.85,
+            // Node 8 has no outgoing edges.
+            dangling_mass: vec![(1.0f64 / 9.0).to_bits()],
+            from: state(0),
+            to: (1..=STEPS).map(state).collect(),
+            tolerance: 1e-15,
+        }
+    }
+
+    /// The ranks after each number of steps, by one task.
+    async fn expected() -> Vec<Vec<f64>> {
+        let mut expected = Vec::new();
+        for steps in 1..=STEPS {
+            let dir = tempfile::tempdir().unwrap();
+            let mut step = steps_in(&dir).await;
+            step.to.truncate(steps);
+            let executor = Executor::new();
+            assert_eq!(executor.run(&step, &[0, 1, 2]).await, steps);
+            expected.push(executor.ranks(&step.to[steps - 1]).await);
+        }
+        assert!((expected[STEPS - 1].iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        expected
+    }
+
+    #[tokio::test]
+    async fn tasks_come_to_what_one_comes_to() {
+        let (dir, expected) = (tempfile::tempdir().unwrap(), expected().await);
+        let step = steps_in(&dir).await;
+        let (first, second) = (Executor::new(), Executor::new());
+        let (one, other) = tokio::join!(first.run(&step, &[0, 2]), second.run(&step, &[1]));
+        // How long they wait for each other is a matter of time, and that they differ by no more than a step is not.
+        let all = one.min(other);
+        assert!(all >= 1 && one.max(other) <= all + 1, "{one} {other}");
+        let state = &step.to[all - 1];
+        assert!(state.has_all_parts(&first.runtime, CUT).await.unwrap());
+        assert_eq!(Executor::new().ranks(state).await, expected[all - 1]);
+    }
+
+    #[tokio::test]
+    async fn who_is_alone_does_a_step_and_who_is_late_one_more() {
+        let (dir, expected) = (tempfile::tempdir().unwrap(), expected().await);
+        let step = steps_in(&dir).await;
+        assert_eq!(Executor::new().run(&step, &[1]).await, 1);
+        let whole = async |steps: usize| {
+            step.to[steps - 1].has_all_parts(&RuntimeEnv::default(), CUT).await.unwrap()
+        };
+        assert!(!whole(1).await);
+        assert_eq!(Executor::new().run(&step, &[0, 2]).await, 2);
+        assert!(whole(1).await && !whole(2).await);
+        assert_eq!(Executor::new().ranks(&step.to[0]).await, expected[0]);
+    }
+}
