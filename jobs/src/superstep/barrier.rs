@@ -135,41 +135,29 @@ impl Barrier<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::resident::{Resident, Reuse};
+    use super::super::resident::Resident;
+    use super::super::testing::Executor;
     use super::*;
-    use crate::threads::Threads;
-    use datafusion::execution::runtime_env::RuntimeEnv;
-    use std::sync::Arc;
     use url::Url;
 
     const EVER: Duration = Duration::from_secs(60);
 
-    /// What tasks of an executor have, and a state of theirs.
-    struct Executor {
+    /// Tasks of an executor, and a state of theirs.
+    struct Tasks {
         _dir: tempfile::TempDir,
         state: Folder,
-        runtime: RuntimeEnv,
-        resident: Resident,
-        reuse: Reuse,
-        threads: Arc<Threads>,
+        executor: Executor,
     }
 
-    impl Executor {
+    impl Tasks {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            Self {
-                state: Folder(Url::from_directory_path(dir.path().join("state")).unwrap()),
-                _dir: dir,
-                runtime: RuntimeEnv::default(),
-                resident: Resident::default(),
-                reuse: Reuse::default(),
-                threads: Arc::new(Threads::new(1)),
-            }
+            let state = Folder(Url::from_directory_path(dir.path().join("state")).unwrap());
+            Self { _dir: dir, state, executor: Executor::new(Resident::default(), 1) }
         }
 
         fn task(&self) -> Task<'_> {
-            let Self { runtime, resident, reuse, threads, .. } = self;
-            Task { block: 0, runtime, resident, reuse, threads }
+            self.executor.task(0)
         }
 
         /// Three blocks of two rows, the last of one.
@@ -186,42 +174,42 @@ mod tests {
         Arrived { measured: Measured { block, measures }, rows }
     }
 
-    async fn arrive(executor: &Executor, blocks: &[u32]) {
+    async fn arrive(tasks: &Tasks, blocks: &[u32]) {
         let all: Vec<_> = blocks.iter().copied().map(arrived).collect();
         let measured: Vec<_> = all.iter().map(|one| one.measured.clone()).collect();
         let rows: Vec<u8> = all.iter().flat_map(|one| one.rows.to_vec()).collect();
-        executor.barrier().arrive(executor.task(), &measured, rows.into()).await.unwrap();
+        tasks.barrier().arrive(tasks.task(), &measured, rows.into()).await.unwrap();
     }
 
     #[tokio::test]
     async fn all_go_on_when_the_last_has_arrived() {
-        let executor = &Executor::new();
+        let tasks = &Tasks::new();
         let wait = |own: &'static [u32], limit| async move {
-            executor.barrier().wait(executor.task(), own, limit).await.unwrap()
+            tasks.barrier().wait(tasks.task(), own, limit).await.unwrap()
         };
-        arrive(executor, &[0, 2]).await;
+        arrive(tasks, &[0, 2]).await;
         assert_eq!(wait(&[0, 2], Duration::ZERO).await, None);
         let last = async {
-            arrive(executor, &[1]).await;
+            arrive(tasks, &[1]).await;
             wait(&[1], EVER).await
         };
         let (first, last) = tokio::join!(wait(&[0, 2], EVER), last);
         assert_eq!(first.unwrap(), [arrived(1)]);
         assert_eq!(last.unwrap(), [arrived(0), arrived(2)]);
         // Tasks that are run again find all of them there, also if they have other blocks now.
-        arrive(executor, &[2]).await;
+        arrive(tasks, &[2]).await;
         assert_eq!(wait(&[2], Duration::ZERO).await.unwrap(), [arrived(0), arrived(1)]);
         assert_eq!(wait(&[0, 1, 2], Duration::ZERO).await.unwrap(), []);
         for own in [&[0, 2][..], &[2]] {
-            executor.barrier().forget(executor.task(), own).await.unwrap();
+            tasks.barrier().forget(tasks.task(), own).await.unwrap();
         }
         assert_eq!(wait(&[1], Duration::ZERO).await, None);
     }
 
     #[tokio::test]
     async fn what_no_task_has_brought_is_refused() {
-        let executor = Executor::new();
-        let (task, barrier) = (executor.task(), executor.barrier());
+        let tasks = Tasks::new();
+        let (task, barrier) = (tasks.task(), tasks.barrier());
         let folder = barrier.state.open(task.runtime).unwrap().folder(barrier.name);
         let of_numbers = |numbers: Vec<f64>| numbers_to_bytes(numbers).to_vec();
         for (name, object) in [

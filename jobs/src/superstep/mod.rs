@@ -23,6 +23,8 @@ mod prepare;
 mod resident;
 mod sink;
 mod slices;
+#[cfg(test)]
+mod testing;
 
 pub use als::{AlsInitialize, AlsSide, AlsStep, PublishedItems};
 pub use blocks::{BlockWrite, Content, WrittenBlock, written_blocks};

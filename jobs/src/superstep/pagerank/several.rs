@@ -227,8 +227,8 @@ mod tests {
     use super::*;
     use crate::superstep::exec::Kernel;
     use crate::superstep::layout::{Partitioned, numbers_to_bytes};
-    use crate::superstep::resident::{Resident, Reuse};
-    use crate::threads::Threads;
+    use crate::superstep::resident::Resident;
+    use crate::superstep::testing::Executor;
     use arrow::array::AsArray;
     use datafusion::execution::runtime_env::RuntimeEnv;
     use nightshift_udfs::csr::Duplicates;
@@ -251,41 +251,21 @@ mod tests {
     ];
     const STEPS: usize = 5;
 
-    /// An executor with a warehouse in which the graph is.
-    struct Executor {
-        runtime: RuntimeEnv,
-        resident: Resident,
-        reuse: Reuse,
-        threads: Arc<Threads>,
+    fn executor() -> Executor {
+        Executor::new(Resident::default(), 1)
     }
 
-    impl Executor {
-        fn new() -> Self {
-            Self {
-                runtime: RuntimeEnv::default(),
-                resident: Resident::default(),
-                reuse: Reuse::default(),
-                threads: Arc::new(Threads::new(1)),
-            }
-        }
+    /// How many steps an executor does on some blocks.
+    async fn run(executor: &Executor, step: &PageRankStep, blocks: &[u32]) -> usize {
+        let batch = step.run_together(executor.task(0), blocks).await.unwrap().unwrap();
+        let measures = batch.column(1).as_list::<i32>();
+        let steps = |row: usize| measures.value(row).len() / 2;
+        assert!((0..blocks.len()).all(|row| steps(row) == steps(0)));
+        steps(0)
+    }
 
-        fn task(&self) -> Task<'_> {
-            let Self { runtime, resident, reuse, threads } = self;
-            Task { block: 0, runtime, resident, reuse, threads }
-        }
-
-        /// How many steps are done on some blocks.
-        async fn run(&self, step: &PageRankStep, blocks: &[u32]) -> usize {
-            let batch = step.run_together(self.task(), blocks).await.unwrap().unwrap();
-            let measures = batch.column(1).as_list::<i32>();
-            let steps = |row: usize| measures.value(row).len() / 2;
-            assert!((0..blocks.len()).all(|row| steps(row) == steps(0)));
-            steps(0)
-        }
-
-        async fn ranks(&self, state: &Folder) -> Vec<f64> {
-            self.resident.state::<f64>(self.task(), state, CUT, 1).await.unwrap().to_vec()
-        }
+    async fn ranks(executor: &Executor, state: &Folder) -> Vec<f64> {
+        executor.resident.state::<f64>(executor.task(0), state, CUT, 1).await.unwrap().to_vec()
     }
 
     /// Writes the graph and its starting ranks, and returns the steps that may be done then.
@@ -340,9 +320,9 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut step = steps_in(&dir).await;
             step.to.truncate(steps);
-            let executor = Executor::new();
-            assert_eq!(executor.run(&step, &[0, 1, 2]).await, steps);
-            expected.push(executor.ranks(&step.to[steps - 1]).await);
+            let executor = executor();
+            assert_eq!(run(&executor, &step, &[0, 1, 2]).await, steps);
+            expected.push(ranks(&executor, &step.to[steps - 1]).await);
         }
         assert!((expected[STEPS - 1].iter().sum::<f64>() - 1.0).abs() < 1e-12);
         expected
@@ -352,27 +332,27 @@ mod tests {
     async fn tasks_come_to_what_one_comes_to() {
         let (dir, expected) = (tempfile::tempdir().unwrap(), expected().await);
         let step = steps_in(&dir).await;
-        let (first, second) = (Executor::new(), Executor::new());
-        let (one, other) = tokio::join!(first.run(&step, &[0, 2]), second.run(&step, &[1]));
+        let (first, second) = (executor(), executor());
+        let (one, other) = tokio::join!(run(&first, &step, &[0, 2]), run(&second, &step, &[1]));
         // How long they wait for each other is a matter of time, and that they differ by no more than a step is not.
         let all = one.min(other);
         assert!(all >= 1 && one.max(other) <= all + 1, "{one} {other}");
         let state = &step.to[all - 1];
         assert!(state.has_all_parts(&first.runtime, CUT).await.unwrap());
-        assert_eq!(Executor::new().ranks(state).await, expected[all - 1]);
+        assert_eq!(ranks(&executor(), state).await, expected[all - 1]);
     }
 
     #[tokio::test]
     async fn who_is_alone_does_a_step_and_who_is_late_one_more() {
         let (dir, expected) = (tempfile::tempdir().unwrap(), expected().await);
         let step = steps_in(&dir).await;
-        assert_eq!(Executor::new().run(&step, &[1]).await, 1);
+        assert_eq!(run(&executor(), &step, &[1]).await, 1);
         let whole = async |steps: usize| {
             step.to[steps - 1].has_all_parts(&RuntimeEnv::default(), CUT).await.unwrap()
         };
         assert!(!whole(1).await);
-        assert_eq!(Executor::new().run(&step, &[0, 2]).await, 2);
+        assert_eq!(run(&executor(), &step, &[0, 2]).await, 2);
         assert!(whole(1).await && !whole(2).await);
-        assert_eq!(Executor::new().ranks(&step.to[0]).await, expected[0]);
+        assert_eq!(ranks(&executor(), &step.to[0]).await, expected[0]);
     }
 }
