@@ -106,7 +106,8 @@ fn trainings_that_do_not_fit_into_memory_come_to_the_same() {
         let [[kept_of_graph, read_of_graph, _], [kept, read, _]] = blocks(folder.path())[..] else {
             panic!()
         };
-        assert_eq!(kept + read, 32.0);
+        // A half step for which executors have waited in vain is done again.
+        assert!(kept + read >= 32.0, "{kept} {read}");
         // Steps of the graph that were done together ask for blocks once.
         assert!(kept_of_graph + read_of_graph <= 32.0);
         match megabytes {
@@ -177,7 +178,9 @@ fn prepare(folder: &Path, files: &[(&str, &str)]) {
 
 #[test]
 fn an_executor_killed_during_supersteps_changes_nothing() {
-    let files = [("als.sql", ALS), ("pagerank.sql", PAGERANK)];
+    // More iterations than a job does: the second job has begun when those of the first are told.
+    let als = ALS.replace("= 30", "= 150");
+    let files = [("als.sql", als.as_str()), ("pagerank.sql", PAGERANK)];
     let quiet = tempfile::tempdir().unwrap();
     prepare(quiet.path(), &files);
     succeed(nightshift(quiet.path()).args(["run", "p"]));
@@ -189,7 +192,7 @@ fn an_executor_killed_during_supersteps_changes_nothing() {
     command.args(["run", "p", "--cluster", &cluster.address]);
     let mut killed = 0;
     let (succeeded, printed) = run_watched(&mut command, |line| {
-        let als = line.contains("recs.als: iteration 5/");
+        let als = line.contains("recs.als: iteration 1/");
         let pagerank = line.contains("graph.movie_rank: iteration 1/");
         if als || pagerank {
             cluster.executors.pop().unwrap().kill();
@@ -199,11 +202,14 @@ fn an_executor_killed_during_supersteps_changes_nothing() {
     assert!(succeeded, "{printed}");
     assert_eq!(killed, 2, "{printed}");
     // Executors have waited for each other between some of the steps, so that these needed no jobs of their own.
-    let seconds = "SELECT count(*) AS iterations, count(DISTINCT seconds) AS jobs \
-        FROM ml_training_info('graph.movie_rank')";
-    let counts = &query(folder.path(), seconds)[0];
-    let [iterations, jobs] = ["iterations", "jobs"].map(|name| counts[name].as_i64().unwrap());
-    assert!(iterations > 20 && jobs < iterations, "{jobs} jobs for {iterations} iterations");
+    for model in ["recs.als", "graph.movie_rank"] {
+        let seconds = format!(
+            "SELECT count(*) AS iterations, count(DISTINCT seconds) AS jobs FROM ml_training_info('{model}')"
+        );
+        let counts = &query(folder.path(), &seconds)[0];
+        let [iterations, jobs] = ["iterations", "jobs"].map(|name| counts[name].as_i64().unwrap());
+        assert!(iterations > 20 && jobs < iterations, "{jobs} jobs for {iterations} of {model}");
+    }
     let tables = [TABLES[0], TABLES[1], TABLES[2], TABLES[5], TABLES[6]];
     assert_same_models(quiet.path(), folder.path(), &tables);
 }

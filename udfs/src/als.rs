@@ -12,7 +12,6 @@
 
 mod axes;
 mod common;
-mod consecutive;
 mod dual;
 mod equations;
 mod exact;
@@ -20,11 +19,12 @@ mod gradient;
 mod nonnegative;
 mod observations;
 mod rows;
+mod side;
 mod subspace;
 
 pub use axes::Axes;
-pub use consecutive::{Done, Enough, Side, half_steps};
 pub use equations::Equations;
+pub use side::{Enough, Side};
 
 use crate::csr::Csr;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
@@ -201,11 +201,20 @@ impl Measures {
         Self { observed_loss: 0.0, penalty: 0.0, gram: vec![0.0; factors * factors] }
     }
 
-    /// Adds those of a block that comes after.
-    fn add(&mut self, block: &Self) {
-        self.observed_loss += block.observed_loss;
-        self.penalty += block.penalty;
-        self.gram.iter_mut().zip(&block.gram).for_each(|(sum, value)| *sum += value);
+    /// How many numbers they are for rows of so many factors.
+    pub fn len_of(factors: usize) -> usize {
+        2 + factors * factors
+    }
+
+    /// All numbers, one after another.
+    pub fn to_vec(&self) -> Vec<f64> {
+        [self.observed_loss, self.penalty].into_iter().chain(self.gram.iter().copied()).collect()
+    }
+
+    /// What [`Self::to_vec`] has made numbers of.
+    pub fn from_slice(numbers: &[f64]) -> Option<Self> {
+        let [observed_loss, penalty, gram @ ..] = numbers else { return None };
+        Some(Self { observed_loss: *observed_loss, penalty: *penalty, gram: gram.to_vec() })
     }
 
     /// The loss of both sides after a half step that came to these, after one of the `other` side.
@@ -372,34 +381,37 @@ impl HalfStep {
         pulp::Arch::new().dispatch(Solve { step: *self, fixed, width, pieces });
     }
 
-    /// Solves the rows of blocks whose rows follow one another. It comes to the same as [`Self::solve`], to the last bit, by
-    /// the threads of a pool, which must not be one that the caller is in. `sums` has those of each block.
+    /// Solves the rows of blocks. It comes to the same as [`Self::solve`], to the last bit, by the threads of a pool, which
+    /// must not be one that the caller is in. Of each block, there is what its rows start from among `solutions`, and its
+    /// sums among `sums`.
     pub fn solve_together<'a>(
         &self,
         pool: &ThreadPool,
         fixed: Fixed<'a>,
         blocks: &[(&'a Csr<f32>, &'a KnownSums)],
-        solution: &mut [f32],
+        solutions: &mut [&mut [f32]],
         sums: &mut [Sums],
     ) -> Result<(), AlsError> {
         let width = self.feedback.width(self.factors);
         let rows: usize = blocks.iter().map(|(block, _)| block.rows()).sum();
         let mut losses = vec![Sums::default(); rows];
         let mut of_pieces = Vec::new();
-        for (block, known) in blocks {
+        for ((block, known), solution) in blocks.iter().zip(solutions) {
             // An entry takes as long as the square of the factors, and the decomposition of a row as a third of their cube.
             let cost = |row: usize, entries: u64| {
                 let known = known.contains_key(&(block.first_row + row as u32));
                 self.factors as u64 / 3 + 1 + if known { 0 } else { entries }
             };
-            let pieces = block.pieces(PIECES, cost).into_iter();
-            of_pieces.extend(pieces.map(|rows| (*block, *known, rows)));
+            let mut left = &mut **solution;
+            for rows in block.pieces(PIECES, cost) {
+                let solution = left.split_off_mut(..rows.len() * width).unwrap_or_default();
+                of_pieces.push((*block, *known, rows, solution));
+            }
         }
         let mut solved: Vec<_> = of_pieces.iter().map(|_| Ok(())).collect();
-        let (mut solutions, mut left) = (solution, losses.as_mut_slice());
+        let mut left = losses.as_mut_slice();
         let pieces = of_pieces.into_iter().zip(&mut solved);
-        let pieces = pieces.map(|((block, known, rows), solved)| {
-            let solution = solutions.split_off_mut(..rows.len() * width).unwrap_or_default();
+        let pieces = pieces.map(|((block, known, rows, solution), solved)| {
             let losses = left.split_off_mut(..rows.len()).unwrap_or_default();
             Piece { block, known, rows, solution, losses, solved }
         });

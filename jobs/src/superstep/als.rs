@@ -1,4 +1,6 @@
-//! ALS on blocks: starting factors, and a half step that solves one side against the other.
+//! ALS on blocks: starting factors, and a half step that solves one side against the other, or several of them.
+
+mod several;
 
 use super::exec::{Kernel, Measured, Task, measures_batch, measures_of_all};
 use super::groups::Groups;
@@ -8,9 +10,8 @@ use super::slices::{Slice, known_sums};
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::als::{
-    self, AlsError, Axes, Enough, Fixed, HalfStep, KnownSums, Measures, Side, Sums, half_steps,
+    self, AlsError, Axes, Enough, Fixed, HalfStep, KnownSums, Measures, Sums,
 };
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::random;
@@ -22,9 +23,6 @@ use tokio::task::spawn_blocking;
 
 /// The object in a state's folder that holds the Gram matrix of its factors.
 const GRAM: &str = "gram.bin";
-
-/// Blocks that are read at the same time.
-const AT_ONCE: usize = 16;
 
 /// Where items are in a version of the model that was published before.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,24 +143,11 @@ impl AlsSide {
         let entry = size_of::<u32>() + size_of::<f32>();
         self.entries as usize * entry + self.cut.count as usize * size_of::<u64>()
     }
-
-    async fn all_blocks(&self, task: Task<'_>) -> Result<Vec<Arc<Csr<f32>>>> {
-        let read = |block: u32| async move { Task { block, ..task }.csr(&self.blocks).await };
-        let blocks: Vec<_> = (0..self.cut.blocks()).map(read).collect();
-        let blocks: Vec<_> = futures::stream::iter(blocks).buffered(AT_ONCE).try_collect().await?;
-        let rows: usize = blocks.iter().map(|block: &Arc<Csr<f32>>| block.rows()).sum();
-        if rows as u64 != self.cut.count {
-            return Err(JobError::Damaged {
-                what: self.blocks.0.to_string(),
-                reason: format!("it has {rows} rows instead of {}", self.cut.count),
-            });
-        }
-        Ok(blocks)
-    }
 }
 
-/// Solves all rows of one side, or of both sides in turn. Measures, for each half step: observed loss, penalty, then the
-/// Gram matrix of the new factors.
+/// Solves all rows of one side, or of both sides in turn. Measures of a block: how many half steps its task knows to be done
+/// on all blocks, and what these come to on all of them, which only one block of each task tells; or zero, and what one half
+/// step comes to on this block ([`AlsStep::totals`]).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AlsStep {
     /// The side that is solved first.
@@ -174,11 +159,12 @@ pub struct AlsStep {
     /// The factors of the other side.
     pub fixed: Folder,
     /// Where the new factors go after one half step, after two, and so on. As many are done if a task has all blocks and
-    /// memory for those of both sides, else one. The last ones of each side are written.
+    /// memory for those of both sides, and the last ones of each side are written; tasks that have memory for the factors
+    /// do some of them together, and all that they do is written. Otherwise it is one.
     pub to: Vec<Folder>,
     /// After which iterations no other is done.
     pub enough: Option<Enough>,
-    /// Seconds after which no other is begun.
+    /// Seconds after which a task that has all blocks begins no other.
     pub seconds: f64,
 }
 
@@ -229,6 +215,26 @@ impl AlsStep {
         task.resident.changed_state(task, &self.fixed, (cut, width), ("turned", turn)).await
     }
 
+    /// Does one half step on a block: solves it, and writes its part of the new factors.
+    async fn solve_block(&self, task: Task<'_>) -> Result<Measures> {
+        let (side, width, state) = (&self.side, self.side.width(), self.next()?);
+        let (block, gram) = (task.csr::<f32>(&side.blocks).await?, self.gram(task).await?);
+        let length = block.rows() * width;
+        let start = match &self.earlier {
+            Some(earlier) => {
+                earlier.numbers(task.runtime, &Folder::part(task.block), length).await?
+            }
+            None => vec![0.0; length],
+        };
+        let known = known_sums(&side.slices, state, task, width).await?;
+        let (part, measures) = match task.resident.holds(self.other.state_bytes()) {
+            true => self.solve(task, block, gram, known, start).await?,
+            false => self.solve_in_groups(task, block, gram, known, start).await?,
+        };
+        task.resident.write_part(task, state, side.cut, part).await?;
+        Ok(measures)
+    }
+
     /// Solves a block against the whole state of the other side.
     async fn solve(
         &self,
@@ -243,55 +249,11 @@ impl AlsStep {
         let (step, mut sums) = (self.side.step, [Sums::default()]);
         let solve = move |pool: &ThreadPool| {
             let fixed = Fixed { rows: &fixed, gram: &gram, axes: Option::as_ref(&axes) };
-            step.solve_together(pool, fixed, &[(&block, &known)], &mut part, &mut sums)?;
+            step.solve_together(pool, fixed, &[(&block, &known)], &mut [&mut part], &mut sums)?;
             let measures = step.measure(&gram, &part, &sums[0]);
             Ok::<_, AlsError>((part, measures))
         };
         Ok(task.threads.run(solve).await??)
-    }
-
-    /// All half steps, on all blocks of both sides.
-    async fn solve_all(&self, task: Task<'_>) -> Result<RecordBatch> {
-        let started = Instant::now();
-        let (side, other, width) = (&self.side, &self.other, self.side.width());
-        let (own_blocks, other_blocks) =
-            tokio::try_join!(side.all_blocks(task), other.all_blocks(task))?;
-        let gram = self.gram(task).await?;
-        let fixed = task.resident.state::<f32>(task, &self.fixed, other.cut, width).await?;
-        let start = match &self.earlier {
-            Some(earlier) => {
-                let earlier = task.resident.state::<f32>(task, earlier, side.cut, width).await?;
-                earlier.to_vec()
-            }
-            None => vec![0.0; side.cut.count as usize * width],
-        };
-        let (steps, most) = ([side.step, other.step], (self.to.len(), self.enough));
-        let seconds = self.seconds;
-        let in_time = move || started.elapsed().as_secs_f64() < seconds;
-        let compute = move |pool: &ThreadPool| {
-            let [own, others] = steps;
-            let sides = [
-                Side { step: own, blocks: &own_blocks },
-                Side { step: others, blocks: &other_blocks },
-            ];
-            half_steps(pool, sides, [start, fixed.to_vec()], &gram, most, in_time)
-        };
-        let done = task.threads.run(compute).await??;
-        let last = done.measures.len().saturating_sub(2);
-        let folders = self.to.iter().enumerate().take(done.measures.len()).skip(last);
-        let mut factors = done.factors.map(Some);
-        for (at, folder) in folders {
-            let cut = [side.cut, other.cut][at % 2];
-            let state = factors[at % 2].take().unwrap_or_default();
-            task.resident.write_state(task, folder, (cut, width), Arc::new(state)).await?;
-        }
-        let of_step = |measures: &Measures| {
-            [measures.observed_loss, measures.penalty].into_iter().chain(measures.gram.clone())
-        };
-        // Sums of all blocks need not be told apart by block any more.
-        let mut totals = done.measures.iter().flat_map(of_step).collect();
-        let of_block = |block| Measured { block, measures: std::mem::take(&mut totals) };
-        measures_of_all(task, &(0..self.blocks()).map(of_block).collect::<Vec<_>>(), started)
     }
 
     /// Solves a block in groups of rows, each against the rows of the other side's state that it needs: the way when
@@ -342,38 +304,34 @@ impl Kernel for AlsStep {
 
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch> {
         let started = Instant::now();
-        let (side, width, state) = (&self.side, self.side.width(), self.next()?);
-        let (block, gram) = (task.csr::<f32>(&side.blocks).await?, self.gram(task).await?);
-        let length = block.rows() * width;
-        let start = match &self.earlier {
-            Some(earlier) => {
-                earlier.numbers(task.runtime, &Folder::part(task.block), length).await?
-            }
-            None => vec![0.0; length],
-        };
-        let known = known_sums(&side.slices, state, task, width).await?;
-        let (part, measures) = match task.resident.holds(self.other.state_bytes()) {
-            true => self.solve(task, block, gram, known, start).await?,
-            false => self.solve_in_groups(task, block, gram, known, start).await?,
-        };
-        task.resident.write_part(task, state, side.cut, part).await?;
-        let mut row = vec![measures.observed_loss, measures.penalty];
-        row.extend(measures.gram);
-        measures_batch(task, &row, started)
+        let measures = self.solve_block(task).await?.to_vec();
+        let answer = several::of_one_block(Measured { block: task.block, measures });
+        measures_of_all(task, &[answer], started)
+    }
+
+    fn beside(&self) -> u32 {
+        if self.to.len() > 1 { self.other.cut.blocks() } else { 0 }
     }
 
     async fn run_together(&self, task: Task<'_>, blocks: &[u32]) -> Result<Option<RecordBatch>> {
         let (side, other) = (&self.side, &self.other);
-        let all = self.to.len() > 1 && blocks.iter().copied().eq(0..self.blocks());
+        let at = blocks.partition_point(|block| *block < self.blocks());
+        let (own, beside) = blocks.split_at(at);
         // What steps begin with is there besides what they come to, and a side that is turned.
-        let (own, others) = (side.state_bytes(), other.state_bytes());
-        let turned = [(side, others), (other, own)];
+        let (own_bytes, other_bytes) = (side.state_bytes(), other.state_bytes());
+        let turned = [(side, other_bytes), (other, own_bytes)];
         let turned = turned.into_iter().filter_map(|(side, fixed)| side.turns().then_some(fixed));
-        let held = task.resident.holds(2 * (own + others) + turned.max().unwrap_or(0))
-            && task.resident.holds(side.block_bytes() + other.block_bytes());
+        let states = 2 * (own_bytes + other_bytes) + turned.max().unwrap_or(0);
         let whole_rows = side.slices.is_empty() && other.slices.is_empty();
-        match all && held && whole_rows {
-            true => self.solve_all(task).await.map(Some),
+        if self.to.len() < 2 || !whole_rows || !task.resident.holds(states) {
+            return Ok(None);
+        }
+        let beside: Vec<u32> = beside.iter().map(|block| block - self.blocks()).collect();
+        let share = |blocks: &[u32], side: &AlsSide| {
+            side.block_bytes() / side.cut.blocks().max(1) as usize * blocks.len()
+        };
+        match task.resident.holds(share(own, side) + share(&beside, other)) {
+            true => self.solve_several(task, [own, &beside]).await.map(Some),
             false => Ok(None),
         }
     }

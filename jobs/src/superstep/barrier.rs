@@ -13,6 +13,9 @@ use nightshift_udfs::csr::Value;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+/// How much longer than it took itself a task waits for the others.
+pub const MARGIN: Duration = Duration::from_millis(100);
+
 /// Between two looks at who has arrived: a share of the time that it took until then, within these bounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -95,7 +95,12 @@ pub trait Kernel: Send + Sync {
     /// Works on one block.
     async fn run(&self, task: Task<'_>) -> Result<RecordBatch>;
 
-    /// Works on all blocks of a task together (its `block` means nothing then). It may do several steps, so that they need
+    /// How many blocks of another kind it works on too, if it works on several together. They are numbered after the others.
+    fn beside(&self) -> u32 {
+        0
+    }
+
+    /// Works on all blocks of a task together (its `block` means nothing then), in the order of their numbers. It may do several steps, so that they need
     /// not return to the driver for each: if these are all blocks that there are, or if other tasks do the same. `None` if
     /// that can't be done, or is no better.
     async fn run_together(&self, _: Task<'_>, _blocks: &[u32]) -> Result<Option<RecordBatch>> {
@@ -289,9 +294,8 @@ async fn listed(
     let task = Task { block: 0, runtime, resident, reuse, threads: &threads };
     let together = step.kernel().run_together(task, &blocks).await;
     let together = together.map_err(DataFusionError::from)?;
-    if together.is_some() {
-        blocks.clear();
-    }
+    let one_by_one = if together.is_some() { 0 } else { step.kernel().blocks() };
+    blocks.retain(|block| *block < one_by_one);
     let left = Left { blocks: blocks.into(), together };
     Ok((Mutex::new(left), threads))
 }
@@ -314,7 +318,7 @@ pub struct SuperstepExec {
 
 impl SuperstepExec {
     /// A superstep over all blocks, in so many `partitions`, or in one for each block if that isn't known. `work` says
-    /// how much each block is, compared with the others.
+    /// how much each block is, compared with the others, and then of those beside them.
     pub fn over_all_blocks(
         step: Superstep,
         resident: Resident,
@@ -322,14 +326,19 @@ impl SuperstepExec {
         work: &[u64],
     ) -> PlanResult<Self> {
         let schema = Arc::new(Schema::new(vec![Field::new("block", DataType::UInt32, false)]));
-        let blocks = step.kernel().blocks();
+        let (blocks, beside) = (step.kernel().blocks(), step.kernel().beside());
+        let (work, work_beside) = work.split_at(work.len().min(blocks as usize));
         let count = partitions.unwrap_or(usize::MAX).clamp(1, (blocks as usize).max(1));
         let partition = |blocks: Vec<u32>| {
             let column: ArrayRef = Arc::new(UInt32Array::from(blocks));
             Ok(vec![RecordBatch::try_new(Arc::clone(&schema), vec![column])?])
         };
-        let shares = shares(blocks, work, count);
-        let partitions: Vec<_> = shares.into_iter().map(partition).collect::<PlanResult<_>>()?;
+        let mut shares_of_all = shares(blocks, work, count);
+        for (share, more) in shares_of_all.iter_mut().zip(shares(beside, work_beside, count)) {
+            share.extend(more.into_iter().map(|block| blocks + block));
+        }
+        let partitions = shares_of_all.into_iter().map(partition);
+        let partitions: Vec<_> = partitions.collect::<PlanResult<_>>()?;
         let source = MemorySourceConfig::try_new(&partitions, Arc::clone(&schema), None)?;
         Ok(Self::new(step, resident, DataSourceExec::from_data_source(source)))
     }

@@ -3,7 +3,7 @@
 use super::checkpoint::{Exact, exact, inexact};
 use super::options::{MatrixFactorization, solver_flops};
 use super::prepare::{Blocks, Ids};
-use super::{JOB_SECONDS, Trained, Training, no_answer, quoted, steps_of_job, total};
+use super::{Backoff, JOB_SECONDS, Trained, Training, no_answer, quoted, steps_of_job, total};
 use crate::Result;
 use crate::superstep::{
     AlsInitialize, AlsSide, AlsSlices, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned,
@@ -256,22 +256,28 @@ impl Training<'_> {
         // The iteration whose states are written down, and stay until others are.
         let mut kept = losses.len();
         let (mut there, mut old) = (vec![(users, kept), (items, kept)], Vec::new());
+        let mut backoff = Backoff::new();
         loop {
             let started = Instant::now();
             let begin = losses.len();
             let steps = half_steps_of_job((users, items), seconds.last().copied());
+            let steps = backoff.steps(steps);
             let numbers = begin + 1..=spec.max_iterations;
             let to = numbers.flat_map(|number| [(users, number), (items, number)]).take(steps);
-            let to = to.map(|(side, number)| self.folder(&side.state_name(number))).collect();
+            let to: Vec<_> =
+                to.map(|(side, number)| self.folder(&side.state_name(number))).collect();
+            let asked = to.len();
             let enough = spec.enough(losses.last().copied());
             let steps = self.half_steps((users, items), earlier_users, &item_state, to, enough);
-            let mut states = self.removing(&old, steps).await?;
+            let (mut states, all_there) = self.removing(&old, steps).await?;
             let several = states.len() > 1;
-            if let [user_state] = states.as_slice() {
-                let to = vec![self.folder(&items.state_name(begin + 1))];
-                let earlier = Some(item_state.folder);
+            backoff.after(asked, states.len());
+            if let (false, Some(user_state)) = (states.len().is_multiple_of(2), states.last()) {
+                let to = vec![self.folder(&items.state_name(begin + states.len().div_ceil(2)))];
+                let earlier = states.iter().nth_back(1).unwrap_or(&item_state);
+                let earlier = Some(earlier.folder.clone());
                 let steps = self.half_steps((items, users), earlier, user_state, to, None);
-                states.extend(steps.await?);
+                states.extend(steps.await?.0);
             }
             let name = self.name.to_string();
             for of_iteration in states.chunks_exact(2) {
@@ -302,7 +308,8 @@ impl Training<'_> {
             if spec.is_enough(&losses) {
                 return Ok(Solved { users: user_state, items: item_state, losses, seconds });
             }
-            there.extend([(users, now), (items, now)]);
+            let first = if all_there { begin + 1 } else { now };
+            there.extend((first..=now).flat_map(|number| [(users, number), (items, number)]));
             let (needed, others): (Vec<_>, Vec<_>) =
                 there.into_iter().partition(|(side, number)| {
                     // Those that the last job began with may still be read by a task that is run twice.
@@ -339,9 +346,9 @@ impl Training<'_> {
         Ok(State { folder, measures })
     }
 
-    /// Solves the first of two sides from the factors of the other, and if one task can do that alone, both of them in turn:
-    /// as often as there are folders to go `to`, or until it is `enough`. Returns the states that this leads to, of which
-    /// the last one of each side is there.
+    /// Solves the first of two sides from the factors of the other, and if one task can do that alone or several together,
+    /// both of them in turn: as often as there are folders to go `to`, or until it is `enough`. Returns the states that this leads to, of which
+    /// the last one of each side is there, and whether all of them are.
     async fn half_steps(
         &self,
         (side, other): (&Side, &Side),
@@ -349,8 +356,8 @@ impl Training<'_> {
         fixed: &State,
         to: Vec<Folder>,
         enough: Option<Enough>,
-    ) -> Result<Vec<State>> {
-        let Some(first) = to.first() else { return Ok(Vec::new()) };
+    ) -> Result<(Vec<State>, bool)> {
+        let Some(first) = to.first() else { return Ok((Vec::new(), true)) };
         let AlsSide { step, blocks, slices, .. } = side.matrix.clone();
         if !slices.is_empty() {
             let slices = AlsSlices {
@@ -363,7 +370,7 @@ impl Training<'_> {
             };
             self.superstep(Superstep::AlsSlices(slices)).await?;
         }
-        let steps = Superstep::AlsStep(AlsStep {
+        let steps = AlsStep {
             side: side.matrix.clone(),
             other: other.matrix.clone(),
             earlier: earlier.filter(|_| step.solver.goes_on()),
@@ -371,23 +378,16 @@ impl Training<'_> {
             to: to.clone(),
             enough,
             seconds: JOB_SECONDS,
-        });
-        let totals = total(&self.superstep_of(steps, side.work.clone()).await?.measures);
-        let squares = step.factors * step.factors;
-        let state = |(folder, measures): (Folder, &[f64])| State {
-            folder,
-            measures: Measures {
-                observed_loss: measures[0],
-                penalty: measures[1],
-                gram: measures[2..].to_vec(),
-            },
         };
-        let states = to.into_iter().zip(totals.chunks_exact(2 + squares)).map(state);
-        let states: Vec<State> = states.collect();
+        let work = side.work.iter().chain(&other.work).copied().collect();
+        let answers = self.superstep_of(Superstep::AlsStep(steps.clone()), work).await?;
+        let states = to.into_iter().zip(steps.totals(&answers.measures));
+        let states: Vec<State> =
+            states.map(|(folder, measures)| State { folder, measures }).collect();
         for State { folder, measures } in states.iter().rev().take(2) {
             AlsStep::complete_state(folder, self.session.runtime(), &measures.gram).await?;
         }
-        Ok(states)
+        Ok((states, answers.together > 1))
     }
 }
 

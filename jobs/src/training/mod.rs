@@ -241,6 +241,40 @@ impl Training<'_> {
     }
 }
 
+/// When jobs ask for one step, of which tasks could do several: tasks have waited for each other in vain.
+struct Backoff {
+    /// So many jobs from now on.
+    alone: usize,
+    /// And after those, if it happens again.
+    next: usize,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { alone: 0, next: 1 }
+    }
+
+    /// A job that was asked for so many steps has `done` fewer, or as many.
+    fn after(&mut self, asked: usize, done: usize) {
+        if asked > 1 && done == 1 {
+            (self.alone, self.next) = (self.next, (2 * self.next).min(MOST_STEPS));
+        } else if done > 1 {
+            self.next = 1;
+        }
+    }
+
+    /// How many steps the next job may do, which would be as long as one may be with so many.
+    fn steps(&mut self, steps: usize) -> usize {
+        match self.alone.checked_sub(1) {
+            Some(left) => {
+                self.alone = left;
+                1
+            }
+            None => steps,
+        }
+    }
+}
+
 /// The steps of a job that may do several, of which each takes so many seconds.
 fn steps_of_job(seconds: f64) -> usize {
     ((JOB_SECONDS / seconds).ceil() as usize).clamp(1, MOST_STEPS)

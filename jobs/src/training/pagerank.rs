@@ -5,7 +5,7 @@ use super::options::PageRank;
 use super::prepare::{Ids, TrainingData};
 use super::select::data_error;
 use super::teleport::Teleport;
-use super::{MOST_STEPS, Trained, Training, steps_of_job, total};
+use super::{Backoff, Trained, Training, steps_of_job, total};
 use crate::superstep::{
     Axis, Content, Distributions, Folder, PageRankGraph, PageRankInitialize, PageRankStep,
     Partitioned, RankVectors, RanksExport, Superstep,
@@ -216,8 +216,7 @@ impl Training<'_> {
         // The iteration whose state is written down, and stays until another's is.
         let mut kept = history.len();
         let (mut there, mut old) = (vec![kept], Vec::new());
-        // Jobs of one step that are still to come, and how many follow the next one that does no more than that.
-        let (mut steps, mut alone, mut in_vain) = (1, 0, 1);
+        let (mut steps, mut backoff) = (1, Backoff::new());
         loop {
             let started = Instant::now();
             let iteration = history.len();
@@ -259,16 +258,8 @@ impl Training<'_> {
             let done = history.len() - iteration;
             let taken = started.elapsed().as_secs_f64() / done.max(1) as f64;
             seconds.extend(std::iter::repeat_n(taken, done));
-            steps = steps_of_job(taken);
-            if asked > 1 && done == 1 {
-                // Tasks have waited for each other in vain. They may wait again after twice as many jobs of one step.
-                (alone, in_vain) = (in_vain, (2 * in_vain).min(MOST_STEPS));
-            } else if done > 1 {
-                in_vain = 1;
-            }
-            if alone > 0 {
-                (alone, steps) = (alone - 1, 1);
-            }
+            backoff.after(asked, done);
+            steps = backoff.steps(steps_of_job(taken));
             dangling_mass = totals[totals.len() - vectors..].to_vec();
             state = self.rank_state(batch, history.len());
             let enough = spec.is_enough(&history);

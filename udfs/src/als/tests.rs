@@ -374,7 +374,8 @@ fn compare_groups_of_rows(factors: usize) {
         for threads in 1..4 {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let (mut found, mut sums, known) = (start.clone(), [Sums::default()], KnownSums::new());
-            step.solve_together(&pool, fixed, &[(&block, &known)], &mut found, &mut sums).unwrap();
+            step.solve_together(&pool, fixed, &[(&block, &known)], &mut [&mut found], &mut sums)
+                .unwrap();
             assert_eq!(found, whole, "{feedback:?} {solver:?}");
             assert_eq!(step.measure(&items_gram, &found, &sums[0]), expected);
         }
@@ -466,7 +467,7 @@ fn the_first_row_without_a_solution_is_named() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (mut solution, mut sums) = (vec![0.0; 400], [Sums::default()]);
         let blocks = [(&block, &known)];
-        let result = step.solve_together(&pool, fixed, &blocks, &mut solution, &mut sums);
+        let result = step.solve_together(&pool, fixed, &blocks, &mut [&mut solution], &mut sums);
         assert_eq!(result, Err(AlsError::Singular { row: 24, observations: 1 }));
     }
 }
@@ -517,7 +518,8 @@ fn rows_are_solved_by_sums_made_elsewhere() {
         let (mut together, mut total_of_all) = (vec![0.0; 2 * width], [Sums::default()]);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         let blocks = [(&block, &known)];
-        step.solve_together(&pool, fixed, &blocks, &mut together, &mut total_of_all).unwrap();
+        step.solve_together(&pool, fixed, &blocks, &mut [&mut together], &mut total_of_all)
+            .unwrap();
         assert_eq!(together, found);
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} {expected}");

@@ -3,7 +3,7 @@
 
 use super::{AT_ONCE, PageRankGraph, PageRankStep};
 use crate::Result;
-use crate::superstep::barrier::{Arrived, Barrier};
+use crate::superstep::barrier::{Arrived, Barrier, MARGIN};
 use crate::superstep::exec::{Measured, Task, measures_of_all, total};
 use crate::superstep::layout::{Folder, read_numbers, shared_numbers_to_bytes};
 use arrow::array::RecordBatch;
@@ -13,10 +13,7 @@ use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{Blocks, Consecutive, Measures, Places, Weight, error_bound};
 use rayon::ThreadPool;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How much longer than it took itself a task waits for the others.
-const MARGIN: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// Blocks in memory, with what their steps need besides.
 struct Held<W> {

@@ -50,8 +50,7 @@ impl Resident {
         Ok(())
     }
 
-    /// Writes a state of which the task has all parts, `width` numbers a row. It is kept as what [`Self::state`] gives, if
-    /// there is room.
+    /// Writes a state of which the task has all parts, `width` numbers a row, and [keeps](Self::keep_state) it.
     pub async fn write_state<V: Value + ArrowNativeType>(
         &self,
         task: Task<'_>,
@@ -59,20 +58,37 @@ impl Resident {
         (cut, width): (Partitioned, usize),
         state: Arc<Vec<V>>,
     ) -> Result<()> {
-        let bytes = shared_numbers_to_bytes(Arc::clone(&state));
+        self.write_parts(task, folder, (cut, width), 0..cut.blocks(), &state).await?;
+        self.keep_state(folder, state).await;
+        Ok(())
+    }
+
+    /// Keeps a state as what [`Self::state`] gives, if there is room.
+    pub async fn keep_state<V: Value>(&self, folder: &Folder, state: Arc<Vec<V>>) {
+        self.forget_others(folder.0.as_str()).await;
+        let held = Held { bytes: state.len() * V::BYTES, value: state };
+        self.others.insert(folder.0.to_string(), held).await;
+    }
+
+    /// Writes the parts of some blocks of a whole state, `width` numbers a row.
+    pub async fn write_parts<V: Value + ArrowNativeType>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        (cut, width): (Partitioned, usize),
+        blocks: impl IntoIterator<Item = u32>,
+        state: &Arc<Vec<V>>,
+    ) -> Result<()> {
+        let bytes = shared_numbers_to_bytes(Arc::clone(state));
         let storage = &folder.open(task.runtime)?;
-        let parts = (0..cut.blocks()).map(|block| {
+        let parts = blocks.into_iter().map(|block| {
             let range = cut.range(block);
             let at = |row: u64| row as usize * width * V::BYTES;
             let part = bytes.slice(at(range.start)..at(range.end));
             async move { storage.put(&Folder::part(block), part).await }
         });
         let parts: Vec<_> = parts.collect();
-        futures::stream::iter(parts).buffer_unordered(PARTS).try_collect::<()>().await?;
-        self.forget_others(folder.0.as_str()).await;
-        let held = Held { bytes: bytes.len(), value: state };
-        self.others.insert(folder.0.to_string(), held).await;
-        Ok(())
+        Ok(futures::stream::iter(parts).buffer_unordered(PARTS).try_collect::<()>().await?)
     }
 
     /// A part: what was kept of it, which is not kept any longer, or what is in the store.
@@ -105,29 +121,8 @@ impl Resident {
         (changed, change): (&str, impl Fn(&mut [V]) + Clone + Send + Sync + 'static),
     ) -> Result<Arc<Vec<V>>> {
         let read = async {
-            let mut state = vec![V::default(); cut.count as usize * width];
-            let parts = (0..cut.blocks()).map(|block| self.part(task, folder, block));
-            let mut parts = futures::stream::iter(parts).buffered(PARTS).ready_chunks(PARTS);
-            let mut next = 0;
-            while let Some(parts) = parts.next().await {
-                let parts: Vec<Bytes> = parts.into_iter().collect::<Result<_>>()?;
-                let blocks = next..next + parts.len() as u32;
-                next = blocks.end;
-                let (name, change) = (folder.0.to_string(), change.clone());
-                let put = move |pool: &ThreadPool| {
-                    let mut rest = &mut state[cut.range(blocks.start).start as usize * width..];
-                    let room = |block| rest.split_off_mut(..cut.rows(block) * width);
-                    let rooms: Vec<_> = blocks.map_while(room).collect();
-                    let parts = parts.into_par_iter().zip(rooms).with_max_len(1);
-                    let read = |(bytes, room): (Bytes, &mut [V])| {
-                        read_numbers(&bytes, &name, room)?;
-                        change(room);
-                        Ok::<_, JobError>(())
-                    };
-                    pool.install(|| parts.try_for_each(read)).map(|()| state)
-                };
-                state = task.threads.run(put).await??;
-            }
+            let (blocks, state) = (0..cut.blocks(), vec![V::default(); cut.count as usize * width]);
+            let state = self.read_parts(task, folder, (cut, width), blocks, state, change).await?;
             let size = state.len() * V::BYTES;
             Ok((state, size))
         };
@@ -137,6 +132,46 @@ impl Resident {
             self.others.invalidate(folder.0.as_str()).await;
         }
         Ok(found)
+    }
+
+    /// Reads the parts of some blocks, in their order, into their places in a state. The rows of each go through a change.
+    pub async fn read_parts<V: Value>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        (cut, width): (Partitioned, usize),
+        blocks: impl IntoIterator<Item = u32>,
+        mut state: Vec<V>,
+        change: impl Fn(&mut [V]) + Clone + Send + Sync + 'static,
+    ) -> Result<Vec<V>> {
+        let parts = blocks
+            .into_iter()
+            .map(|block| async move { Ok((block, self.part(task, folder, block).await?)) });
+        let parts: Vec<_> = parts.collect();
+        let mut parts = futures::stream::iter(parts).buffered(PARTS).ready_chunks(PARTS);
+        while let Some(parts) = parts.next().await {
+            let parts: Vec<(u32, Bytes)> = parts.into_iter().collect::<Result<_>>()?;
+            let (name, change) = (folder.0.to_string(), change.clone());
+            let put = move |pool: &ThreadPool| {
+                let (mut rest, mut next) = (state.as_mut_slice(), 0);
+                let rooms = parts.into_iter().map_while(|(block, bytes)| {
+                    let rows = cut.range(block);
+                    rest.split_off_mut(..rows.start.checked_sub(next)? as usize * width)?;
+                    next = rows.end;
+                    Some((bytes, rest.split_off_mut(..cut.rows(block) * width)?))
+                });
+                let rooms: Vec<_> = rooms.collect();
+                let read = |(bytes, room): (Bytes, &mut [V])| {
+                    read_numbers(&bytes, &name, room)?;
+                    change(room);
+                    Ok::<_, JobError>(())
+                };
+                let parts = rooms.into_par_iter().with_max_len(1);
+                pool.install(|| parts.try_for_each(read)).map(|()| state)
+            };
+            state = task.threads.run(put).await??;
+        }
+        Ok(state)
     }
 
     /// What belongs to a state by a name, read by `read` if it isn't there. What belongs to earlier states of the series is
