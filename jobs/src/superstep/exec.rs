@@ -100,9 +100,9 @@ pub trait Kernel: Send + Sync {
         0
     }
 
-    /// Works on all blocks of a task together (its `block` means nothing then), in the order of their numbers. It may do several steps, so that they need
-    /// not return to the driver for each: if these are all blocks that there are, or if other tasks do the same. `None` if
-    /// that can't be done, or is no better.
+    /// Works on all blocks of a task together (its `block` means nothing then), in the order of their numbers. It may do
+    /// several steps, so that they need not return to the driver for each: if these are all blocks that there are, or if
+    /// other tasks do the same. `None` if that can't be done, or is no better.
     async fn run_together(&self, _: Task<'_>, _blocks: &[u32]) -> Result<Option<RecordBatch>> {
         Ok(None)
     }

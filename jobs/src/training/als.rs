@@ -347,8 +347,8 @@ impl Training<'_> {
     }
 
     /// Solves the first of two sides from the factors of the other, and if one task can do that alone or several together,
-    /// both of them in turn: as often as there are folders to go `to`, or until it is `enough`. Returns the states that this leads to, of which
-    /// the last one of each side is there, and whether all of them are.
+    /// both of them in turn: as often as there are folders to go `to`, or until it is `enough`. Returns the states that
+    /// this leads to, of which the last one of each side is there, and whether all of them are.
     async fn half_steps(
         &self,
         (side, other): (&Side, &Side),

@@ -164,8 +164,9 @@ impl AlsStep {
         let (mut known, mut turned): (Vec<Measures>, _) = (Vec::new(), Vec::new());
         // What was measured in the task's blocks in a half step that others didn't do in time.
         let mut in_vain = None;
+        // Others read what the first needs as well.
+        let mut began = started;
         for to in &self.to {
-            let began = Instant::now();
             let solve = {
                 let gram = Arc::clone(&gram);
                 move |pool: &ThreadPool| {
@@ -190,6 +191,7 @@ impl AlsStep {
             let feedback = self.side.step.feedback;
             let loss = known.last().map(|other| measures.loss(other, feedback));
             known.push(measures);
+            began = Instant::now();
             sides.swap(0, 1);
             let iteration = loss.filter(|_| known.len().is_multiple_of(2));
             let mut reached = |loss| enough.as_mut().is_some_and(|enough| enough.is_reached(loss));

@@ -78,8 +78,9 @@ impl PageRankStep {
         let alone = blocks.len() == cut.blocks() as usize;
         let (most, mut count, mut in_time) = (self.to.len(), 0, true);
         let mut dangling_mass = self.dangling_mass();
+        // Others read what the first needs as well.
+        let mut began = started;
         for to in &self.to {
-            let began = Instant::now();
             let compute = {
                 let held = Arc::clone(held);
                 move |pool: &ThreadPool| {
@@ -127,6 +128,7 @@ impl PageRankStep {
                 break;
             }
             dangling_mass = mass.to_vec();
+            began = Instant::now();
             if !alone {
                 ranks = receive(task, held, ranks, others, to).await?;
             }
