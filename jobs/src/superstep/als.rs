@@ -134,7 +134,7 @@ impl AlsSide {
     }
 
     /// Bytes of all its factors.
-    fn state_bytes(&self) -> usize {
+    pub fn state_bytes(&self) -> usize {
         self.cut.count as usize * self.width() * size_of::<f32>()
     }
 
@@ -164,7 +164,7 @@ pub struct AlsStep {
     pub to: Vec<Folder>,
     /// After which iterations no other is done.
     pub enough: Option<Enough>,
-    /// Seconds after which a task that has all blocks begins no other.
+    /// Seconds after which no other iteration is begun.
     pub seconds: f64,
 }
 

@@ -13,8 +13,10 @@ use nightshift_udfs::csr::Value;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// How much longer than it took itself a task waits for the others.
-pub const MARGIN: Duration = Duration::from_millis(100);
+/// How long a task waits for the others after what took it so long: they may have more to do, though not much more.
+pub fn patience(took: Duration) -> Duration {
+    2 * took + Duration::from_millis(100)
+}
 
 /// Between two looks at who has arrived: a share of the time that it took until then, within these bounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
@@ -68,8 +70,9 @@ impl Barrier<'_> {
     ) -> Result<Option<Vec<Arrived>>> {
         let started = Instant::now();
         let folder = self.state.open(task.runtime)?.folder(self.name);
-        let mut seen: HashSet<String> =
-            own.first().copied().map(Folder::part).into_iter().collect();
+        // One may be replaced while others look, by a task that has other blocks than the one before.
+        let mut seen = HashSet::new();
+        let own_name = own.first().copied().map(Folder::part);
         let mut missing: HashSet<u32> = (0..self.cut.blocks()).collect();
         own.iter().for_each(|block| {
             missing.remove(block);
@@ -78,7 +81,8 @@ impl Barrier<'_> {
         while !missing.is_empty() {
             for object in folder.list().await? {
                 let Some(name) = object.location.filename() else { continue };
-                if seen.insert(name.to_string()) {
+                let version = (object.e_tag.clone(), object.last_modified);
+                if own_name.as_deref() != Some(name) && seen.insert((name.to_string(), version)) {
                     let what = format!("{}{name}", folder.url());
                     let all = self.read(folder.get(name).await?, &what)?;
                     // Others may have been there before, when blocks were in other hands.

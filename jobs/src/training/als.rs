@@ -3,7 +3,9 @@
 use super::checkpoint::{Exact, exact, inexact};
 use super::options::{MatrixFactorization, solver_flops};
 use super::prepare::{Blocks, Ids};
-use super::{Backoff, JOB_SECONDS, Trained, Training, no_answer, quoted, steps_of_job, total};
+use super::{
+    Backoff, JOB_SECONDS, MOST_STEPS, Trained, Training, no_answer, quoted, steps_of_job, total,
+};
 use crate::Result;
 use crate::superstep::{
     AlsInitialize, AlsSide, AlsSlices, AlsStep, Axis, Content, FactorsExport, Folder, Partitioned,
@@ -22,9 +24,18 @@ pub(super) const MEASURES: [&str; 1] = ["loss"];
 /// The name of the checkpoints of iterations.
 const ITERATION: &str = "iteration";
 
-/// Numbers that a job of several half steps returns at most, for each of which there is a Gram matrix: half of what an
+/// Numbers that a task of several half steps returns at most, for each of which there is a Gram matrix: half of what an
 /// executor sends in a message.
 const MOST_NUMBERS: usize = 1 << 20;
+
+/// Bytes of the states of one job, all of which tasks that do half steps together have to write: more than those only if one
+/// iteration has more.
+const MOST_STATE_BYTES: f64 = (1u64 << 30) as f64;
+
+/// Iterations of a job at most, where the states of one have so many bytes.
+pub(super) fn iterations_of_states(bytes: f64) -> usize {
+    (MOST_STATE_BYTES / bytes).clamp(1.0, MOST_STEPS as f64) as usize
+}
 
 /// Operations a second of a small machine, for how long an iteration takes before one was measured.
 const FLOPS: f64 = 1e11;
@@ -73,7 +84,8 @@ fn half_steps_of_job((users, items): (&Side, &Side), seconds: Option<f64>) -> us
     }
     let factors = users.matrix.step.factors;
     let most = MOST_NUMBERS / (2 * (factors * factors + 2));
-    (2 * steps_of_job(seconds).min(most)).max(1)
+    let bytes = users.matrix.state_bytes() + items.matrix.state_bytes();
+    (2 * steps_of_job(seconds).min(most).min(iterations_of_states(bytes as f64))).max(1)
 }
 
 /// A side's factors after a half step.
@@ -256,7 +268,8 @@ impl Training<'_> {
         // The iteration whose states are written down, and stay until others are.
         let mut kept = losses.len();
         let (mut there, mut old) = (vec![(users, kept), (items, kept)], Vec::new());
-        let mut backoff = Backoff::new();
+        // A job may have been done again, by one task alone, after several had left all states.
+        let (mut backoff, mut all_there) = (Backoff::new(), false);
         loop {
             let started = Instant::now();
             let begin = losses.len();
@@ -269,7 +282,8 @@ impl Training<'_> {
             let asked = to.len();
             let enough = spec.enough(losses.last().copied());
             let steps = self.half_steps((users, items), earlier_users, &item_state, to, enough);
-            let (mut states, all_there) = self.removing(&old, steps).await?;
+            let (mut states, together) = self.removing(&old, steps).await?;
+            all_there |= together;
             let several = states.len() > 1;
             backoff.after(asked, states.len());
             if let (false, Some(user_state)) = (states.len().is_multiple_of(2), states.last()) {
@@ -348,7 +362,7 @@ impl Training<'_> {
 
     /// Solves the first of two sides from the factors of the other, and if one task can do that alone or several together,
     /// both of them in turn: as often as there are folders to go `to`, or until it is `enough`. Returns the states that
-    /// this leads to, of which the last one of each side is there, and whether all of them are.
+    /// this leads to, of which the last one of each side is there, and whether several tasks have written all of them.
     async fn half_steps(
         &self,
         (side, other): (&Side, &Side),

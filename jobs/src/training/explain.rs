@@ -1,5 +1,6 @@
 //! `EXPLAIN CREATE MODEL`: what a training would take, computed from counts, without training.
 
+use super::als::iterations_of_states;
 use super::options::{MatrixFactorization, ModelSpec, PageRank, model_spec, solver_flops};
 use super::select::{no_rows, select};
 use crate::introspection;
@@ -115,8 +116,10 @@ fn of_factorization(
     let block_bytes = 2.0 * 8.0 * rows + 8.0 * (users + user_blocks) + 8.0 * (items + item_blocks);
     let iterations = spec.max_iterations as f64;
     // Two states of the users and three of the items are there at the end of an iteration, if each half step is a job. If
-    // not, both sides may have three, and they are no larger than an executor's memory.
-    let kept_states = 4.0 * width * (2.0 * users + 3.0 * items);
+    // not, those of a job may be there, and those of the one before, besides what it began with and what is written down.
+    let of_two_jobs = (2 * iterations_of_states(state_bytes)).min(spec.max_iterations) as f64;
+    let kept_states =
+        (4.0 * width * (2.0 * users + 3.0 * items)).max((of_two_jobs + 2.0) * state_bytes);
     let exchanged = 2.0 * (ENTRY_BYTES + WEIGHT_BYTES) * rows;
     vec![
         ("rows", rows, "rows of the training query"),

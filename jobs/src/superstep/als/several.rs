@@ -2,7 +2,7 @@
 //! each of them.
 
 use super::{AlsSide, AlsStep};
-use crate::superstep::barrier::{Barrier, MARGIN};
+use crate::superstep::barrier::{Barrier, patience};
 use crate::superstep::exec::{Measured, Task, measures_of_all, total};
 use crate::superstep::layout::Folder;
 use crate::{JobError, Result};
@@ -13,7 +13,7 @@ use nightshift_udfs::als::{Fixed, Measures, Side};
 use nightshift_udfs::csr::Csr;
 use rayon::ThreadPool;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Blocks that are read at the same time.
 const AT_ONCE: usize = 16;
@@ -21,6 +21,12 @@ const AT_ONCE: usize = 16;
 /// The answer of a block of which no more is known than what was measured in it.
 pub(super) fn of_one_block(Measured { block, measures }: Measured) -> Measured {
     Measured { block, measures: std::iter::once(0.0).chain(measures).collect() }
+}
+
+/// What was measured in a block, but for the seconds at its end.
+fn without_seconds(Measured { mut measures, .. }: Measured) -> Vec<f64> {
+    measures.pop();
+    measures
 }
 
 /// The answers of a task's blocks, which knows what half steps come to on all blocks.
@@ -31,6 +37,31 @@ fn of_all_blocks(blocks: impl Iterator<Item = u32>, known: &[Measures]) -> Vec<M
         Measured { block, measures }
     };
     blocks.map(answer).collect()
+}
+
+/// How long a task takes for half steps.
+struct Clock {
+    /// When the one that it does now began, with reading what it needs.
+    began: Instant,
+    /// How long the longest took: a task may have next to nothing of one side, and others much.
+    longest: Duration,
+}
+
+impl Clock {
+    fn new(began: Instant) -> Self {
+        Self { began, longest: Duration::ZERO }
+    }
+
+    /// How long to wait for others, now that the task has done its part of a half step.
+    fn patience(&mut self) -> Duration {
+        self.longest = self.longest.max(self.began.elapsed());
+        patience(self.longest)
+    }
+
+    /// All have done theirs.
+    fn restart(&mut self) {
+        self.began = Instant::now();
+    }
 }
 
 /// A side in memory.
@@ -68,44 +99,52 @@ impl Held {
         Ok(Self { side, own, others, blocks, factors })
     }
 
-    /// Solves the rows of the task's blocks, from the factors of the other side. What was measured in each.
+    /// Solves the rows of the task's blocks, from the factors of the other side. What was measured in each, and the seconds
+    /// since the task has `started`.
     fn solve(
         &mut self,
         pool: &ThreadPool,
         (fixed, gram): (&Held, &[f64]),
         turned: &mut Vec<f32>,
+        started: Instant,
     ) -> Result<Vec<Measured>> {
         let side = Side { step: self.side.step, turns: self.side.turns(), blocks: &self.blocks };
         let fixed = Fixed::new(&fixed.factors, gram);
         let measures = side.half_step(pool, fixed, turned, &mut self.factors)?;
+        let seconds = started.elapsed().as_secs_f64();
         let measured = |(block, measures): (&u32, Measures)| Measured {
             block: *block,
-            measures: measures.to_vec(),
+            measures: measures.to_vec().into_iter().chain([seconds]).collect(),
         };
         Ok(self.own.iter().zip(measures).map(measured).collect())
     }
 
     /// Leaves for other tasks what was `solved`, and receives what these have come to: what was measured there. `None` if they
-    /// don't come in time, when it took so long from when the half step `began` until this task had done its part.
+    /// don't come in time, or if what they say to have written is not there any more: that was long ago.
     async fn exchange(
         &mut self,
         task: Task<'_>,
         to: &Folder,
         solved: &[Measured],
-        began: Instant,
+        clock: &mut Clock,
     ) -> Result<Option<Vec<Measured>>> {
         let (cut, width) = (self.side.cut, self.side.width());
         let factors = Arc::new(std::mem::take(&mut self.factors));
         let own = self.own.iter().copied();
         task.resident.write_parts(task, to, (cut, width), own, &factors).await?;
-        let measures = Measures::len_of(self.side.step.factors);
+        let measures = Measures::len_of(self.side.step.factors) + 1;
         let barrier = Barrier { state: to, name: "solved", cut, measures, row_bytes: 0 };
         barrier.arrive(task, solved, Bytes::new()).await?;
-        let arrived = barrier.wait(task, &self.own, began.elapsed() + MARGIN).await?;
+        let arrived = barrier.wait(task, &self.own, clock.patience()).await?;
         let Some(arrived) = arrived else { return Ok(None) };
+        clock.restart();
         let (factors, others) = (Arc::unwrap_or_clone(factors), self.others.clone());
         let receive = task.resident.read_parts(task, to, (cut, width), others, factors, |_| ());
-        self.factors = receive.await?;
+        match receive.await {
+            Ok(factors) => self.factors = factors,
+            Err(JobError::Catalog(error)) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error),
+        }
         Ok(Some(arrived.into_iter().map(|other| other.measured).collect()))
     }
 
@@ -122,14 +161,14 @@ impl Held {
 
 impl AlsStep {
     /// What half steps come to that are done on all blocks, by the answers of all of them; nothing if they are not answers.
+    /// Who knows of one has seen all parts of it: what the others know doesn't matter.
     pub fn totals(&self, answers: &[Vec<f64>]) -> Vec<Measures> {
-        let known = |answer: &Vec<f64>| answer.first().map_or(0, |steps| *steps as usize);
+        let known = |answer: &&Vec<f64>| answer.first().map_or(0, |steps| *steps as usize);
         let length = Measures::len_of(self.side.step.factors);
-        let fewest = answers.iter().map(known).min().unwrap_or(0);
-        // All have done the first, and one of them may know that.
-        let steps = fewest.max(1);
-        let totals = |answer: &Vec<f64>| Some(answer.get(1..1 + steps * length)?.to_vec());
-        let knowing = answers.iter().filter(|answer| known(answer) >= steps).find_map(totals);
+        let most = answers.iter().map(|answer| known(&answer)).max().unwrap_or(0);
+        let totals = |answer: &Vec<f64>| Some(answer.get(1..1 + most * length)?.to_vec());
+        let knowing = answers.iter().filter(|answer| most > 0 && known(answer) == most);
+        let knowing = knowing.filter_map(totals).next();
         let of_blocks = || {
             let own = answers.iter().map(|answer| answer.get(1..).unwrap_or_default().to_vec());
             total(&own.collect::<Vec<_>>())
@@ -164,50 +203,58 @@ impl AlsStep {
         let (mut known, mut turned): (Vec<Measures>, _) = (Vec::new(), Vec::new());
         // What was measured in the task's blocks in a half step that others didn't do in time.
         let mut in_vain = None;
-        // Others read what the first needs as well.
-        let mut began = started;
+        let mut clock = Clock::new(started);
         for to in &self.to {
             let solve = {
                 let gram = Arc::clone(&gram);
                 move |pool: &ThreadPool| {
                     let [side, other] = &mut sides;
-                    let solved = side.solve(pool, (other, &gram), &mut turned);
+                    let solved = side.solve(pool, (other, &gram), &mut turned, started);
                     solved.map(|solved| (sides, turned, solved))
                 }
             };
             let mut solved;
             (sides, turned, solved) = task.threads.run(solve).await??;
             if !alone {
-                let Some(others) = sides[0].exchange(task, to, &solved, began).await? else {
+                let Some(others) = sides[0].exchange(task, to, &solved, &mut clock).await? else {
                     in_vain = Some(solved);
                     break;
                 };
                 solved.extend(others);
             }
             solved.sort_unstable_by_key(|one| one.block);
-            let of_blocks: Vec<_> = solved.into_iter().map(|one| one.measures).collect();
-            let Some(measures) = Measures::from_slice(&total(&of_blocks)) else { break };
+            // All tasks have the same number of this, so that all of them stop then or none.
+            let seconds = solved.first().and_then(|one| one.measures.last()).copied();
+            let of_blocks: Vec<_> = solved.into_iter().map(without_seconds).collect();
+            let measures = Measures::from_slice(&total(&of_blocks));
+            let measures = measures.ok_or_else(|| JobError::Damaged {
+                what: to.0.to_string(),
+                reason: "nothing was measured".to_string(),
+            })?;
             gram = Arc::new(measures.gram.clone());
             let feedback = self.side.step.feedback;
             let loss = known.last().map(|other| measures.loss(other, feedback));
             known.push(measures);
-            began = Instant::now();
             sides.swap(0, 1);
             let iteration = loss.filter(|_| known.len().is_multiple_of(2));
             let mut reached = |loss| enough.as_mut().is_some_and(|enough| enough.is_reached(loss));
-            let in_time = || !alone || started.elapsed().as_secs_f64() < self.seconds;
+            let in_time = || seconds.is_some_and(|seconds| seconds < self.seconds);
             if iteration.is_some_and(|loss| reached(loss) || !in_time()) {
                 break;
             }
         }
-        if in_vain.is_none() {
-            // The side that was solved last is the second one now.
-            for (side, state) in sides.into_iter().rev().zip(self.to[..known.len()].iter().rev()) {
-                side.keep(task, state, alone).await?;
-            }
+        // The side that was solved last is the second one now. The first is nothing whole after a half step in vain.
+        let whole = sides.into_iter().rev().take(if in_vain.is_some() { 1 } else { 2 });
+        for (side, state) in whole.zip(self.to[..known.len()].iter().rev()) {
+            side.keep(task, state, alone).await?;
         }
         let answers = match (known.is_empty(), in_vain) {
-            (true, Some(own)) => own.into_iter().map(of_one_block).collect(),
+            (true, Some(own)) => own
+                .into_iter()
+                .map(|one| {
+                    of_one_block(Measured { block: one.block, measures: without_seconds(one) })
+                })
+                .collect(),
             _ => of_all_blocks(blocks[0].iter().copied(), &known),
         };
         measures_of_all(task, &answers, started)
@@ -381,18 +428,32 @@ mod tests {
         assert_eq!(step.totals(&[vec![], vec![3.0, 1.0]]), []);
     }
 
+    /// As when a training goes on whose states were being deleted when it was interrupted.
     #[tokio::test]
-    async fn tasks_stop_after_the_iteration_that_is_enough() {
+    async fn a_part_that_is_gone_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let mut step = step_in(&dir).await;
+        let step = step_in(&dir).await;
+        let alone = run(&executor(), &step, &[1], &[0, 1, 2]).await;
+        let store = step.to[0].open(&RuntimeEnv::default()).unwrap();
+        store.delete(&Folder::part(1)).await.unwrap();
+        let other = run(&executor(), &step, &[0, 2], &[3, 4]).await;
+        assert_eq!([other[0].1[0], other[1].1[0]], [0.0, 0.0]);
+        let (_, measures) = expected(1).await;
+        assert_eq!(totals(&step, [alone, other].concat()), measures);
+    }
+
+    #[tokio::test]
+    async fn tasks_stop_after_the_iteration_that_is_enough_or_the_last_in_time() {
         // Any loss is less than that, and none falls by all of it.
-        step.enough = Some(Enough { before: None, least: 1.0f64.to_bits() });
-        let (first, second) = (executor(), executor());
-        let (one, other) = tokio::join!(
-            run(&first, &step, &[0, 2], &[1, 3]),
-            run(&second, &step, &[1], &[0, 2, 4])
-        );
-        let known = [&one[0].1, &other[0].1].map(|answer| answer[0]);
-        assert!(known.iter().all(|steps| *steps <= 4.0), "{known:?}");
+        let enough = Enough { before: None, least: 1.0f64.to_bits() };
+        for (enough, seconds, most) in [(Some(enough), 60.0, 4.0), (None, 0.0, 2.0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let step = AlsStep { enough, seconds, ..step_in(&dir).await };
+            let (first, second) = (executor(), executor());
+            let one = run(&first, &step, &[0, 2], &[1, 3]);
+            let (one, other) = tokio::join!(one, run(&second, &step, &[1], &[0, 2, 4]));
+            let known = [&one[0].1, &other[0].1].map(|answer| answer[0]);
+            assert!(known.iter().all(|steps| *steps <= most), "{known:?}");
+        }
     }
 }

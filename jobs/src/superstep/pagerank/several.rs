@@ -3,7 +3,7 @@
 
 use super::{AT_ONCE, PageRankGraph, PageRankStep};
 use crate::Result;
-use crate::superstep::barrier::{Arrived, Barrier, MARGIN};
+use crate::superstep::barrier::{Arrived, Barrier, patience};
 use crate::superstep::exec::{Measured, Task, measures_of_all, total};
 use crate::superstep::layout::{Folder, read_numbers, shared_numbers_to_bytes};
 use arrow::array::RecordBatch;
@@ -108,7 +108,7 @@ impl PageRankStep {
                 let barrier = self.barrier(to, "exchange", 2 * vectors, vectors);
                 let rows = shared_numbers_to_bytes(Arc::clone(ranks.ranks()));
                 barrier.arrive(task, &measured, rows).await?;
-                let Some(all) = barrier.wait(task, blocks, began.elapsed() + MARGIN).await? else {
+                let Some(all) = barrier.wait(task, blocks, patience(began.elapsed())).await? else {
                     in_time = false;
                     break;
                 };
@@ -161,7 +161,7 @@ impl PageRankStep {
             let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
             let nothing: Vec<_> = blocks.iter().map(nothing).collect();
             barrier.arrive(task, &nothing, Bytes::new()).await?;
-            let limit = began.elapsed() + MARGIN;
+            let limit = patience(began.elapsed());
             in_time = barrier.wait(task, blocks, limit).await?.is_some();
         }
         match at.checked_sub(1) {
