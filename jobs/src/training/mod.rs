@@ -291,3 +291,27 @@ fn no_answer(model: &str) -> JobError {
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_that_have_waited_in_vain_try_again_after_twice_as_many_jobs() {
+        let mut backoff = Backoff::new();
+        let mut asked = |done: &[usize]| {
+            let job = |done: &usize| {
+                let asked = backoff.steps(8);
+                backoff.after(asked, *done.min(&asked));
+                asked
+            };
+            done.iter().map(job).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(&[8, 5, 1]), [8, 8, 8]);
+        assert_eq!(asked(&[1, 1]), [1, 8]);
+        assert_eq!(asked(&[1, 1, 1]), [1, 1, 8]);
+        assert_eq!(asked(&[1, 1, 1, 1, 2]), [1, 1, 1, 1, 8]);
+        // They have found each other again.
+        assert_eq!(asked(&[1, 1, 8]), [8, 1, 8]);
+    }
+}
