@@ -421,14 +421,15 @@ mod tests {
             let mut written = Vec::new();
             for _ in 0..steps {
                 let mut measures = vec![Measures::new(vectors); incoming.len()];
-                let mut ranks = vec![Vec::new(); incoming.len()];
+                let mut passed = vec![Vec::new(); incoming.len()];
                 for (state, blocks) in states.iter_mut().zip(&blocks) {
                     let measured = pool.install(|| state.step(*blocks, &mass));
-                    let mut rest = state.ranks().as_slice();
-                    for (block, measured) in blocks.numbers.iter().zip(measured) {
+                    let measured = measured.into_iter().zip(state.pieces(*blocks));
+                    for (block, (measured, pieces)) in blocks.numbers.iter().zip(measured) {
                         measures[*block as usize] = measured;
-                        let numbers = of_block[*block as usize].len();
-                        ranks[*block as usize] = rest.split_off(..numbers).unwrap().to_vec();
+                        let pieces = pieces.into_iter().flat_map(|piece| &state.passed()[piece]);
+                        passed[*block as usize] = pieces.copied().collect();
+                        prop_assert_eq!(passed[*block as usize].len(), of_block[*block as usize].len());
                     }
                     // What somebody still writes stays as it is.
                     if threads > 1 {
@@ -437,9 +438,11 @@ mod tests {
                 }
                 for (state, blocks) in states.iter_mut().zip(&blocks) {
                     let others = (0..incoming.len() as u32).filter(|block| !blocks.numbers.contains(block));
-                    let others = others.map(|block| (block, &ranks[block as usize])).collect();
-                    let read = |ranks: &Vec<f64>, room: &mut [f64]| {
-                        room.copy_from_slice(ranks);
+                    let others = others.map(|block| (block, passed[block as usize].as_slice())).collect();
+                    let read = |mut passed: &[f64], pieces: Vec<&mut [f64]>| {
+                        for piece in pieces {
+                            piece.copy_from_slice(passed.split_off(..piece.len()).unwrap());
+                        }
                         Ok::<_, ()>(())
                     };
                     pool.install(|| state.receive(*blocks, others, read)).unwrap();

@@ -48,16 +48,22 @@ pub struct Arrived {
 }
 
 impl Barrier<'_> {
-    /// Says what a task's blocks have come to; `rows` are theirs, block after block.
-    pub async fn arrive(&self, task: Task<'_>, blocks: &[Measured], rows: Bytes) -> Result<()> {
+    /// Says what a task's blocks have come to; `rows` are theirs, block after block, in as many pieces as they come.
+    pub async fn arrive(
+        &self,
+        task: Task<'_>,
+        blocks: &[Measured],
+        rows: Vec<Bytes>,
+    ) -> Result<()> {
         let Some(first) = blocks.first() else { return Ok(()) };
         let head = blocks.iter().flat_map(|block| {
             std::iter::once(f64::from(block.block)).chain(block.measures.iter().copied())
         });
         let head: Vec<f64> = std::iter::once(blocks.len() as f64).chain(head).collect();
         let folder = self.state.open(task.runtime)?.folder(self.name);
-        let object =
-            [numbers_to_bytes(head), rows].into_iter().collect::<object_store::PutPayload>();
+        let object = std::iter::once(numbers_to_bytes(head))
+            .chain(rows)
+            .collect::<object_store::PutPayload>();
         Ok(folder.put(&Folder::part(first.block), object).await?)
     }
 
@@ -184,8 +190,8 @@ mod tests {
     async fn arrive(tasks: &Tasks, blocks: &[u32]) {
         let all: Vec<_> = blocks.iter().copied().map(arrived).collect();
         let measured: Vec<_> = all.iter().map(|one| one.measured.clone()).collect();
-        let rows: Vec<u8> = all.iter().flat_map(|one| one.rows.to_vec()).collect();
-        tasks.barrier().arrive(tasks.task(), &measured, rows.into()).await.unwrap();
+        let rows = all.into_iter().map(|one| one.rows).collect();
+        tasks.barrier().arrive(tasks.task(), &measured, rows).await.unwrap();
     }
 
     #[tokio::test]

@@ -40,9 +40,9 @@ pub struct Consecutive {
     /// Those of the blocks, one after another, and what they were before the last step: shared with whoever writes them.
     ranks: Arc<Vec<f64>>,
     before: Arc<Vec<f64>>,
-    passed: Vec<f64>,
+    passed: Arc<Vec<f64>>,
     /// Room for what is passed along after a step.
-    next_passed: Vec<f64>,
+    next_passed: Arc<Vec<f64>>,
 }
 
 impl Consecutive {
@@ -55,8 +55,8 @@ impl Consecutive {
             &ranks[nodes.start * vectors..nodes.end * vectors]
         });
         let own: Arc<Vec<f64>> = Arc::new(own.copied().collect());
-        let (before, next_passed) = (Arc::clone(&own), vec![0.0; passed.len()]);
-        Self { vectors, ranks: own, before, passed, next_passed }
+        let (before, next_passed) = (Arc::clone(&own), Arc::new(vec![0.0; passed.len()]));
+        Self { vectors, ranks: own, before, passed: Arc::new(passed), next_passed }
     }
 
     /// The ranks of the blocks' nodes, block after block.
@@ -67,6 +67,18 @@ impl Consecutive {
     /// These ranks before the last step.
     pub fn before(&self) -> &Arc<Vec<f64>> {
         &self.before
+    }
+
+    /// What all nodes pass along after the last step, in their places.
+    pub fn passed(&self) -> &Arc<Vec<f64>> {
+        &self.passed
+    }
+
+    /// Which numbers of [`Self::passed`] are those of the nodes of each of the blocks: as many as their ranks.
+    pub fn pieces<W>(&self, blocks: Blocks<'_, W>) -> Vec<Vec<Range<usize>>> {
+        let mut of_all = blocks.places.pieces(self.vectors);
+        let of_block = |block: &u32| of_all.get_mut(*block as usize).map(std::mem::take);
+        blocks.numbers.iter().filter_map(of_block).collect()
     }
 
     /// One step, by the threads of the pool that it is called in: what was measured in each of the blocks. It is the same, to
@@ -87,7 +99,10 @@ impl Consecutive {
         let contributions = self.passed.as_slice();
         let step = Step { damping: blocks.damping, dangling_mass, contributions };
         let mut measures = vec![Measures::new(vectors); blocks.numbers.len()];
-        let passed = blocks.places.split(&mut self.next_passed, vectors).into_iter();
+        let passed = blocks
+            .places
+            .split(Arc::make_mut(&mut self.next_passed).as_mut_slice(), vectors)
+            .into_iter();
         let mut passed: Vec<_> = passed.map(Some).collect();
         let own = blocks.numbers.iter().zip(&mut measures).map(|(block, measures)| {
             let nodes = blocks.nodes(*block);
@@ -110,26 +125,24 @@ impl Consecutive {
         measures
     }
 
-    /// Receives the ranks that the nodes of other blocks have after the last step, by the threads of the pool that it is
-    /// called in. Each is read by `read`, into as many numbers as there are.
+    /// Receives what the nodes of other blocks pass along after the last step, by the threads of the pool that it is
+    /// called in. That of each block is read by `read`, into its [pieces](Self::pieces).
     pub fn receive<W: Weight, R: Send, E: Send>(
         &mut self,
         blocks: Blocks<'_, W>,
         others: Vec<(u32, R)>,
-        read: impl Fn(R, &mut [f64]) -> Result<(), E> + Sync,
+        read: impl Fn(R, Vec<&mut [f64]>) -> Result<(), E> + Sync,
     ) -> Result<(), E> {
-        let passed = blocks.places.split(&mut self.passed, self.vectors).into_iter();
+        let passed = blocks
+            .places
+            .split(Arc::make_mut(&mut self.passed).as_mut_slice(), self.vectors)
+            .into_iter();
         let mut passed: Vec<_> = passed.map(Some).collect();
         let others = others.into_iter().filter_map(|(block, from)| {
             let passed = passed.get_mut(block as usize).and_then(Option::take)?;
-            Some((blocks.nodes(block), from, passed))
+            Some((from, passed.pieces))
         });
         let others: Vec<_> = others.collect();
-        others.into_par_iter().with_max_len(1).try_for_each(|(nodes, from, mut passed)| {
-            let mut ranks = vec![0.0; nodes.len() * self.vectors];
-            read(from, &mut ranks)?;
-            passed.contribute(&ranks, &blocks.out_weights[nodes]);
-            Ok(())
-        })
+        others.into_par_iter().with_max_len(1).try_for_each(|(from, pieces)| read(from, pieces))
     }
 }

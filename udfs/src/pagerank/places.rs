@@ -3,6 +3,7 @@
 use super::Weight;
 use crate::csr::Csr;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use std::ops::Range;
 
 /// Weights that differ by more powers of two than this are not told apart.
 const CLASSES: usize = 32;
@@ -86,6 +87,17 @@ impl Places {
         incoming.columns.iter_mut().for_each(|source| *source = self.of_nodes[*source as usize]);
     }
 
+    /// Which of the numbers that all nodes pass along, `vectors` each, are those of each block.
+    pub(super) fn pieces(&self, vectors: usize) -> Vec<Vec<Range<usize>>> {
+        let blocks = self.of_nodes.len().div_ceil(self.block_nodes);
+        let (mut of_blocks, mut next) = (vec![Vec::with_capacity(CLASSES); blocks], 0);
+        for (at, count) in self.counts.iter().enumerate() {
+            of_blocks[at % blocks].push(next..next + count * vectors);
+            next += count * vectors;
+        }
+        of_blocks
+    }
+
     /// Cuts what all nodes pass along, `vectors` numbers each, into what each block has to write of it.
     pub(super) fn split<'a>(&self, passed: &'a mut [f64], vectors: usize) -> Vec<Passed<'a>> {
         let blocks = self.of_nodes.len().div_ceil(self.block_nodes);
@@ -119,7 +131,7 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Passed<'a> {
     classes: Classes,
-    pieces: Vec<&'a mut [f64]>,
+    pub(super) pieces: Vec<&'a mut [f64]>,
 }
 
 impl Passed<'_> {

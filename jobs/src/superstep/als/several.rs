@@ -7,7 +7,6 @@ use crate::superstep::exec::{Measured, Task, measures_of_all, total};
 use crate::superstep::layout::Folder;
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::als::{Fixed, Measures, Side};
 use nightshift_udfs::csr::Csr;
@@ -134,7 +133,7 @@ impl Held {
         task.resident.write_parts(task, to, (cut, width), own, &factors).await?;
         let measures = Measures::len_of(self.side.step.factors) + 1;
         let barrier = Barrier { state: to, name: "solved", cut, measures, row_bytes: 0 };
-        barrier.arrive(task, solved, Bytes::new()).await?;
+        barrier.arrive(task, solved, Vec::new()).await?;
         let arrived = barrier.wait(task, &self.own, clock.patience()).await?;
         let Some(arrived) = arrived else { return Ok(None) };
         clock.restart();
@@ -307,7 +306,7 @@ mod tests {
                 entries.sort_by_key(|(row, column, _)| (*row, *column));
                 let (first, rows) = (range.start as u32, cut.rows(block));
                 let block_of = Csr::from_entries(first, rows, entries.into_iter(), Duplicates::Add);
-                store.put(&Folder::part(block), Bytes::from(block_of.to_bytes())).await.unwrap();
+                store.put(&Folder::part(block), block_of.to_bytes()).await.unwrap();
             }
             let solver = Solver::ConjugateGradient { steps: 1 };
             let regularization = Regularization { strength: 0.5, exponent: 0.0, unobserved: 0.0 };

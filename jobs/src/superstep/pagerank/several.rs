@@ -106,8 +106,13 @@ impl PageRankStep {
             let mut others = Vec::new();
             if !alone {
                 let barrier = self.barrier(to, "exchange", 2 * vectors, vectors);
-                let rows = shared_numbers_to_bytes(Arc::clone(ranks.ranks()));
-                barrier.arrive(task, &measured, rows).await?;
+                let passed = shared_numbers_to_bytes(Arc::clone(ranks.passed()));
+                let pieces = held.with(|blocks| ranks.pieces(blocks)).concat();
+                let bytes = |number: usize| number * size_of::<f64>();
+                let pieces = pieces.iter().filter(|piece| !piece.is_empty());
+                let pieces = pieces.map(|piece| passed.slice(bytes(piece.start)..bytes(piece.end)));
+                barrier.arrive(task, &measured, pieces.collect()).await?;
+                drop(passed);
                 let Some(all) = barrier.wait(task, blocks, patience(began.elapsed())).await? else {
                     in_time = false;
                     break;
@@ -160,7 +165,7 @@ impl PageRankStep {
             let barrier = self.barrier(last, "written", 0, 0);
             let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
             let nothing: Vec<_> = blocks.iter().map(nothing).collect();
-            barrier.arrive(task, &nothing, Bytes::new()).await?;
+            barrier.arrive(task, &nothing, Vec::new()).await?;
             let limit = patience(began.elapsed());
             in_time = barrier.wait(task, blocks, limit).await?.is_some();
         }
@@ -214,7 +219,13 @@ async fn receive<W: Weight>(
     let (held, name) = (Arc::clone(held), state.0.to_string());
     let receive = move |pool: &ThreadPool| {
         let rows = others.into_iter().map(|other| (other.measured.block, other.rows)).collect();
-        let read = |rows: Bytes, room: &mut [f64]| read_numbers(&rows, &name, room);
+        let read = |mut rows: Bytes, pieces: Vec<&mut [f64]>| {
+            let read = |piece: &mut [f64]| {
+                let length = rows.len().min(size_of_val(piece));
+                read_numbers(&rows.split_to(length), &name, piece)
+            };
+            pieces.into_iter().try_for_each(read)
+        };
         pool.install(|| held.with(|blocks| ranks.receive(blocks, rows, read)))?;
         Ok(ranks)
     };
