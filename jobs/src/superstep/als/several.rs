@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Blocks that are read at the same time.
 const AT_ONCE: usize = 16;
 
+/// The name of the room for rows along their axes.
+const TURNED: &str = "rows along their axes";
+
 /// The answer of a block of which no more is known than what was measured in it.
 pub(super) fn of_one_block(Measured { block, measures }: Measured) -> Measured {
     Measured { block, measures: std::iter::once(0.0).chain(measures).collect() }
@@ -188,18 +191,19 @@ impl AlsStep {
         let start = match &self.earlier {
             Some(earlier) => {
                 let cut = self.side.cut;
-                task.resident.state::<f32>(task, earlier, cut, width).await?.to_vec()
+                task.resident.take_state(task, earlier, cut, width).await?
             }
             None => vec![0.0; self.side.cut.count as usize * width],
         };
         let cut = self.other.cut;
-        let fixed = task.resident.state::<f32>(task, &self.fixed, cut, width).await?.to_vec();
+        let fixed = task.resident.take_state(task, &self.fixed, cut, width).await?;
         let mut sides = [
             Held::read(task, &self.side, blocks[0], start).await?,
             Held::read(task, &self.other, blocks[1], fixed).await?,
         ];
         let (mut gram, mut enough) = (self.gram(task).await?, self.enough);
-        let (mut known, mut turned): (Vec<Measures>, _) = (Vec::new(), Vec::new());
+        let mut turned = task.resident.take_room(TURNED).await;
+        let mut known: Vec<Measures> = Vec::new();
         // What was measured in the task's blocks in a half step that others didn't do in time.
         let mut in_vain = None;
         let mut clock = Clock::new(started);
@@ -242,6 +246,7 @@ impl AlsStep {
                 break;
             }
         }
+        task.resident.leave_room(TURNED, turned).await;
         // The side that was solved last is the second one now. The first is nothing whole after a half step in vain.
         let whole = sides.into_iter().rev().take(if in_vain.is_some() { 1 } else { 2 });
         for (side, state) in whole.zip(self.to[..known.len()].iter().rev()) {

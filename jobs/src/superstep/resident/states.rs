@@ -112,6 +112,34 @@ impl Resident {
         self.changed_state(task, folder, (cut, width), ("", |_: &mut [V]| ())).await
     }
 
+    /// A state to change: what was kept of it, which is not kept any longer, or a copy if someone else has it. Memory that
+    /// was used is had at once; a system may take longer to give the same again than a step takes.
+    pub async fn take_state<V: Value>(
+        &self,
+        task: Task<'_>,
+        folder: &Folder,
+        cut: Partitioned,
+        width: usize,
+    ) -> Result<Vec<V>> {
+        let state = self.state(task, folder, cut, width).await?;
+        self.others.invalidate(folder.0.as_str()).await;
+        self.others.run_pending_tasks().await;
+        Ok(Arc::unwrap_or_clone(state))
+    }
+
+    /// Room that was [left](Self::leave_room) by that name. What is in it doesn't matter.
+    pub async fn take_room<V: Value>(&self, name: &str) -> Vec<V> {
+        let left = self.others.remove(name).await.and_then(|held| held.value.downcast().ok());
+        self.others.run_pending_tasks().await;
+        left.and_then(Arc::into_inner).unwrap_or_default()
+    }
+
+    /// Keeps room for the next task, in the place of that of the same name.
+    pub async fn leave_room<V: Value>(&self, name: &str, room: Vec<V>) {
+        let held = Held { bytes: room.capacity() * V::BYTES, value: Arc::new(room) };
+        self.others.insert(name.to_string(), held).await;
+    }
+
     /// The whole of a state, of whose rows each part has gone through a change, which also has a name.
     pub async fn changed_state<V: Value>(
         &self,
@@ -355,6 +383,33 @@ mod tests {
         let other = Resident::new(1 << 30);
         let task = Task { resident: &other, runtime, ..executor.task(0) };
         assert_eq!(*other.state::<f32>(task, &whole, CUT, 2).await.unwrap(), expected(2.0));
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_taken_is_not_copied() {
+        let executor = Executor::new(1 << 30);
+        let folder = executor.folder("user-00001");
+        executor.write(&folder, 1.0).await;
+        let take = || executor.resident.take_state::<f32>(executor.task(0), &folder, CUT, 2);
+        let place = executor.read(&folder).await.unwrap().as_ptr();
+        let taken = take().await.unwrap();
+        assert_eq!((taken.as_ptr(), &taken), (place, &expected(1.0)));
+        // Whoever has it besides keeps it, and what is not kept is read.
+        let kept = executor.read(&folder).await.unwrap();
+        assert_eq!(take().await.unwrap(), *kept);
+        assert_eq!(executor.names(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn room_is_left_for_the_next_task() {
+        let resident = Resident::new(1 << 30);
+        assert!(resident.take_room::<f32>("x").await.is_empty());
+        let room = vec![1.0f32; 1000];
+        let place = room.as_ptr();
+        resident.leave_room("x", room).await;
+        let taken = resident.take_room::<f32>("x").await;
+        assert_eq!(taken.as_ptr(), place);
+        assert!(resident.take_room::<f32>("x").await.is_empty());
     }
 
     #[tokio::test]
