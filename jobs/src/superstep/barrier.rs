@@ -34,8 +34,6 @@ pub struct Barrier<'a> {
     pub cut: Partitioned,
     /// How many numbers are measured of each block.
     pub measures: usize,
-    /// Bytes of each row of the state that tasks bring along.
-    pub row_bytes: usize,
 }
 
 /// What another task's block has come to.
@@ -43,26 +41,30 @@ pub struct Barrier<'a> {
 pub struct Arrived {
     /// What was measured, with its block.
     pub measured: Measured,
-    /// Its rows of the state.
-    pub rows: Bytes,
+    /// What others need of it.
+    pub brought: Bytes,
 }
 
 impl Barrier<'_> {
-    /// Says what a task's blocks have come to; `rows` are theirs, block after block, in as many pieces as they come.
+    /// Says what a task's blocks have come to, and brings what others need of each of them, in as many pieces as it comes.
+    /// Blocks for which there is nothing in `brought` bring nothing.
     pub async fn arrive(
         &self,
         task: Task<'_>,
         blocks: &[Measured],
-        rows: Vec<Bytes>,
+        brought: Vec<Vec<Bytes>>,
     ) -> Result<()> {
         let Some(first) = blocks.first() else { return Ok(()) };
-        let head = blocks.iter().flat_map(|block| {
-            std::iter::once(f64::from(block.block)).chain(block.measures.iter().copied())
+        let lengths = brought.iter().map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>());
+        let head = blocks.iter().zip(lengths.chain(std::iter::repeat(0)));
+        let head = head.flat_map(|(block, length)| {
+            let measures = block.measures.iter().copied();
+            [f64::from(block.block), length as f64].into_iter().chain(measures)
         });
         let head: Vec<f64> = std::iter::once(blocks.len() as f64).chain(head).collect();
         let folder = self.state.open(task.runtime)?.folder(self.name);
         let object = std::iter::once(numbers_to_bytes(head))
-            .chain(rows)
+            .chain(brought.into_iter().flatten())
             .collect::<object_store::PutPayload>();
         Ok(folder.put(&Folder::part(first.block), object).await?)
     }
@@ -129,18 +131,16 @@ impl Barrier<'_> {
             Ok::<_, JobError>(numbers)
         };
         let count = numbers(1)?[0] as usize;
-        let head = numbers(count.saturating_mul(1 + self.measures))?;
+        let head = numbers(count.saturating_mul(2 + self.measures))?;
         let mut arrived = Vec::with_capacity(count);
-        for row in head.chunks(1 + self.measures) {
-            let (block, measures) = row.split_first().ok_or_else(damaged)?;
-            let (block, measures) = (*block as u32, measures.to_vec());
-            let known = block < self.cut.blocks();
-            let length = if known { self.cut.rows(block) * self.row_bytes } else { usize::MAX };
-            if length > bytes.len() {
+        for row in head.chunks(2 + self.measures) {
+            let [block, length, measures @ ..] = row else { return Err(damaged()) };
+            let (block, length, measures) = (*block as u32, *length as usize, measures.to_vec());
+            if block >= self.cut.blocks() || length > bytes.len() {
                 return Err(damaged());
             }
-            let rows = bytes.split_to(length);
-            arrived.push(Arrived { measured: Measured { block, measures }, rows });
+            let brought = bytes.split_to(length);
+            arrived.push(Arrived { measured: Measured { block, measures }, brought });
         }
         if bytes.is_empty() { Ok(arrived) } else { Err(damaged()) }
     }
@@ -176,22 +176,23 @@ mod tests {
         /// Three blocks of two rows, the last of one.
         fn barrier(&self) -> Barrier<'_> {
             let cut = Partitioned { count: 5, block_rows: 2 };
-            Barrier { state: &self.state, name: "solved", cut, measures: 2, row_bytes: 3 }
+            Barrier { state: &self.state, name: "solved", cut, measures: 2 }
         }
     }
 
     fn arrived(block: u32) -> Arrived {
         let measures = vec![f64::from(block) / 3.0, -1.0];
-        let length = if block == 2 { 3 } else { 6 };
-        let rows = Bytes::from(vec![block as u8; length]);
-        Arrived { measured: Measured { block, measures }, rows }
+        // The last brings nothing.
+        let brought = Bytes::from(vec![block as u8; 6 - 3 * block as usize]);
+        Arrived { measured: Measured { block, measures }, brought }
     }
 
     async fn arrive(tasks: &Tasks, blocks: &[u32]) {
         let all: Vec<_> = blocks.iter().copied().map(arrived).collect();
         let measured: Vec<_> = all.iter().map(|one| one.measured.clone()).collect();
-        let rows = all.into_iter().map(|one| one.rows).collect();
-        tasks.barrier().arrive(tasks.task(), &measured, rows).await.unwrap();
+        let pieces = |mut brought: Bytes| vec![brought.split_to(brought.len() / 2), brought];
+        let brought = all.into_iter().map(|one| pieces(one.brought)).collect();
+        tasks.barrier().arrive(tasks.task(), &measured, brought).await.unwrap();
     }
 
     #[tokio::test]
@@ -228,9 +229,10 @@ mod tests {
         for (name, object) in [
             ("short", vec![0; 7]),
             ("many", of_numbers(vec![1e300])),
-            ("beyond", of_numbers(vec![1.0, 3.0, 0.5, 0.5])),
-            ("without-rows", of_numbers(vec![1.0, 2.0, 0.5, 0.5])),
-            ("too-much", [of_numbers(vec![1.0, 2.0, 0.5, 0.5]), vec![0; 4]].concat()),
+            ("beyond", of_numbers(vec![1.0, 3.0, 0.0, 0.5, 0.5])),
+            ("too-little", of_numbers(vec![1.0, 2.0, 3.0, 0.5, 0.5])),
+            ("endless", of_numbers(vec![1.0, 2.0, f64::INFINITY, 0.5, 0.5])),
+            ("too-much", [of_numbers(vec![1.0, 2.0, 3.0, 0.5, 0.5]), vec![0; 4]].concat()),
         ] {
             folder.put(name, object).await.unwrap();
             let error = barrier.wait(task, &[], EVER).await.unwrap_err().to_string();

@@ -74,11 +74,18 @@ impl Consecutive {
         &self.passed
     }
 
-    /// Which numbers of [`Self::passed`] are those of the nodes of each of the blocks: as many as their ranks.
+    /// Which numbers of [`Self::passed`] are those of the nodes of each of the blocks, but for nodes without outgoing weight:
+    /// these pass nothing along.
     pub fn pieces<W>(&self, blocks: Blocks<'_, W>) -> Vec<Vec<Range<usize>>> {
         let mut of_all = blocks.places.pieces(self.vectors);
         let of_block = |block: &u32| of_all.get_mut(*block as usize).map(std::mem::take);
         blocks.numbers.iter().filter_map(of_block).collect()
+    }
+
+    /// Bytes that they take in memory.
+    pub fn size(&self) -> usize {
+        let parts = [&self.ranks, &self.before, &self.passed, &self.next_passed];
+        parts.into_iter().map(|part| size_of_val(part.as_slice())).sum()
     }
 
     /// One step, by the threads of the pool that it is called in: what was measured in each of the blocks. It is the same, to
@@ -140,7 +147,7 @@ impl Consecutive {
         let mut passed: Vec<_> = passed.map(Some).collect();
         let others = others.into_iter().filter_map(|(block, from)| {
             let passed = passed.get_mut(block as usize).and_then(Option::take)?;
-            Some((from, passed.pieces))
+            Some((from, passed.of_nodes_with_weight()))
         });
         let others: Vec<_> = others.collect();
         others.into_par_iter().with_max_len(1).try_for_each(|(from, pieces)| read(from, pieces))

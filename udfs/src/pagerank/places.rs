@@ -5,8 +5,11 @@ use crate::csr::Csr;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::ops::Range;
 
-/// Weights that differ by more powers of two than this are not told apart.
-const CLASSES: usize = 32;
+/// Weights that differ by more powers of two than there are other classes are not told apart.
+const CLASSES: usize = 33;
+
+/// The class of nodes without outgoing weight, which pass nothing along.
+const NOTHING: usize = CLASSES - 1;
 
 /// A place for what each node passes along: nodes with much outgoing weight come first.
 ///
@@ -48,7 +51,7 @@ impl Classes {
     #[inline]
     fn class(self, weight: f64) -> usize {
         let below = self.largest.saturating_sub(Self::exponent(weight));
-        (below as usize).min(CLASSES - 1)
+        if weight == 0.0 { NOTHING } else { (below as usize).min(NOTHING - 1) }
     }
 }
 
@@ -87,11 +90,12 @@ impl Places {
         incoming.columns.iter_mut().for_each(|source| *source = self.of_nodes[*source as usize]);
     }
 
-    /// Which of the numbers that all nodes pass along, `vectors` each, are those of each block.
+    /// Which of the numbers that all nodes pass along, `vectors` each, are those of each block, without nodes that pass
+    /// nothing along.
     pub(super) fn pieces(&self, vectors: usize) -> Vec<Vec<Range<usize>>> {
         let blocks = self.of_nodes.len().div_ceil(self.block_nodes);
-        let (mut of_blocks, mut next) = (vec![Vec::with_capacity(CLASSES); blocks], 0);
-        for (at, count) in self.counts.iter().enumerate() {
+        let (mut of_blocks, mut next) = (vec![Vec::with_capacity(NOTHING); blocks], 0);
+        for (at, count) in self.counts.iter().enumerate().take(NOTHING * blocks) {
             of_blocks[at % blocks].push(next..next + count * vectors);
             next += count * vectors;
         }
@@ -131,10 +135,16 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Passed<'a> {
     classes: Classes,
-    pub(super) pieces: Vec<&'a mut [f64]>,
+    pieces: Vec<&'a mut [f64]>,
 }
 
-impl Passed<'_> {
+impl<'a> Passed<'a> {
+    /// Those of [`Places::pieces`].
+    pub(super) fn of_nodes_with_weight(mut self) -> Vec<&'a mut [f64]> {
+        self.pieces.truncate(NOTHING);
+        self.pieces
+    }
+
     /// Writes what the block's nodes pass along an edge of weight one: their ranks, one for each vector, divided by their
     /// outgoing weight.
     pub(super) fn contribute(&mut self, ranks: &[f64], out_weights: &[f64]) {
@@ -171,7 +181,7 @@ mod tests {
                 let largest = weights.iter().copied().fold(0.0, f64::max);
                 let larger = before.max(after);
                 // Numbers that are not normal all have the exponent of zero.
-                let told_apart = larger.is_normal() && larger > largest / 2f64.powi(CLASSES as i32 - 2);
+                let told_apart = larger.is_normal() && larger > largest / 2f64.powi(NOTHING as i32 - 2);
                 prop_assert!(!told_apart || after < 2.0 * before, "{before} before {after}");
             }
         }
@@ -191,6 +201,15 @@ mod tests {
             for (node, expected) in expected.chunks(vectors).enumerate() {
                 let place = places.of_nodes[node] as usize * vectors;
                 prop_assert_eq!(&passed[place..place + vectors], expected);
+            }
+            let mut of_blocks = vec![Vec::new(); blocks];
+            for (node, _) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+                let first = places.of_nodes[node] as usize * vectors;
+                of_blocks[node / block_nodes].extend(first..first + vectors);
+            }
+            for (mut expected, pieces) in of_blocks.into_iter().zip(places.pieces(vectors)) {
+                expected.sort();
+                prop_assert_eq!(pieces.into_iter().flatten().collect::<Vec<_>>(), expected);
             }
         }
     }

@@ -135,7 +135,7 @@ impl Held {
         let own = self.own.iter().copied();
         task.resident.write_parts(task, to, (cut, width), own, &factors).await?;
         let measures = Measures::len_of(self.side.step.factors) + 1;
-        let barrier = Barrier { state: to, name: "solved", cut, measures, row_bytes: 0 };
+        let barrier = Barrier { state: to, name: "solved", cut, measures };
         barrier.arrive(task, solved, Vec::new()).await?;
         let arrived = barrier.wait(task, &self.own, clock.patience()).await?;
         let Some(arrived) = arrived else { return Ok(None) };
@@ -202,7 +202,7 @@ impl AlsStep {
             Held::read(task, &self.other, blocks[1], fixed).await?,
         ];
         let (mut gram, mut enough) = (self.gram(task).await?, self.enough);
-        let mut turned = task.resident.take_room(TURNED).await;
+        let mut turned: Vec<f32> = task.resident.take(TURNED).await.unwrap_or_default();
         let mut known: Vec<Measures> = Vec::new();
         // What was measured in the task's blocks in a half step that others didn't do in time.
         let mut in_vain = None;
@@ -246,7 +246,8 @@ impl AlsStep {
                 break;
             }
         }
-        task.resident.leave_room(TURNED, turned).await;
+        let bytes = turned.capacity() * size_of::<f32>();
+        task.resident.leave(TURNED.to_string(), turned, bytes).await;
         // The side that was solved last is the second one now. The first is nothing whole after a half step in vain.
         let whole = sides.into_iter().rev().take(if in_vain.is_some() { 1 } else { 2 });
         for (side, state) in whole.zip(self.to[..known.len()].iter().rev()) {

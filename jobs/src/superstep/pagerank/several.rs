@@ -2,18 +2,28 @@
 //! other after each step.
 
 use super::{AT_ONCE, PageRankGraph, PageRankStep};
-use crate::Result;
 use crate::superstep::barrier::{Arrived, Barrier, patience};
 use crate::superstep::exec::{Measured, Task, measures_of_all, total};
 use crate::superstep::layout::{Folder, read_numbers, shared_numbers_to_bytes};
+use crate::{JobError, Result};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{Blocks, Consecutive, Measures, Places, Weight, error_bound};
 use rayon::ThreadPool;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// What is left with a state for the next steps on the same blocks.
+const LEFT: &str = "steps";
+
+/// Where steps have come to on some blocks.
+struct Left {
+    blocks: Vec<u32>,
+    ranks: Consecutive,
+}
 
 /// Blocks in memory, with what their steps need besides.
 struct Held<W> {
@@ -67,11 +77,16 @@ impl PageRankStep {
         let started = Instant::now();
         let (cut, vectors) = (self.graph.cut, self.graph.vectors());
         let held = &Arc::new(Held::<W>::read(&self.graph, self.damping, task, blocks).await?);
-        let before = task.resident.state(task, &self.from, cut, vectors).await?;
-        let mut ranks = {
-            let held = Arc::clone(held);
-            let begin = move |all: Blocks<'_, W>| Consecutive::new(all, &before);
-            task.threads.run(move |pool: &ThreadPool| pool.install(|| held.with(begin))).await?
+        let left = task.resident.take_with_state::<Left>(&self.from, LEFT).await;
+        let mut ranks = match left.filter(|left| left.blocks == blocks) {
+            Some(left) => left.ranks,
+            None => {
+                let before = task.resident.state(task, &self.from, cut, vectors).await?;
+                let held = Arc::clone(held);
+                let begin = move |all: Blocks<'_, W>| Consecutive::new(all, &before);
+                let begin = move |pool: &ThreadPool| pool.install(|| held.with(begin));
+                task.threads.run(begin).await?
+            }
         };
         let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
         let mut done: Vec<Measured> = blocks.iter().map(nothing).collect();
@@ -105,14 +120,8 @@ impl PageRankStep {
             }
             let mut others = Vec::new();
             if !alone {
-                let barrier = self.barrier(to, "exchange", 2 * vectors, vectors);
-                let passed = shared_numbers_to_bytes(Arc::clone(ranks.passed()));
-                let pieces = held.with(|blocks| ranks.pieces(blocks)).concat();
-                let bytes = |number: usize| number * size_of::<f64>();
-                let pieces = pieces.iter().filter(|piece| !piece.is_empty());
-                let pieces = pieces.map(|piece| passed.slice(bytes(piece.start)..bytes(piece.end)));
-                barrier.arrive(task, &measured, pieces.collect()).await?;
-                drop(passed);
+                let barrier = self.barrier(to, "exchange", 2 * vectors);
+                barrier.arrive(task, &measured, passed_along(held, &ranks)).await?;
                 let Some(all) = barrier.wait(task, blocks, patience(began.elapsed())).await? else {
                     in_time = false;
                     break;
@@ -120,7 +129,7 @@ impl PageRankStep {
                 others = all;
                 // All of them have received what was exchanged before.
                 if let Some(before) = count.checked_sub(2).and_then(|at| self.to.get(at)) {
-                    let barrier = self.barrier(before, "exchange", 2 * vectors, vectors);
+                    let barrier = self.barrier(before, "exchange", 2 * vectors);
                     barrier.forget(task, blocks).await?;
                 }
             }
@@ -139,53 +148,51 @@ impl PageRankStep {
             }
         }
         if let Some(at) = count.checked_sub(1) {
-            match alone {
+            let ranks = match alone {
                 true => {
-                    let (folder, ranks) = (&self.to[at], Arc::clone(ranks.ranks()));
-                    task.resident.write_state(task, folder, (cut, vectors), ranks).await?;
+                    let (folder, written) = (&self.to[at], Arc::clone(ranks.ranks()));
+                    task.resident.write_state(task, folder, (cut, vectors), written).await?;
+                    Some(ranks)
                 }
-                false => self.write(task, blocks, &ranks, (at, in_time)).await?,
+                false => self.write(task, held, ranks, (at, in_time)).await?,
+            };
+            if let Some(ranks) = ranks {
+                let (bytes, left) = (ranks.size(), Left { blocks: blocks.to_vec(), ranks });
+                task.resident.leave_with_state(&self.to[at], LEFT, left, bytes).await;
             }
         }
         measures_of_all(task, &done, started)
     }
 
     /// Writes the blocks' parts of the state after a step, and of the one before if other tasks may not have come further.
-    /// These did in time until then if this one was `in_time`.
-    async fn write(
+    /// These did in time until then if this one was `in_time`. Returns with what all nodes pass along after the step, if all
+    /// tasks have done it.
+    async fn write<W: Weight>(
         &self,
         task: Task<'_>,
-        blocks: &[u32],
-        ranks: &Consecutive,
-        (at, mut in_time): (usize, bool),
-    ) -> Result<()> {
-        let (began, last) = (Instant::now(), &self.to[at]);
+        held: &Arc<Held<W>>,
+        ranks: Consecutive,
+        (at, in_time): (usize, bool),
+    ) -> Result<Option<Consecutive>> {
+        let (began, last, blocks) = (Instant::now(), &self.to[at], &held.numbers);
         self.write_parts(task, last, blocks, ranks.ranks()).await?;
         if in_time {
-            let barrier = self.barrier(last, "written", 0, 0);
+            let barrier = self.barrier(last, "written", 0);
             let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
             let nothing: Vec<_> = blocks.iter().map(nothing).collect();
-            barrier.arrive(task, &nothing, Vec::new()).await?;
-            let limit = patience(began.elapsed());
-            in_time = barrier.wait(task, blocks, limit).await?.is_some();
-        }
-        match at.checked_sub(1) {
-            Some(before) if !in_time => {
-                self.write_parts(task, &self.to[before], blocks, ranks.before()).await
+            barrier.arrive(task, &nothing, passed_along(held, &ranks)).await?;
+            if let Some(others) = barrier.wait(task, blocks, patience(began.elapsed())).await? {
+                return Ok(Some(receive(task, held, ranks, others, last).await?));
             }
-            _ => Ok(()),
         }
+        if let Some(before) = at.checked_sub(1) {
+            self.write_parts(task, &self.to[before], blocks, ranks.before()).await?;
+        }
+        Ok(None)
     }
 
-    fn barrier<'a>(
-        &self,
-        state: &'a Folder,
-        name: &'static str,
-        measures: usize,
-        numbers: usize,
-    ) -> Barrier<'a> {
-        let (cut, row_bytes) = (self.graph.cut, numbers * size_of::<f64>());
-        Barrier { state, name, cut, measures, row_bytes }
+    fn barrier<'a>(&self, state: &'a Folder, name: &'static str, measures: usize) -> Barrier<'a> {
+        Barrier { state, name, cut: self.graph.cut, measures }
     }
 
     /// Writes the parts of some blocks, whose ranks are one after another.
@@ -208,7 +215,18 @@ impl PageRankStep {
     }
 }
 
-/// Receives what the blocks of other tasks have come to in a step.
+/// What the nodes of each of a task's blocks pass along.
+fn passed_along<W: Weight>(held: &Held<W>, ranks: &Consecutive) -> Vec<Vec<Bytes>> {
+    let passed = shared_numbers_to_bytes(Arc::clone(ranks.passed()));
+    let bytes = |number: usize| number * size_of::<f64>();
+    let of_block = |pieces: Vec<Range<usize>>| {
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+        pieces.map(|piece| passed.slice(bytes(piece.start)..bytes(piece.end))).collect()
+    };
+    held.with(|blocks| ranks.pieces(blocks)).into_iter().map(of_block).collect()
+}
+
+/// Receives what the nodes of other tasks' blocks pass along after a step.
 async fn receive<W: Weight>(
     task: Task<'_>,
     held: &Arc<Held<W>>,
@@ -218,15 +236,20 @@ async fn receive<W: Weight>(
 ) -> Result<Consecutive> {
     let (held, name) = (Arc::clone(held), state.0.to_string());
     let receive = move |pool: &ThreadPool| {
-        let rows = others.into_iter().map(|other| (other.measured.block, other.rows)).collect();
-        let read = |mut rows: Bytes, pieces: Vec<&mut [f64]>| {
+        let brought = |other: Arrived| (other.measured.block, other.brought);
+        let others = others.into_iter().map(brought).collect();
+        let read = |mut passed: Bytes, pieces: Vec<&mut [f64]>| {
+            let length: usize = pieces.iter().map(|piece| size_of_val(*piece)).sum();
+            if passed.len() != length {
+                let reason = format!("nodes pass {} bytes along instead of {length}", passed.len());
+                return Err(JobError::Damaged { what: name.clone(), reason });
+            }
             let read = |piece: &mut [f64]| {
-                let length = rows.len().min(size_of_val(piece));
-                read_numbers(&rows.split_to(length), &name, piece)
+                read_numbers(&passed.split_to(size_of_val(piece)), &name, piece)
             };
             pieces.into_iter().try_for_each(read)
         };
-        pool.install(|| held.with(|blocks| ranks.receive(blocks, rows, read)))?;
+        pool.install(|| held.with(|blocks| ranks.receive(blocks, others, read)))?;
         Ok(ranks)
     };
     task.threads.run(receive).await?
@@ -350,6 +373,46 @@ mod tests {
         let state = &step.to[all - 1];
         assert!(state.has_all_parts(&first.runtime, CUT).await.unwrap());
         assert_eq!(ranks(&executor(), state).await, expected[all - 1]);
+    }
+
+    /// The steps after some, which have come to these ranks.
+    fn after(step: &PageRankStep, steps: usize, ranks: &[f64]) -> PageRankStep {
+        let (from, to) = (step.to[steps - 1].clone(), step.to[steps..].to_vec());
+        PageRankStep { from, to, dangling_mass: vec![ranks[8].to_bits()], ..step.clone() }
+    }
+
+    #[tokio::test]
+    async fn steps_go_on_from_what_is_left_in_memory() {
+        let (dir, expected) = (tempfile::tempdir().unwrap(), expected().await);
+        let step = steps_in(&dir).await;
+        let first = PageRankStep { to: step.to[..2].to_vec(), ..step.clone() };
+        let (executor, all) = (executor(), [0, 1, 2]);
+        assert_eq!(run(&executor, &first, &all).await, 2);
+        let store = step.to[1].open(&executor.runtime).unwrap();
+        store.delete(&Folder::part(1)).await.unwrap();
+        let rest = after(&step, 2, &expected[1]);
+        assert_eq!(run(&executor, &rest, &all).await, STEPS - 2);
+        assert_eq!(ranks(&executor, &step.to[STEPS - 1]).await, expected[STEPS - 1]);
+        // It was taken: now the state is wanted.
+        assert!(rest.run_together(executor.task(0), &all).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn tasks_go_on_together_where_they_have_left_off() {
+        let (dir, expected) = (tempfile::tempdir().unwrap(), expected().await);
+        let step = steps_in(&dir).await;
+        let (first, second) = (executor(), executor());
+        let mut done = 0;
+        while done < STEPS {
+            let mut next = match done {
+                0 => step.clone(),
+                _ => after(&step, done, &expected[done - 1]),
+            };
+            next.to.truncate(2);
+            let (one, other) = tokio::join!(run(&first, &next, &[0, 2]), run(&second, &next, &[1]));
+            done += one.min(other);
+            assert_eq!(ranks(&executor(), &step.to[done - 1]).await, expected[done - 1]);
+        }
     }
 
     #[tokio::test]

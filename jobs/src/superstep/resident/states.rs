@@ -127,17 +127,40 @@ impl Resident {
         Ok(Arc::unwrap_or_clone(state))
     }
 
-    /// Room that was [left](Self::leave_room) by that name. What is in it doesn't matter.
-    pub async fn take_room<V: Value>(&self, name: &str) -> Vec<V> {
-        let left = self.others.remove(name).await.and_then(|held| held.value.downcast().ok());
+    /// What was [left](Self::leave) by that name, if it is still there.
+    pub async fn take<T: Send + Sync + 'static>(&self, name: &str) -> Option<T> {
+        let left = self.others.remove(name).await?.value.downcast().ok();
         self.others.run_pending_tasks().await;
-        left.and_then(Arc::into_inner).unwrap_or_default()
+        left.and_then(Arc::into_inner)
     }
 
-    /// Keeps room for the next task, in the place of that of the same name.
-    pub async fn leave_room<V: Value>(&self, name: &str, room: Vec<V>) {
-        let held = Held { bytes: room.capacity() * V::BYTES, value: Arc::new(room) };
-        self.others.insert(name.to_string(), held).await;
+    /// Leaves something of so many bytes for the next task, in the place of what has the same name.
+    pub async fn leave<T: Send + Sync + 'static>(&self, name: String, value: T, bytes: usize) {
+        self.others.insert(name, Held { bytes, value: Arc::new(value) }).await;
+    }
+
+    /// What was left with a state by that name. Nothing else of the state is kept any longer then.
+    pub async fn take_with_state<T: Send + Sync + 'static>(
+        &self,
+        folder: &Folder,
+        name: &str,
+    ) -> Option<T> {
+        let taken = self.take(&format!("{}{name}", folder.0)).await?;
+        let folder = folder.0.to_string();
+        self.forget(move |name| name.starts_with(&folder)).await;
+        Some(taken)
+    }
+
+    /// Leaves something of so many bytes with a state.
+    pub async fn leave_with_state<T: Send + Sync + 'static>(
+        &self,
+        folder: &Folder,
+        name: &str,
+        value: T,
+        bytes: usize,
+    ) {
+        self.forget_others(folder.0.as_str()).await;
+        self.leave(format!("{}{name}", folder.0), value, bytes).await;
     }
 
     /// The whole of a state, of whose rows each part has gone through a change, which also has a name.
@@ -226,10 +249,13 @@ impl Resident {
             return;
         }
         let this = folder.to_string();
-        let earlier =
-            move |name: &String, _: &Held| name.contains(&series) && !name.contains(&this);
+        self.forget(move |name| name.contains(&series) && !name.contains(&this)).await;
+    }
+
+    /// Forgets what has some names.
+    async fn forget(&self, names: impl Fn(&str) -> bool + Send + Sync + 'static) {
         // It fails only without what the cache was built with.
-        if let Err(error) = self.others.invalidate_entries_if(earlier) {
+        if let Err(error) = self.others.invalidate_entries_if(move |name, _| names(name)) {
             tracing::warn!(%error, "earlier states stay in memory");
         }
         self.others.run_pending_tasks().await;
@@ -296,11 +322,11 @@ mod tests {
             self.resident.state(self.task(0), folder, CUT, 2).await
         }
 
-        /// The names of what is kept, without that of the training.
+        /// The names of what is kept of states, without that of the training.
         fn names(&self) -> Vec<String> {
-            let last = |name: &str| name.rsplit_once("state/").unwrap().1.to_string();
+            let last = |name: &str| Some(name.rsplit_once("state/")?.1.to_string());
             let mut names: Vec<_> =
-                self.resident.others.iter().map(|(name, _)| last(&name)).collect();
+                self.resident.others.iter().filter_map(|(name, _)| last(&name)).collect();
             names.sort();
             names
         }
@@ -401,15 +427,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn room_is_left_for_the_next_task() {
-        let resident = Resident::new(1 << 30);
-        assert!(resident.take_room::<f32>("x").await.is_empty());
+    async fn what_is_left_is_taken_once() {
+        let executor = Executor::new(1 << 30);
+        let (first, second) = (executor.folder("user-00001"), executor.folder("user-00002"));
+        let resident = &executor.resident;
         let room = vec![1.0f32; 1000];
         let place = room.as_ptr();
-        resident.leave_room("x", room).await;
-        let taken = resident.take_room::<f32>("x").await;
+        resident.leave("room".to_string(), room, 4000).await;
+        for folder in [&first, &second] {
+            executor.write(folder, 1.0).await;
+            executor.read(folder).await.unwrap();
+            resident.leave_with_state(folder, "sum", 7u32, 4).await;
+        }
+        // What was left with the state before is forgotten with it.
+        assert_eq!(resident.take_with_state::<u32>(&first, "sum").await, None);
+        assert_eq!(executor.names(), ["user-00002/", "user-00002/sum"]);
+        assert_eq!(resident.take_with_state::<u32>(&second, "sum").await, Some(7));
+        assert_eq!(resident.take_with_state::<u32>(&second, "sum").await, None);
+        assert_eq!(executor.names(), Vec::<String>::new());
+        let taken: Vec<f32> = resident.take("room").await.unwrap();
         assert_eq!(taken.as_ptr(), place);
-        assert!(resident.take_room::<f32>("x").await.is_empty());
+        assert_eq!(resident.take::<Vec<f32>>("room").await, None);
     }
 
     #[tokio::test]
