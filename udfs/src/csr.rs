@@ -198,6 +198,13 @@ impl<V: Value> Csr<V> {
         (&self.columns[range.clone()], &self.values[range])
     }
 
+    /// The columns of as many entries as the `row`-th row has, `distance` entries later; fewer where the block ends.
+    #[inline]
+    pub fn columns_ahead(&self, row: usize, distance: usize) -> &[u32] {
+        let of_entry = |offset: u64| (offset as usize + distance).min(self.columns.len());
+        &self.columns[of_entry(self.offsets[row])..of_entry(self.offsets[row + 1])]
+    }
+
     /// Bytes that the block takes in memory.
     pub fn size(&self) -> usize {
         self.offsets.len() * 8 + self.columns.len() * (4 + V::BYTES)
@@ -381,6 +388,14 @@ mod tests {
                     Csr::from_entries(5, 7, reversed.iter().copied(), duplicates)
                 );
             }
+        }
+
+        #[test]
+        fn columns_ahead_are_all_but_the_first(entries in entries(), distance in 0usize..70) {
+            let block = Csr::from_entries(5, 7, entries.into_iter(), Duplicates::Keep);
+            let ahead = (0..block.rows()).flat_map(|row| block.columns_ahead(row, distance));
+            let expected = block.columns.get(distance..).unwrap_or_default();
+            prop_assert_eq!(ahead.copied().collect::<Vec<_>>(), expected);
         }
 
         #[test]

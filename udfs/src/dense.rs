@@ -16,6 +16,7 @@ pub use columns::Columns;
 pub use system::System;
 pub use transform::Transform;
 
+use crate::prefetch;
 use pulp::{Simd, WithSimd};
 
 /// Every order is a multiple of this: the numbers of the widest vector.
@@ -39,7 +40,7 @@ pub struct Ahead<'a> {
 }
 
 /// Numbers in a line of the cache.
-const LINE: usize = 16;
+const LINE: usize = prefetch::LINE / size_of::<f32>();
 
 impl Ahead<'_> {
     /// Nothing comes next.
@@ -49,27 +50,6 @@ impl Ahead<'_> {
     #[inline(always)]
     fn lines(&self) -> usize {
         self.width.div_ceil(LINE)
-    }
-}
-
-/// Asks for what is at an address, which need not be valid.
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "a prefetch is a hint: it reads nothing and never faults")]
-#[inline(always)]
-fn fetch(address: *const f32) {
-    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-    // Into the second cache: a panel fills the first.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn fetch(_: *const f32) {}
-
-/// Asks for some numbers, which need not be there.
-#[inline(always)]
-pub fn fetch_numbers(first: *const f32, count: usize) {
-    for at in (0..count).step_by(LINE) {
-        fetch(first.wrapping_add(at));
     }
 }
 
@@ -154,7 +134,8 @@ impl Next {
         }
         self.due -= 1 << FRACTION;
         let Some(row) = ahead.next.get(self.row) else { return };
-        fetch(ahead.rows.as_ptr().wrapping_add(*row as usize * ahead.width + self.line * LINE));
+        let first = *row as usize * ahead.width + self.line * LINE;
+        prefetch::line(ahead.rows.as_ptr().wrapping_add(first));
         self.line += 1;
         if self.line == ahead.lines() {
             self.line = 0;

@@ -21,6 +21,7 @@ mod dense;
 pub mod dictionary;
 pub mod functions;
 pub mod pagerank;
+mod prefetch;
 pub mod random;
 pub mod similar_items;
 pub mod top_k;

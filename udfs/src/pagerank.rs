@@ -14,6 +14,7 @@ pub use consecutive::{Blocks, Consecutive};
 pub use places::Places;
 
 use crate::csr::{Csr, Value};
+use crate::prefetch;
 
 /// What one superstep needs to know besides the block.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,18 @@ impl Step<'_> {
     fn everywhere(&self) -> Vec<f64> {
         let everywhere = |mass: &f64| self.damping * mass + (1.0 - self.damping);
         self.dangling_mass.iter().map(everywhere).collect()
+    }
+
+    /// Asks for what will be passed along some edges later than those of a row. Most rows are so short that the processor,
+    /// which doesn't know where they end, waits for each by itself otherwise.
+    #[inline(always)]
+    fn fetch_ahead<W: Weight>(&self, incoming: &Csr<W>, row: usize, vectors: usize) {
+        /// How many edges later.
+        const DISTANCE: usize = 64;
+        for source in incoming.columns_ahead(row, DISTANCE) {
+            let first = self.contributions.as_ptr().wrapping_add(*source as usize * vectors);
+            prefetch::numbers(first, vectors);
+        }
     }
 }
 
@@ -154,6 +167,7 @@ fn one_vector<W: Weight>(
 ) -> (f64, f64) {
     let own = nodes.ranks.iter().zip(nodes.teleport).zip(nodes.out_weights);
     for (row, (next, ((before, teleport), out_weight))) in ranks.iter_mut().zip(own).enumerate() {
+        step.fetch_ahead(incoming, row, 1);
         let (sources, weights) = incoming.row(row);
         let pulled = pull(step.contributions, sources, weights);
         *next = step.damping * pulled + everywhere * teleport;
@@ -176,6 +190,7 @@ fn several_vectors<W: Weight>(
     let vectors = everywhere.len();
     let mut pulled = vec![0.0; vectors];
     for (row, next) in ranks.chunks_exact_mut(vectors).enumerate() {
+        step.fetch_ahead(incoming, row, vectors);
         let (sources, weights) = incoming.row(row);
         pull_vectors(step.contributions, sources, weights, &mut pulled);
         let dangling = nodes.out_weights[row] == 0.0;

@@ -12,6 +12,7 @@ use super::observations::observe;
 use super::rows::{Row, SolveRows, Solved};
 use super::{CHUNK, Equations, Feedback, Fixed, RowSums};
 use crate::dense::{self, Ahead, Batch, System};
+use crate::prefetch;
 use pulp::Simd;
 
 /// Observations that are gathered before they are multiplied: with 64 factors, they and their products fill a first cache.
@@ -168,7 +169,7 @@ impl<'a> Exact<'a> {
             let (columns, next) = following.split_at(weights.len());
             following = next;
             // A panel takes so long that the processor has forgotten that they come one after another.
-            dense::fetch_numbers(weights.as_ptr().wrapping_add(DISTANCE), weights.len());
+            prefetch::numbers(weights.as_ptr().wrapping_add(DISTANCE), weights.len());
             self.gather_panel(simd, columns, weights);
             let next = ahead(next, columns.len());
             let ahead = Ahead { rows: self.fixed.rows, next, width: self.width };
