@@ -146,14 +146,27 @@ pub fn superstep<W: Weight>(
     ranks: &mut [f64],
     measures: &mut Measures,
 ) {
+    superstep_then(step, incoming, nodes, ranks, measures, |_, _| ());
+}
+
+/// The same. `then` is told the ranks and the outgoing weight of each node, one after another: what is done with them costs
+/// little while the edges of the next nodes are waited for.
+fn superstep_then<W: Weight>(
+    step: Step<'_>,
+    incoming: &Csr<W>,
+    nodes: Nodes<'_>,
+    ranks: &mut [f64],
+    measures: &mut Measures,
+    then: impl FnMut(&[f64], f64),
+) {
     let everywhere = step.everywhere();
     match (&everywhere[..], &mut measures.change[..], &mut measures.dangling_mass[..]) {
         ([everywhere], [change], [mass]) => {
             // The sums are in registers: most graphs have one vector.
-            (*change, *mass) =
-                one_vector(step, *everywhere, incoming, nodes, ranks, (*change, *mass));
+            let sums = (*change, *mass);
+            (*change, *mass) = one_vector(step, *everywhere, incoming, nodes, ranks, sums, then);
         }
-        _ => several_vectors(step, &everywhere, incoming, nodes, ranks, measures),
+        _ => several_vectors(step, &everywhere, incoming, nodes, ranks, measures, then),
     }
 }
 
@@ -164,6 +177,7 @@ fn one_vector<W: Weight>(
     nodes: Nodes<'_>,
     ranks: &mut [f64],
     (mut change, mut mass): (f64, f64),
+    mut then: impl FnMut(&[f64], f64),
 ) -> (f64, f64) {
     let own = nodes.ranks.iter().zip(nodes.teleport).zip(nodes.out_weights);
     for (row, (next, ((before, teleport), out_weight))) in ranks.iter_mut().zip(own).enumerate() {
@@ -172,9 +186,9 @@ fn one_vector<W: Weight>(
         let pulled = pull(step.contributions, sources, weights);
         *next = step.damping * pulled + everywhere * teleport;
         change += (*next - before).abs();
-        if *out_weight == 0.0 {
-            mass += *next;
-        }
+        // Which nodes are dangling can't be foreseen: nothing is added for those that are not.
+        mass += if *out_weight == 0.0 { *next } else { 0.0 };
+        then(std::slice::from_ref(next), *out_weight);
     }
     (change, mass)
 }
@@ -186,6 +200,7 @@ fn several_vectors<W: Weight>(
     nodes: Nodes<'_>,
     ranks: &mut [f64],
     measures: &mut Measures,
+    mut then: impl FnMut(&[f64], f64),
 ) {
     let vectors = everywhere.len();
     let mut pulled = vec![0.0; vectors];
@@ -193,16 +208,17 @@ fn several_vectors<W: Weight>(
         step.fetch_ahead(incoming, row, vectors);
         let (sources, weights) = incoming.row(row);
         pull_vectors(step.contributions, sources, weights, &mut pulled);
-        let dangling = nodes.out_weights[row] == 0.0;
+        let out_weight = nodes.out_weights[row];
         let own = row * vectors..(row + 1) * vectors;
         let before = nodes.ranks[own.clone()].iter().zip(&nodes.teleport[own]);
         for (at, (next, (before, teleport))) in next.iter_mut().zip(before).enumerate() {
             *next = step.damping * pulled[at] + everywhere[at] * teleport;
             measures.change[at] += (*next - before).abs();
-            if dangling {
+            if out_weight == 0.0 {
                 measures.dangling_mass[at] += *next;
             }
         }
+        then(next, out_weight);
     }
 }
 
@@ -221,8 +237,9 @@ pub fn contributions(ranks: &[f64], out_weights: &[f64]) -> Vec<f64> {
 /// What a node passes along.
 #[inline]
 fn contribute(ranks: &[f64], weight: f64, passed: &mut [f64]) {
-    let of_rank = |rank: &f64| if weight == 0.0 { 0.0 } else { rank / weight };
-    passed.iter_mut().zip(ranks).for_each(|(passed, rank)| *passed = of_rank(rank));
+    // Nothing, if it is divided by infinity: which nodes are dangling can't be foreseen.
+    let divisor = if weight == 0.0 { f64::INFINITY } else { weight };
+    passed.iter_mut().zip(ranks).for_each(|(passed, rank)| *passed = rank / divisor);
 }
 
 /// An upper bound of the L1 distance to the fixed point, after a step that changed ranks by

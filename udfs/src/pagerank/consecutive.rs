@@ -1,6 +1,6 @@
 //! Several supersteps, one after another, on blocks that stay in memory between them.
 
-use super::{Measures, Nodes, Places, Step, Weight, superstep};
+use super::{Measures, Nodes, Places, Step, Weight, superstep_then};
 use crate::csr::Csr;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::ops::Range;
@@ -89,7 +89,7 @@ impl Consecutive {
     }
 
     /// One step, by the threads of the pool that it is called in: what was measured in each of the blocks. It is the same, to
-    /// the last bit, as a [`superstep`] on each of them.
+    /// the last bit, as a [`superstep`](super::superstep) on each of them.
     pub fn step<W: Weight>(
         &mut self,
         blocks: Blocks<'_, W>,
@@ -121,12 +121,12 @@ impl Consecutive {
         });
         let own: Vec<_> = own.zip(blocks.incoming.iter().zip(blocks.teleport)).collect();
         own.into_par_iter().with_max_len(1).for_each(|(own, (incoming, teleport))| {
-            let (out_weights, ranks, next, passed, measures) = own;
+            let (out_weights, ranks, next, mut passed, measures) = own;
             let nodes = Nodes { out_weights, teleport, ranks };
-            superstep(step, incoming, nodes, next, measures);
-            if let Some(mut passed) = passed {
-                passed.contribute(next, out_weights);
-            }
+            let then = |ranks: &[f64], weight| {
+                passed.iter_mut().for_each(|passed| passed.contribute(ranks, weight));
+            };
+            superstep_then(step, incoming, nodes, next, measures, then);
         });
         std::mem::swap(&mut self.passed, &mut self.next_passed);
         measures

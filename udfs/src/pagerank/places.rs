@@ -123,15 +123,15 @@ impl Places {
         let mut passed = vec![0.0; ranks.len()];
         let own = ranks.chunks(nodes * vectors.max(1)).zip(out_weights.chunks(nodes));
         let blocks: Vec<_> = self.split(&mut passed, vectors).into_iter().zip(own).collect();
-        blocks
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|(mut passed, (ranks, out_weights))| passed.contribute(ranks, out_weights));
+        blocks.into_par_iter().with_max_len(1).for_each(|(mut passed, (ranks, out_weights))| {
+            let nodes = ranks.chunks_exact(vectors.max(1)).zip(out_weights);
+            nodes.for_each(|(ranks, weight)| passed.contribute(ranks, *weight));
+        });
         passed
     }
 }
 
-/// What the nodes of a block pass along: a piece for each class.
+/// Where what the nodes of a block pass along is to be written: what is left of a piece for each class.
 #[derive(Debug)]
 pub(super) struct Passed<'a> {
     classes: Classes,
@@ -145,16 +145,13 @@ impl<'a> Passed<'a> {
         self.pieces
     }
 
-    /// Writes what the block's nodes pass along an edge of weight one: their ranks, one for each vector, divided by their
-    /// outgoing weight.
-    pub(super) fn contribute(&mut self, ranks: &[f64], out_weights: &[f64]) {
-        let vectors = ranks.len() / out_weights.len().max(1);
-        let mut written = [0; CLASSES];
-        for (ranks, weight) in ranks.chunks_exact(vectors.max(1)).zip(out_weights) {
-            let class = self.classes.class(*weight);
-            let passed = &mut self.pieces[class][written[class]..][..vectors];
-            super::contribute(ranks, *weight, passed);
-            written[class] += vectors;
+    /// Writes what the next of the block's nodes passes along an edge of weight one: its ranks, one for each vector, divided
+    /// by its outgoing weight.
+    #[inline(always)]
+    pub(super) fn contribute(&mut self, ranks: &[f64], weight: f64) {
+        let rest = &mut self.pieces[self.classes.class(weight)];
+        if let Some(passed) = rest.split_off_mut(..ranks.len()) {
+            super::contribute(ranks, weight, passed);
         }
     }
 }
