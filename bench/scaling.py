@@ -1,8 +1,11 @@
 """How training grows: with executors (one of one core, two of one core) and with data ("2M", "20M" and "200M"
 interactions on one executor with two cores). Seconds of the fastest iteration, of the whole from query to published
-tables, and the executors' largest memory beside the bytes of blocks and states. And what a superstep costs that has
-nothing to do, and what one more executor adds to it."""
+tables, and the executors' largest memory beside the bytes of blocks and states. Clusters take turns, since machines
+change while they are measured, and two clusters of one core that train the same at once, and know nothing of each other,
+show what sharing the machine costs. And what a superstep costs that has nothing to do, and what one more executor adds
+to it."""
 
+import concurrent.futures
 import statistics
 import sys
 
@@ -25,6 +28,7 @@ DATA = sys.argv[3].split(",") if len(sys.argv) > 3 else ["2M", "20M", "200M"]
 FACTORS = 64
 # As many as take some seconds: what a job takes besides is shared by them.
 ITERATIONS = {"2M": 36, "20M": 9, "200M": 4}
+TURNS = 3
 # The blocks of "200M" are more than executors keep if they aren't told.
 ENOUGH = ["--memory", "16384", "--resident-memory", "8192"]
 
@@ -47,6 +51,13 @@ def measured(file, executors, statement, iterations, options=()):
         return total, min(iteration_seconds(cursor, "bench.m", iterations)), memory
 
 
+def at_once(job, size):
+    """The same job on two clusters of one core at once: the slower one's seconds."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        totals, iterations, memories = zip(*pool.map(lambda _: job(size, [1]), range(2)))
+    return max(totals), max(iterations), sum(memories, [])
+
+
 def executors():
     jobs = {
         "als": ("ALS, 20M, 64 factors", als, "20M"),
@@ -55,14 +66,25 @@ def executors():
     rows = []
     for name in EXECUTORS:
         title, job, size = jobs[name]
-        one = None
-        for cores in ([1], [1, 1], [2]):
-            total, iteration, memory = job(size, cores)
-            one = one or (total, iteration)
-            text = f"{len(cores)} x {cores[0]}"
-            megabytes = ", ".join(f"{each:.0f}" for each in memory)
-            rows.append([title, text, iteration, one[1] / iteration, total, one[0] / total, megabytes])
-            print(rows[-1], file=sys.stderr, flush=True)
+        # Each with how much it gets done.
+        ways = {
+            "1 x 1": (1, lambda: job(size, [1])),
+            "2 x 1": (1, lambda: job(size, [1, 1])),
+            "1 x 2": (1, lambda: job(size, [2])),
+            "1 x 1 twice": (2, lambda: at_once(job, size)),
+        }
+        seen = {way: [] for way in ways}
+        for _ in range(TURNS):
+            for way, (_, run) in ways.items():
+                seen[way].append(run())
+                print(title, way, *seen[way][-1], file=sys.stderr, flush=True)
+        total, iteration, _ = map(min, zip(*seen["1 x 1"]))
+        for way, (jobs_done, _) in ways.items():
+            totals, iterations, memories = zip(*seen[way])
+            own, speedup = min(iterations), jobs_done * iteration / min(iterations)
+            in_all = [min(totals), jobs_done * total / min(totals)]
+            megabytes = ", ".join(f"{max(each):.0f}" for each in zip(*memories))
+            rows.append([title, way, own, speedup, *in_all, megabytes])
     header = ["", "executors x cores", "s an iteration", "speedup", "s in all", "speedup", "MB of each"]
     table(header, rows)
 
