@@ -8,7 +8,7 @@ from common import exact_flops, table
 
 BLOCK_ENTRIES = 1 << 20
 
-# Fitted to bench/run scaling on the machine of bench/README.md.
+# Fitted to bench/run scaling on the AMD EPYC (Zen 4) of bench/README.md.
 HERE = {
     "flops of a core": 68e9,
     "edges of a core": 450e6,

@@ -66,7 +66,7 @@ def executors():
     rows = []
     for name in EXECUTORS:
         title, job, size = jobs[name]
-        # Each with how much it gets done.
+        # Each with how many jobs it does.
         ways = {
             "1 x 1": (1, lambda: job(size, [1])),
             "2 x 1": (1, lambda: job(size, [1, 1])),
@@ -81,10 +81,10 @@ def executors():
         total, iteration, _ = map(min, zip(*seen["1 x 1"]))
         for way, (jobs_done, _) in ways.items():
             totals, iterations, memories = zip(*seen[way])
-            own, speedup = min(iterations), jobs_done * iteration / min(iterations)
-            in_all = [min(totals), jobs_done * total / min(totals)]
+            fastest = [(min(iterations), iteration), (min(totals), total)]
+            figures = [figure for own, one in fastest for figure in (own, jobs_done * one / own)]
             megabytes = ", ".join(f"{max(each):.0f}" for each in zip(*memories))
-            rows.append([title, way, own, speedup, *in_all, megabytes])
+            rows.append([title, way, *figures, megabytes])
     header = ["", "executors x cores", "s an iteration", "speedup", "s in all", "speedup", "MB of each"]
     table(header, rows)
 
