@@ -1,5 +1,8 @@
 //! The client side of a cluster.
 
+mod connections;
+mod job;
+
 use crate::SchedulerError;
 use crate::addresses::{Leader, Place};
 use async_trait::async_trait;
@@ -9,6 +12,7 @@ use ballista_core::config::{
 use ballista_core::extension::{SessionConfigExt, SessionStateExt};
 use ballista_core::planner::BallistaQueryPlanner;
 use ballista_core::serde::BallistaLogicalExtensionCodec;
+use connections::Connections;
 use datafusion::catalog::Session;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::QueryPlanner;
@@ -18,6 +22,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::logical_plan::LogicalExtensionCodec;
+use job::JobExec;
 use nightshift_catalog::storage::Stores;
 use nightshift_jobs::operator::{DeepLogicalPlan, LogicalCodec};
 use nightshift_udfs::functions::with_functions;
@@ -70,6 +75,7 @@ struct ToTheLeader {
     leader: Leader,
     config: BallistaConfig,
     codec: Arc<dyn LogicalExtensionCodec>,
+    connections: Arc<Connections>,
 }
 
 #[async_trait]
@@ -82,9 +88,18 @@ impl QueryPlanner for ToTheLeader {
         let found = self.leader.find().await;
         let scheduler = found.map_err(|error| DataFusionError::External(Box::new(error)))?.url();
         let (config, codec) = (self.config.clone(), Arc::clone(&self.codec));
-        let planner =
-            BallistaQueryPlanner::<DeepLogicalPlan>::with_extension(scheduler, config, codec);
-        planner.create_physical_plan(plan, session).await
+        match plan {
+            LogicalPlan::Analyze(_) | LogicalPlan::EmptyRelation(_) => {
+                let planner = BallistaQueryPlanner::<DeepLogicalPlan>::with_extension(
+                    scheduler, config, codec,
+                );
+                planner.create_physical_plan(plan, session).await
+            }
+            _ => {
+                let connections = Arc::clone(&self.connections);
+                Ok(Arc::new(JobExec::new(scheduler, plan.clone(), codec, connections)))
+            }
+        }
     }
 }
 
@@ -103,10 +118,12 @@ pub async fn connect(address: &str, stores: &Stores) -> Result<SessionState, Sch
         .with_ballista_adaptive_query_planner(false)
         .set_u64(BALLISTA_CLIENT_GRPC_HTTP2_KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_SECONDS);
     let ballista = config.clone().upgrade_for_ballista().ballista_config();
+    let connections = Arc::new(Connections::new(&ballista));
     let config = config.with_ballista_query_planner(Arc::new(ToTheLeader {
         leader,
         config: ballista,
         codec,
+        connections,
     }));
     let state = builder(config, stores)?.build();
     let state = state.upgrade_for_ballista(scheduler)?;
