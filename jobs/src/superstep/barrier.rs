@@ -46,16 +46,16 @@ pub struct Arrived {
 }
 
 impl Barrier<'_> {
-    /// Says what a task's blocks have come to, and brings what others need of each of them, in as many pieces as it comes.
-    /// Blocks for which there is nothing in `brought` bring nothing.
+    /// Says what a task's blocks have come to, and brings what others need of each of them. Blocks for which there is nothing
+    /// in `brought` bring nothing.
     pub async fn arrive(
         &self,
         task: Task<'_>,
         blocks: &[Measured],
-        brought: Vec<Vec<Bytes>>,
+        brought: Vec<Bytes>,
     ) -> Result<()> {
         let Some(first) = blocks.first() else { return Ok(()) };
-        let lengths = brought.iter().map(|pieces| pieces.iter().map(Bytes::len).sum::<usize>());
+        let lengths = brought.iter().map(Bytes::len);
         let head = blocks.iter().zip(lengths.chain(std::iter::repeat(0)));
         let head = head.flat_map(|(block, length)| {
             let measures = block.measures.iter().copied();
@@ -64,7 +64,7 @@ impl Barrier<'_> {
         let head: Vec<f64> = std::iter::once(blocks.len() as f64).chain(head).collect();
         let folder = self.state.open(task.runtime)?.folder(self.name);
         let object = std::iter::once(numbers_to_bytes(head))
-            .chain(brought.into_iter().flatten())
+            .chain(brought)
             .collect::<object_store::PutPayload>();
         Ok(folder.put(&Folder::part(first.block), object).await?)
     }
@@ -190,8 +190,7 @@ mod tests {
     async fn arrive(tasks: &Tasks, blocks: &[u32]) {
         let all: Vec<_> = blocks.iter().copied().map(arrived).collect();
         let measured: Vec<_> = all.iter().map(|one| one.measured.clone()).collect();
-        let pieces = |mut brought: Bytes| vec![brought.split_to(brought.len() / 2), brought];
-        let brought = all.into_iter().map(|one| pieces(one.brought)).collect();
+        let brought = all.into_iter().map(|one| one.brought).collect();
         tasks.barrier().arrive(tasks.task(), &measured, brought).await.unwrap();
     }
 

@@ -40,9 +40,10 @@ pub struct Consecutive {
     /// Those of the blocks, one after another, and what they were before the last step: shared with whoever writes them.
     ranks: Arc<Vec<f64>>,
     before: Arc<Vec<f64>>,
-    passed: Arc<Vec<f64>>,
+    /// What all nodes pass along, in their places.
+    passed: Vec<f64>,
     /// Room for what is passed along after a step.
-    next_passed: Arc<Vec<f64>>,
+    next_passed: Vec<f64>,
 }
 
 impl Consecutive {
@@ -55,8 +56,8 @@ impl Consecutive {
             &ranks[nodes.start * vectors..nodes.end * vectors]
         });
         let own: Arc<Vec<f64>> = Arc::new(own.copied().collect());
-        let (before, next_passed) = (Arc::clone(&own), Arc::new(vec![0.0; passed.len()]));
-        Self { vectors, ranks: own, before, passed: Arc::new(passed), next_passed }
+        let (before, next_passed) = (Arc::clone(&own), vec![0.0; passed.len()]);
+        Self { vectors, ranks: own, before, passed, next_passed }
     }
 
     /// The ranks of the blocks' nodes, block after block.
@@ -69,23 +70,34 @@ impl Consecutive {
         &self.before
     }
 
-    /// What all nodes pass along after the last step, in their places.
-    pub fn passed(&self) -> &Arc<Vec<f64>> {
-        &self.passed
-    }
-
-    /// Which numbers of [`Self::passed`] are those of the nodes of each of the blocks, but for nodes without outgoing weight:
-    /// these pass nothing along.
-    pub fn pieces<W>(&self, blocks: Blocks<'_, W>) -> Vec<Vec<Range<usize>>> {
+    /// Puts what the blocks' nodes pass along after the last step into one piece, block after block, by the threads of the
+    /// pool that it is called in, and returns how many numbers each block has there. Nodes without outgoing weight, which
+    /// pass nothing along, have none.
+    pub fn pack<W>(&self, blocks: Blocks<'_, W>, packed: &mut Vec<f64>) -> Vec<usize> {
         let mut of_all = blocks.places.pieces(self.vectors);
         let of_block = |block: &u32| of_all.get_mut(*block as usize).map(std::mem::take);
-        blocks.numbers.iter().filter_map(of_block).collect()
+        let of_blocks: Vec<_> = blocks.numbers.iter().filter_map(of_block).collect();
+        let length = |pieces: &Vec<Range<usize>>| pieces.iter().map(Range::len).sum();
+        let lengths: Vec<usize> = of_blocks.iter().map(length).collect();
+        packed.resize(lengths.iter().sum(), 0.0);
+        let mut rest = packed.as_mut_slice();
+        let parts = lengths.iter().map(|length| rest.split_off_mut(..*length).unwrap_or_default());
+        let parts: Vec<_> = parts.zip(of_blocks).collect();
+        parts.into_par_iter().with_max_len(1).for_each(|(mut part, pieces)| {
+            for piece in pieces {
+                let from = &self.passed[piece];
+                if let Some(to) = part.split_off_mut(..from.len()) {
+                    to.copy_from_slice(from);
+                }
+            }
+        });
+        lengths
     }
 
     /// Bytes that they take in memory.
     pub fn size(&self) -> usize {
-        let parts = [&self.ranks, &self.before, &self.passed, &self.next_passed];
-        parts.into_iter().map(|part| size_of_val(part.as_slice())).sum()
+        let parts = [self.ranks.as_slice(), &self.before, &self.passed, &self.next_passed];
+        parts.into_iter().map(size_of_val).sum()
     }
 
     /// One step, by the threads of the pool that it is called in: what was measured in each of the blocks. It is the same, to
@@ -106,10 +118,7 @@ impl Consecutive {
         let contributions = self.passed.as_slice();
         let step = Step { damping: blocks.damping, dangling_mass, contributions };
         let mut measures = vec![Measures::new(vectors); blocks.numbers.len()];
-        let passed = blocks
-            .places
-            .split(Arc::make_mut(&mut self.next_passed).as_mut_slice(), vectors)
-            .into_iter();
+        let passed = blocks.places.split(&mut self.next_passed, vectors).into_iter();
         let mut passed: Vec<_> = passed.map(Some).collect();
         let own = blocks.numbers.iter().zip(&mut measures).map(|(block, measures)| {
             let nodes = blocks.nodes(*block);
@@ -133,17 +142,14 @@ impl Consecutive {
     }
 
     /// Receives what the nodes of other blocks pass along after the last step, by the threads of the pool that it is
-    /// called in. That of each block is read by `read`, into its [pieces](Self::pieces).
+    /// called in. That of each block is read by `read`, into the pieces that make up what [`Self::pack`] has of it.
     pub fn receive<W: Weight, R: Send, E: Send>(
         &mut self,
         blocks: Blocks<'_, W>,
         others: Vec<(u32, R)>,
         read: impl Fn(R, Vec<&mut [f64]>) -> Result<(), E> + Sync,
     ) -> Result<(), E> {
-        let passed = blocks
-            .places
-            .split(Arc::make_mut(&mut self.passed).as_mut_slice(), self.vectors)
-            .into_iter();
+        let passed = blocks.places.split(&mut self.passed, self.vectors).into_iter();
         let mut passed: Vec<_> = passed.map(Some).collect();
         let others = others.into_iter().filter_map(|(block, from)| {
             let passed = passed.get_mut(block as usize).and_then(Option::take)?;

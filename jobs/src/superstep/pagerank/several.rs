@@ -12,7 +12,6 @@ use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::csr::Csr;
 use nightshift_udfs::pagerank::{Blocks, Consecutive, Measures, Places, Weight, error_bound};
 use rayon::ThreadPool;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -93,19 +92,23 @@ impl PageRankStep {
         let alone = blocks.len() == cut.blocks() as usize;
         let (most, mut count, mut in_time) = (self.to.len(), 0, true);
         let mut dangling_mass = self.dangling_mass();
+        let mut brought = Brought::default();
         // Others read what the first needs as well.
         let mut began = started;
         for to in &self.to {
             let compute = {
                 let held = Arc::clone(held);
-                move |pool: &ThreadPool| {
-                    let step = || held.with(|blocks| ranks.step(blocks, &dangling_mass));
-                    let measures = pool.install(step);
-                    (ranks, measures)
-                }
+                let step = move |blocks: Blocks<'_, W>| {
+                    let measures = ranks.step(blocks, &dangling_mass);
+                    if !alone {
+                        brought.pack(blocks, &ranks);
+                    }
+                    (ranks, brought, measures)
+                };
+                move |pool: &ThreadPool| pool.install(|| held.with(step))
             };
             let measures;
-            (ranks, measures) = task.threads.run(compute).await?;
+            (ranks, brought, measures) = task.threads.run(compute).await?;
             count += 1;
             let measured = |(block, measures): (&u32, Measures)| Measured {
                 block: *block,
@@ -121,7 +124,7 @@ impl PageRankStep {
             let mut others = Vec::new();
             if !alone {
                 let barrier = self.barrier(to, "exchange", 2 * vectors);
-                barrier.arrive(task, &measured, passed_along(held, &ranks)).await?;
+                barrier.arrive(task, &measured, brought.of_blocks()).await?;
                 let Some(all) = barrier.wait(task, blocks, patience(began.elapsed())).await? else {
                     in_time = false;
                     break;
@@ -154,7 +157,7 @@ impl PageRankStep {
                     task.resident.write_state(task, folder, (cut, vectors), written).await?;
                     Some(ranks)
                 }
-                false => self.write(task, held, ranks, (at, in_time)).await?,
+                false => self.write(task, held, (ranks, brought), (at, in_time)).await?,
             };
             if let Some(ranks) = ranks {
                 let (bytes, left) = (ranks.size(), Left { blocks: blocks.to_vec(), ranks });
@@ -171,7 +174,7 @@ impl PageRankStep {
         &self,
         task: Task<'_>,
         held: &Arc<Held<W>>,
-        ranks: Consecutive,
+        (ranks, brought): (Consecutive, Brought),
         (at, in_time): (usize, bool),
     ) -> Result<Option<Consecutive>> {
         let (began, last, blocks) = (Instant::now(), &self.to[at], &held.numbers);
@@ -180,7 +183,7 @@ impl PageRankStep {
             let barrier = self.barrier(last, "written", 0);
             let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
             let nothing: Vec<_> = blocks.iter().map(nothing).collect();
-            barrier.arrive(task, &nothing, passed_along(held, &ranks)).await?;
+            barrier.arrive(task, &nothing, brought.of_blocks()).await?;
             if let Some(others) = barrier.wait(task, blocks, patience(began.elapsed())).await? {
                 return Ok(Some(receive(task, held, ranks, others, last).await?));
             }
@@ -215,15 +218,32 @@ impl PageRankStep {
     }
 }
 
-/// What the nodes of each of a task's blocks pass along.
-fn passed_along<W: Weight>(held: &Held<W>, ranks: &Consecutive) -> Vec<Vec<Bytes>> {
-    let passed = shared_numbers_to_bytes(Arc::clone(ranks.passed()));
-    let bytes = |number: usize| number * size_of::<f64>();
-    let of_block = |pieces: Vec<Range<usize>>| {
-        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
-        pieces.map(|piece| passed.slice(bytes(piece.start)..bytes(piece.end))).collect()
-    };
-    held.with(|blocks| ranks.pieces(blocks)).into_iter().map(of_block).collect()
+/// What the nodes of a task's blocks pass along, for the other tasks: in one piece, block after block. The system takes three
+/// times as long to write a thousand small ones.
+#[derive(Default)]
+struct Brought {
+    numbers: Arc<Vec<f64>>,
+    /// How many of them are those of each block.
+    lengths: Vec<usize>,
+}
+
+impl Brought {
+    /// Packs it after a step, by the threads of the pool that it is called in.
+    fn pack<W: Weight>(&mut self, blocks: Blocks<'_, W>, ranks: &Consecutive) {
+        if Arc::get_mut(&mut self.numbers).is_none() {
+            // Somebody still has what was there.
+            self.numbers = Arc::default();
+        }
+        if let Some(numbers) = Arc::get_mut(&mut self.numbers) {
+            self.lengths = ranks.pack(blocks, numbers);
+        }
+    }
+
+    fn of_blocks(&self) -> Vec<Bytes> {
+        let mut rest = shared_numbers_to_bytes(Arc::clone(&self.numbers));
+        let of_block = |length: &usize| rest.split_to(length * size_of::<f64>());
+        self.lengths.iter().map(of_block).collect()
+    }
 }
 
 /// Receives what the nodes of other tasks' blocks pass along after a step.
