@@ -43,8 +43,8 @@ const FILTERED_PERCENT: u64 = 10;
 /// batches refer to count with each.
 const SHUFFLE_BYTES: u64 = 0;
 
-/// How often a scheduler has to show that it is there while it runs a job: one that was stopped, or whose machine is
-/// gone, closes no connection.
+/// How often a scheduler has to show that it is there while a client is connected, and an executor while it sends rows: one
+/// that was stopped, or whose machine is gone, closes no connection.
 const KEEPALIVE_SECONDS: u64 = 5;
 
 fn builder(config: SessionConfig, stores: &Stores) -> Result<SessionStateBuilder, SchedulerError> {

@@ -450,13 +450,13 @@ mod tests {
             let mut states: Vec<Consecutive> = blocks.iter().map(begin).collect();
             let mut mass = graph.dangling_mass(teleport);
             let (expected, steps) = graph.iterate(damping, teleport);
-            let mut written = Vec::new();
+            let (mut written, mut packed) = (Vec::new(), vec![f64::NAN; 5]);
             for _ in 0..steps {
                 let mut measures = vec![Measures::new(vectors); incoming.len()];
                 let mut passed = vec![Vec::new(); incoming.len()];
                 for (state, blocks) in states.iter_mut().zip(&blocks) {
                     let measured = pool.install(|| state.step(*blocks, &mass));
-                    let mut packed = vec![f64::NAN; 2];
+                    // What was there before, of another length, doesn't matter.
                     let lengths = pool.install(|| state.pack(*blocks, &mut packed));
                     let mut rest = packed.as_slice();
                     let measured = measured.into_iter().zip(lengths);

@@ -18,7 +18,11 @@ pub fn patience(took: Duration) -> Duration {
     2 * took + Duration::from_millis(100)
 }
 
-/// Between two looks at who has arrived: a share of the time that it took until then, within these bounds.
+/// Those who have as much to do arrive at about the same time. For so long, a task looks again at once who is there: a pause of
+/// a millisecond can take two.
+const EAGER: Duration = Duration::from_millis(2);
+
+/// Later, it pauses for a share of the time that it took until then, within these bounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const PAUSES: u32 = 8;
@@ -46,26 +50,25 @@ pub struct Arrived {
 }
 
 impl Barrier<'_> {
-    /// Says what a task's blocks have come to, and brings what others need of each of them. Blocks for which there is nothing
-    /// in `brought` bring nothing.
+    /// Says what a task's blocks have come to, and brings what others need of each of them: so many bytes of `brought`, block
+    /// after block. Blocks without a length bring nothing.
     pub async fn arrive(
         &self,
         task: Task<'_>,
         blocks: &[Measured],
-        brought: Vec<Bytes>,
+        (lengths, brought): (&[usize], Bytes),
     ) -> Result<()> {
         let Some(first) = blocks.first() else { return Ok(()) };
-        let lengths = brought.iter().map(Bytes::len);
-        let head = blocks.iter().zip(lengths.chain(std::iter::repeat(0)));
+        let lengths = lengths.iter().copied().chain(std::iter::repeat(0));
+        let head = blocks.iter().zip(lengths);
         let head = head.flat_map(|(block, length)| {
             let measures = block.measures.iter().copied();
             [f64::from(block.block), length as f64].into_iter().chain(measures)
         });
         let head: Vec<f64> = std::iter::once(blocks.len() as f64).chain(head).collect();
         let folder = self.state.open(task.runtime)?.folder(self.name);
-        let object = std::iter::once(numbers_to_bytes(head))
-            .chain(brought)
-            .collect::<object_store::PutPayload>();
+        let object: object_store::PutPayload =
+            [numbers_to_bytes(head), brought].into_iter().collect();
         Ok(folder.put(&Folder::part(first.block), object).await?)
     }
 
@@ -102,7 +105,7 @@ impl Barrier<'_> {
             if !missing.is_empty() && waited > limit {
                 return Ok(None);
             }
-            if !missing.is_empty() {
+            if !missing.is_empty() && waited > EAGER {
                 let pause = (waited / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
                 tokio::time::sleep(pause).await;
             }
@@ -190,7 +193,9 @@ mod tests {
     async fn arrive(tasks: &Tasks, blocks: &[u32]) {
         let all: Vec<_> = blocks.iter().copied().map(arrived).collect();
         let measured: Vec<_> = all.iter().map(|one| one.measured.clone()).collect();
-        let brought = all.into_iter().map(|one| one.brought).collect();
+        let lengths: Vec<_> = all.iter().map(|one| one.brought.len()).collect();
+        let brought = all.into_iter().flat_map(|one| one.brought).collect();
+        let brought = (lengths.as_slice(), brought);
         tasks.barrier().arrive(tasks.task(), &measured, brought).await.unwrap();
     }
 

@@ -370,10 +370,11 @@ impl Kernel for PageRankStep {
             return Ok(None);
         }
         // Of each node, its rank and what it passes along are there twice then, before a step and after it, besides the ranks
-        // that were read, and what it passes along once more, for other tasks.
+        // that were read; and what it passes along once more, for other tasks or from them.
+        let alone = blocks.len() == self.graph.cut.blocks() as usize;
         let several = self.to.len() > 1
             && !blocks.is_empty()
-            && self.graph.is_held(task, 7)
+            && self.graph.is_held(task, if alone { 6 } else { 7 })
             && task.resident.holds(self.graph.block_bytes(blocks.len()));
         let batch = match (several, self.graph.weighted) {
             (false, true) => self.pull_together::<f64>(task, blocks).await?,

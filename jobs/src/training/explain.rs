@@ -171,9 +171,9 @@ fn of_pagerank(spec: &PageRank, edges: f64, nodes: f64) -> Vec<Property> {
     let encoded = (ENTRY_BYTES + weight_bytes) * edges;
     let exchanged = ways * encoded;
     let block_bytes = (4.0 + weight_bytes) * edges + 8.0 * (nodes + count) + 8.0 * vectors * nodes;
-    // A job begins with one and ends with one; what nodes pass along, as much again, is exchanged after the step before the last
-    // and at the end.
-    let kept_states = 4.0 * state_bytes;
+    // A job begins with one and ends with one; what nodes pass along, as much again, is exchanged after the last step, after the
+    // one before it, and at the end.
+    let kept_states = 5.0 * state_bytes;
     vec![
         ("edges", edges, "rows of the training query"),
         ("nodes", nodes, "different nodes"),

@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tonic::transport::Channel;
 
-/// How long a connection is kept that nobody uses.
+/// How long a connection can be used again. When the next is wanted or kept, those that are older are closed.
 const KEPT: Duration = Duration::from_secs(30);
+
+/// Connections to one address that are kept.
+const MOST: usize = 16;
 
 /// Connections of one kind that nobody uses now, by address, and since when.
 ///
@@ -47,10 +50,14 @@ impl<C> Idle<C> {
         self.recent(now).get_mut(address)?.pop().map(|(_, connection)| connection)
     }
 
-    /// Keeps a connection for the next one.
+    /// Keeps a connection for the next one, unless there are enough.
     pub(super) fn keep(&self, address: String, connection: C) {
         let now = Instant::now();
-        self.recent(now).entry(address).or_default().push((now, connection));
+        let mut recent = self.recent(now);
+        let connections = recent.entry(address).or_default();
+        if connections.len() < MOST {
+            connections.push((now, connection));
+        }
     }
 }
 
@@ -90,7 +97,8 @@ impl Connections {
         }
     }
 
-    /// A connection to the executor whose results are at this address: `host:port`.
+    /// A connection to the executor whose results are at this address: `host:port`. What is on its way there is as much as
+    /// the protocol has by itself.
     ///
     /// # Errors
     /// If nobody listens there.
@@ -120,8 +128,8 @@ impl Connections {
             Some(Arc::new(endpoint)),
             self.config.io_retries_times,
             self.config.io_retry_wait_time_ms,
-            self.config.initial_connection_window_size,
-            self.config.initial_stream_window_size,
+            0,
+            0,
         );
         Ok((address, client.await.map_err(as_text)?))
     }
@@ -135,6 +143,8 @@ pub(super) fn as_text(error: impl fmt::Debug) -> DataFusionError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpListener;
 
     #[test]
     fn a_connection_has_one_user_at_a_time() {
@@ -146,6 +156,68 @@ mod tests {
         assert_eq!((idle.take("a", now), idle.take("a", now)), (Some(1), None));
         idle.keep("a".to_string(), 3);
         assert_eq!((idle.take("b", now), idle.take("a", now)), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn no_more_connections_are_kept_than_are_of_use() {
+        let idle = Idle::default();
+        (0..2 * MOST).for_each(|connection| idle.keep("a".to_string(), connection));
+        let now = Instant::now();
+        let kept = std::iter::from_fn(|| idle.take("a", now)).count();
+        assert_eq!(kept, MOST);
+    }
+
+    /// Somebody who accepts connections, and how many there were.
+    async fn listen() -> (u16, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                open.push(stream);
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        (port, accepted)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_free_is_used_again() {
+        let (port, accepted) = listen().await;
+        let connections = Connections::new(&BallistaConfig::default());
+        let (address, first) = connections.executor("127.0.0.1", port).await.unwrap();
+        // The first has a user.
+        let second = connections.executor("127.0.0.1", port).await.unwrap();
+        connections.executors.keep(address, first);
+        let third = connections.executor("127.0.0.1", port).await.unwrap();
+        drop((second, third));
+        let url = format!("http://127.0.0.1:{port}");
+        for _ in 0..3 {
+            let channel = connections.scheduler(&url).await.unwrap();
+            connections.schedulers.keep(url.clone(), channel);
+        }
+        // One more, so that whoever listens has seen all before.
+        let _last = connections.executor("127.0.0.1", port).await.unwrap();
+        while accepted.load(Ordering::SeqCst) < 4 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(accepted.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn an_address_where_nobody_listens_is_that_of_a_lost_executor() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let connections = Connections::new(&BallistaConfig::default());
+        let Err(error) = connections.executor("127.0.0.1", gone).await else {
+            panic!("somebody listens there");
+        };
+        // By these words a session knows that it has to run the job again.
+        assert!(error.to_string().contains("GrpcConnectionError"), "{error}");
+        let url = format!("http://127.0.0.1:{gone}");
+        let error = connections.scheduler(&url).await.unwrap_err();
+        assert!(error.to_string().contains("tonic::transport::Error"), "{error}");
     }
 
     #[test]

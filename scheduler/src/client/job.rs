@@ -29,11 +29,28 @@ use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Parts of a result that are asked for at the same time. They are handed on in their order.
+/// Parts of a small result that are asked for at the same time. They are handed on in their order.
 const PARTS_AT_ONCE: usize = 16;
 
+/// Bytes of a result up to which it is small. Of a large one, each part would fill buffers of this process and keep a thread
+/// of its executor, while those before it are read.
+const SMALL: u64 = 1 << 20;
+
+/// How many parts of a result are asked for at the same time.
+fn parts_at_once(parts: &[PartitionLocation]) -> usize {
+    let bytes = |part: &PartitionLocation| {
+        // A number that is negative is not known.
+        let bytes = part.partition_stats.as_ref().map(|stats| stats.num_bytes);
+        bytes.and_then(|bytes| u64::try_from(bytes).ok())
+    };
+    match parts.iter().map(bytes).sum::<Option<u64>>() {
+        Some(bytes) if bytes <= SMALL => PARTS_AT_ONCE,
+        _ => 1,
+    }
+}
+
 /// A plan that runs as a job.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct JobExec {
     /// The scheduler's URL.
     scheduler: String,
@@ -186,11 +203,32 @@ impl ExecutionPlan for JobExec {
         let (connections, scheduler) = (Arc::clone(&self.connections), self.scheduler.clone());
         let result = async move {
             let parts = connections.run(&scheduler, query).await?;
+            let at_once = parts_at_once(&parts);
             let rows = move |part| Arc::clone(&connections).rows(part);
-            let rows = futures::stream::iter(parts).map(rows).buffered(PARTS_AT_ONCE);
+            let rows = futures::stream::iter(parts).map(rows).buffered(at_once);
             Ok::<_, DataFusionError>(rows.try_flatten())
         };
         let rows = futures::stream::once(result).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ballista_core::serde::protobuf::PartitionStats;
+
+    #[test]
+    fn only_parts_of_a_small_result_are_asked_for_at_once() {
+        let part = |num_bytes| PartitionLocation {
+            partition_stats: Some(PartitionStats { num_bytes, ..Default::default() }),
+            ..Default::default()
+        };
+        let half = SMALL as i64 / 2;
+        assert_eq!(parts_at_once(&[part(half), part(half)]), PARTS_AT_ONCE);
+        assert_eq!(parts_at_once(&[part(half), part(half + 1)]), 1);
+        // Nobody knows how large it is.
+        assert_eq!(parts_at_once(&[part(1), part(-1)]), 1);
+        assert_eq!(parts_at_once(&[part(1), PartitionLocation::default()]), 1);
     }
 }

@@ -7,6 +7,7 @@ use crate::superstep::exec::{Measured, Task, measures_of_all, total};
 use crate::superstep::layout::Folder;
 use crate::{JobError, Result};
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use nightshift_udfs::als::{Fixed, Measures, Side};
 use nightshift_udfs::csr::Csr;
@@ -136,7 +137,7 @@ impl Held {
         task.resident.write_parts(task, to, (cut, width), own, &factors).await?;
         let measures = Measures::len_of(self.side.step.factors) + 1;
         let barrier = Barrier { state: to, name: "solved", cut, measures };
-        barrier.arrive(task, solved, Vec::new()).await?;
+        barrier.arrive(task, solved, (&[], Bytes::new())).await?;
         let arrived = barrier.wait(task, &self.own, clock.patience()).await?;
         let Some(arrived) = arrived else { return Ok(None) };
         clock.restart();

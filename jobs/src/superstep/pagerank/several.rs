@@ -124,17 +124,12 @@ impl PageRankStep {
             let mut others = Vec::new();
             if !alone {
                 let barrier = self.barrier(to, "exchange", 2 * vectors);
-                barrier.arrive(task, &measured, brought.of_blocks()).await?;
+                barrier.arrive(task, &measured, brought.bytes()).await?;
                 let Some(all) = barrier.wait(task, blocks, patience(began.elapsed())).await? else {
                     in_time = false;
                     break;
                 };
                 others = all;
-                // All of them have received what was exchanged before.
-                if let Some(before) = count.checked_sub(2).and_then(|at| self.to.get(at)) {
-                    let barrier = self.barrier(before, "exchange", 2 * vectors);
-                    barrier.forget(task, blocks).await?;
-                }
             }
             let all = measured.iter().chain(others.iter().map(|other| &other.measured));
             let mut of_blocks = vec![Vec::new(); cut.blocks() as usize];
@@ -147,7 +142,17 @@ impl PageRankStep {
             dangling_mass = mass.to_vec();
             began = Instant::now();
             if !alone {
-                ranks = receive(task, held, ranks, others, to).await?;
+                // All of them have received what was exchanged before.
+                let forget = async {
+                    match count.checked_sub(2).and_then(|at| self.to.get(at)) {
+                        Some(before) => {
+                            self.barrier(before, "exchange", 2 * vectors).forget(task, blocks).await
+                        }
+                        None => Ok(()),
+                    }
+                };
+                let receive = receive(task, held, ranks, others, to);
+                (ranks, ()) = tokio::try_join!(receive, forget)?;
             }
         }
         if let Some(at) = count.checked_sub(1) {
@@ -183,7 +188,7 @@ impl PageRankStep {
             let barrier = self.barrier(last, "written", 0);
             let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
             let nothing: Vec<_> = blocks.iter().map(nothing).collect();
-            barrier.arrive(task, &nothing, brought.of_blocks()).await?;
+            barrier.arrive(task, &nothing, brought.bytes()).await?;
             if let Some(others) = barrier.wait(task, blocks, patience(began.elapsed())).await? {
                 return Ok(Some(receive(task, held, ranks, others, last).await?));
             }
@@ -223,7 +228,7 @@ impl PageRankStep {
 #[derive(Default)]
 struct Brought {
     numbers: Arc<Vec<f64>>,
-    /// How many of them are those of each block.
+    /// How many bytes of them are those of each block.
     lengths: Vec<usize>,
 }
 
@@ -235,14 +240,13 @@ impl Brought {
             self.numbers = Arc::default();
         }
         if let Some(numbers) = Arc::get_mut(&mut self.numbers) {
-            self.lengths = ranks.pack(blocks, numbers);
+            let lengths = ranks.pack(blocks, numbers).into_iter();
+            self.lengths = lengths.map(|length| length * size_of::<f64>()).collect();
         }
     }
 
-    fn of_blocks(&self) -> Vec<Bytes> {
-        let mut rest = shared_numbers_to_bytes(Arc::clone(&self.numbers));
-        let of_block = |length: &usize| rest.split_to(length * size_of::<f64>());
-        self.lengths.iter().map(of_block).collect()
+    fn bytes(&self) -> (&[usize], Bytes) {
+        (&self.lengths, shared_numbers_to_bytes(Arc::clone(&self.numbers)))
     }
 }
 
