@@ -144,7 +144,7 @@ pub(super) fn as_text(error: impl fmt::Debug) -> DataFusionError {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     #[test]
     fn a_connection_has_one_user_at_a_time() {
@@ -208,7 +208,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_where_nobody_listens_is_that_of_a_lost_executor() {
-        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        // Bound, so that nobody else listens there.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let gone = socket.local_addr().unwrap().port();
         let connections = Connections::new(&BallistaConfig::default());
         let Err(error) = connections.executor("127.0.0.1", gone).await else {
             panic!("somebody listens there");
