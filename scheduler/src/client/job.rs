@@ -140,10 +140,15 @@ impl Connections {
     ) -> PlanResult<SendableRecordBatchStream> {
         let layout = part.layout();
         let (Some(executor), Some(id)) = (part.executor_meta, part.partition_id) else {
-            let text = "a part of a result that nobody has".to_string();
-            return Err(DataFusionError::Internal(text));
+            let text = "the scheduler names a part of a result without its executor or its id";
+            return Err(DataFusionError::Internal(text.to_string()));
         };
-        let port = u16::try_from(executor.port).map_err(as_text)?;
+        let port = u16::try_from(executor.port).map_err(|_| {
+            let (host, port) = (&executor.host, executor.port);
+            DataFusionError::Internal(format!(
+                "the scheduler names {host}:{port}, which is no port"
+            ))
+        })?;
         let (address, client) = self.executor(&executor.host, port).await?;
         let (id, mut asking) = (id.into(), client.clone());
         let rows = asking.fetch_partition(&executor.id, &id, part.file_id, layout, true);
