@@ -9,9 +9,12 @@ use super::exec::{Measured, Task};
 use super::layout::{Folder, Partitioned, append_numbers, numbers_to_bytes};
 use crate::{JobError, Result};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use nightshift_catalog::storage::Storage;
 use nightshift_udfs::csr::Value;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// How long a task waits for the others after what took it so long: they may have more to do, though not much more.
 pub fn patience(took: Duration) -> Duration {
@@ -28,16 +31,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const PAUSES: u32 = 8;
 
 /// A barrier of all tasks that have blocks of a state.
-#[derive(Debug, Clone, Copy)]
-pub struct Barrier<'a> {
-    /// The state.
-    pub state: &'a Folder,
-    /// What tasks have done when they arrive: a folder of the state.
-    pub name: &'static str,
+#[derive(Debug, Clone)]
+pub struct Barrier {
+    /// Where they arrive.
+    folder: Storage,
+    /// What the names of what they leave there begin with.
+    prefix: String,
     /// How the state is cut.
-    pub cut: Partitioned,
+    cut: Partitioned,
     /// How many numbers are measured of each block.
-    pub measures: usize,
+    measures: usize,
 }
 
 /// What another task's block has come to.
@@ -49,12 +52,32 @@ pub struct Arrived {
     pub brought: Bytes,
 }
 
-impl Barrier<'_> {
+impl Barrier {
+    /// The barrier of tasks that have done what `name`, which is a folder of the `state`, says.
+    pub fn new(
+        task: Task<'_>,
+        (state, name): (&Folder, &str),
+        cut: Partitioned,
+        measures: usize,
+    ) -> Result<Self> {
+        let folder = state.open(task.runtime)?.folder(name);
+        Ok(Self { folder, prefix: String::new(), cut, measures })
+    }
+
+    /// Another barrier, after so many steps, in the same folder: to make one takes a file system as long as to write some
+    /// megabytes.
+    pub fn after(&self, steps: usize) -> Self {
+        Self { prefix: format!("{steps:06}-"), ..self.clone() }
+    }
+
+    fn name(&self, first_block: u32) -> String {
+        format!("{}{}", self.prefix, Folder::part(first_block))
+    }
+
     /// Says what a task's blocks have come to, and brings what others need of each of them: so many bytes of `brought`, block
     /// after block. Blocks without a length bring nothing.
     pub async fn arrive(
         &self,
-        task: Task<'_>,
         blocks: &[Measured],
         (lengths, brought): (&[usize], Bytes),
     ) -> Result<()> {
@@ -66,58 +89,36 @@ impl Barrier<'_> {
             [f64::from(block.block), length as f64].into_iter().chain(measures)
         });
         let head: Vec<f64> = std::iter::once(blocks.len() as f64).chain(head).collect();
-        let folder = self.state.open(task.runtime)?.folder(self.name);
         let object: object_store::PutPayload =
             [numbers_to_bytes(head), brought].into_iter().collect();
-        Ok(folder.put(&Folder::part(first.block), object).await?)
+        Ok(self.folder.put(&self.name(first.block), object).await?)
     }
 
     /// What all blocks but the task's `own` have come to, if they arrive within the `limit`.
-    pub async fn wait(
-        &self,
-        task: Task<'_>,
-        own: &[u32],
-        limit: Duration,
-    ) -> Result<Option<Vec<Arrived>>> {
-        let started = Instant::now();
-        let folder = self.state.open(task.runtime)?.folder(self.name);
-        // One may be replaced while others look, by a task that has other blocks than the one before.
-        let mut seen = HashSet::new();
-        let own_name = own.first().copied().map(Folder::part);
-        let mut missing: HashSet<u32> = (0..self.cut.blocks()).collect();
-        own.iter().for_each(|block| {
-            missing.remove(block);
-        });
-        let mut arrived = Vec::with_capacity(missing.len());
-        while !missing.is_empty() {
-            for object in folder.list().await? {
-                let Some(name) = object.location.filename() else { continue };
-                let version = (object.e_tag.clone(), object.last_modified);
-                if own_name.as_deref() != Some(name) && seen.insert((name.to_string(), version)) {
-                    let what = format!("{}{name}", folder.url());
-                    let all = self.read(folder.get(name).await?, &what)?;
-                    // Others may have been there before, when blocks were in other hands.
-                    arrived
-                        .extend(all.into_iter().filter(|one| missing.remove(&one.measured.block)));
-                }
-            }
-            let waited = started.elapsed();
-            if !missing.is_empty() && waited > limit {
-                return Ok(None);
-            }
-            if !missing.is_empty() && waited > EAGER {
-                let pause = (waited / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-                tokio::time::sleep(pause).await;
-            }
+    pub async fn wait(&self, own: &[u32], limit: Duration) -> Result<Option<Vec<Arrived>>> {
+        self.expect(own).wait(limit).await
+    }
+
+    /// Expects all blocks but the task's `own`.
+    pub fn expect(&self, own: &[u32]) -> Expected<'_> {
+        let own: HashSet<u32> = own.iter().copied().collect();
+        let own_name = own.iter().min().map(|first| self.name(*first));
+        let missing = (0..self.cut.blocks()).filter(|block| !own.contains(block)).collect();
+        Expected { barrier: self, own_name, seen: HashSet::new(), missing, arrived: Vec::new() }
+    }
+
+    /// Waits for the end of `work` at the barrier, on a thread that is not the `runtime`'s.
+    pub fn on_this_thread<F: Future>(&self, runtime: &Handle, work: F) -> F::Output {
+        match self.folder.url().scheme() {
+            "file" => futures::executor::block_on(work),
+            _ => runtime.block_on(work),
         }
-        Ok(Some(arrived))
     }
 
     /// Forgets what a task has brought along, when nobody can want it any more.
-    pub async fn forget(&self, task: Task<'_>, own: &[u32]) -> Result<()> {
+    pub async fn forget(&self, own: &[u32]) -> Result<()> {
         let Some(first) = own.first() else { return Ok(()) };
-        let folder = self.state.open(task.runtime)?.folder(self.name);
-        Ok(folder.delete(&Folder::part(*first)).await?)
+        Ok(self.folder.delete(&self.name(*first)).await?)
     }
 
     /// What a task has brought.
@@ -149,11 +150,69 @@ impl Barrier<'_> {
     }
 }
 
+/// Who is expected at a barrier.
+#[derive(Debug)]
+pub struct Expected<'a> {
+    barrier: &'a Barrier,
+    own_name: Option<String>,
+    /// What was read. One may be replaced while others look, by a task that has other blocks than the one before.
+    seen: HashSet<(String, Option<String>, DateTime<Utc>)>,
+    missing: HashSet<u32>,
+    arrived: Vec<Arrived>,
+}
+
+impl Expected<'_> {
+    /// Looks who is there, and whether all are.
+    pub async fn look(&mut self) -> Result<bool> {
+        let folder = &self.barrier.folder;
+        for object in folder.list().await? {
+            let Some(name) = object.location.filename() else { continue };
+            if !name.starts_with(&self.barrier.prefix) || self.own_name.as_deref() == Some(name) {
+                continue;
+            }
+            let version = (name.to_string(), object.e_tag.clone(), object.last_modified);
+            if self.seen.insert(version) {
+                let what = format!("{}{name}", folder.url());
+                let all = self.barrier.read(folder.get(name).await?, &what)?;
+                // Others may have been there before, when blocks were in other hands.
+                let new = all.into_iter().filter(|one| self.missing.remove(&one.measured.block));
+                self.arrived.extend(new);
+            }
+        }
+        Ok(self.missing.is_empty())
+    }
+
+    /// What they have come to, if all arrive within the `limit`.
+    pub async fn wait(mut self, limit: Duration) -> Result<Option<Vec<Arrived>>> {
+        let started = Instant::now();
+        while !self.missing.is_empty() && !self.look().await? {
+            let waited = started.elapsed();
+            if waited > limit {
+                return Ok(None);
+            }
+            if waited > EAGER {
+                let pause = (waited / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                sleep(pause).await;
+            }
+        }
+        Ok(Some(self.arrived))
+    }
+}
+
+/// As stores of files do it: outside of a runtime, the thread itself sleeps.
+async fn sleep(pause: Duration) {
+    match Handle::try_current() {
+        Ok(_) => tokio::time::sleep(pause).await,
+        Err(_) => std::thread::sleep(pause),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::resident::Resident;
     use super::super::testing::Executor;
     use super::*;
+    use std::sync::Arc;
     use url::Url;
 
     const EVER: Duration = Duration::from_secs(60);
@@ -177,9 +236,9 @@ mod tests {
         }
 
         /// Three blocks of two rows, the last of one.
-        fn barrier(&self) -> Barrier<'_> {
+        fn barrier(&self) -> Barrier {
             let cut = Partitioned { count: 5, block_rows: 2 };
-            Barrier { state: &self.state, name: "solved", cut, measures: 2 }
+            Barrier::new(self.task(), (&self.state, "solved"), cut, 2).unwrap()
         }
     }
 
@@ -196,14 +255,14 @@ mod tests {
         let lengths: Vec<_> = all.iter().map(|one| one.brought.len()).collect();
         let brought = all.into_iter().flat_map(|one| one.brought).collect();
         let brought = (lengths.as_slice(), brought);
-        tasks.barrier().arrive(tasks.task(), &measured, brought).await.unwrap();
+        tasks.barrier().arrive(&measured, brought).await.unwrap();
     }
 
     #[tokio::test]
     async fn all_go_on_when_the_last_has_arrived() {
         let tasks = &Tasks::new();
         let wait = |own: &'static [u32], limit| async move {
-            tasks.barrier().wait(tasks.task(), own, limit).await.unwrap()
+            tasks.barrier().wait(own, limit).await.unwrap()
         };
         arrive(tasks, &[0, 2]).await;
         assert_eq!(wait(&[0, 2], Duration::ZERO).await, None);
@@ -219,16 +278,60 @@ mod tests {
         assert_eq!(wait(&[2], Duration::ZERO).await.unwrap(), [arrived(0), arrived(1)]);
         assert_eq!(wait(&[0, 1, 2], Duration::ZERO).await.unwrap(), []);
         for own in [&[0, 2][..], &[2]] {
-            tasks.barrier().forget(tasks.task(), own).await.unwrap();
+            tasks.barrier().forget(own).await.unwrap();
         }
         assert_eq!(wait(&[1], Duration::ZERO).await, None);
     }
 
     #[tokio::test]
+    async fn barriers_after_each_step_are_told_apart() {
+        let tasks = &Tasks::new();
+        let [one, other] = [1, 2].map(|steps| tasks.barrier().after(steps));
+        let come = |block: u32| (arrived(block).measured, arrived(block).brought);
+        for (barrier, block) in [(&one, 0), (&one, 1), (&other, 2)] {
+            let (measured, brought) = come(block);
+            let brought = (&[brought.len()][..], brought);
+            barrier.arrive(&[measured], brought).await.unwrap();
+        }
+        assert_eq!(one.wait(&[2], Duration::ZERO).await.unwrap().unwrap().len(), 2);
+        assert_eq!(one.wait(&[1], Duration::ZERO).await.unwrap(), None);
+        assert_eq!(other.wait(&[0, 1], Duration::ZERO).await.unwrap(), Some(vec![arrived(2)]));
+        one.forget(&[0]).await.unwrap();
+        assert_eq!(one.wait(&[2], Duration::ZERO).await.unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_thread_of_its_own_waits_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let executor = Executor::new(Resident::default(), 1);
+        let elsewhere = Url::parse("memory://bucket/state/").unwrap();
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        executor.runtime.register_object_store(&elsewhere, memory);
+        for state in [Url::from_directory_path(dir.path()).unwrap(), elsewhere] {
+            let cut = Partitioned { count: 5, block_rows: 2 };
+            let state = Folder(state);
+            let barrier = Barrier::new(executor.task(0), (&state, "solved"), cut, 2).unwrap();
+            let runtime = Handle::current();
+            let wait = |limit: Duration| {
+                let (barrier, runtime) = (barrier.clone(), runtime.clone());
+                std::thread::spawn(move || {
+                    barrier.on_this_thread(&runtime, barrier.wait(&[0, 2], limit)).unwrap()
+                })
+            };
+            // It sleeps.
+            assert_eq!(wait(4 * EAGER).join().unwrap(), None);
+            let waiting = wait(EVER);
+            let Arrived { measured, brought } = arrived(1);
+            barrier.arrive(&[measured], (&[brought.len()], brought)).await.unwrap();
+            assert_eq!(waiting.join().unwrap(), Some(vec![arrived(1)]));
+        }
+    }
+
+    #[tokio::test]
     async fn what_no_task_has_brought_is_refused() {
         let tasks = Tasks::new();
-        let (task, barrier) = (tasks.task(), tasks.barrier());
-        let folder = barrier.state.open(task.runtime).unwrap().folder(barrier.name);
+        let barrier = tasks.barrier();
+        let folder = &barrier.folder;
         let of_numbers = |numbers: Vec<f64>| numbers_to_bytes(numbers).to_vec();
         for (name, object) in [
             ("short", vec![0; 7]),
@@ -239,7 +342,7 @@ mod tests {
             ("too-much", [of_numbers(vec![1.0, 2.0, 3.0, 0.5, 0.5]), vec![0; 4]].concat()),
         ] {
             folder.put(name, object).await.unwrap();
-            let error = barrier.wait(task, &[], EVER).await.unwrap_err().to_string();
+            let error = barrier.wait(&[], EVER).await.unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("what blocks have come to"), "{error}");
             folder.delete(name).await.unwrap();
         }

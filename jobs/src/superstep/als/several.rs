@@ -136,9 +136,9 @@ impl Held {
         let own = self.own.iter().copied();
         task.resident.write_parts(task, to, (cut, width), own, &factors).await?;
         let measures = Measures::len_of(self.side.step.factors) + 1;
-        let barrier = Barrier { state: to, name: "solved", cut, measures };
-        barrier.arrive(task, solved, (&[], Bytes::new())).await?;
-        let arrived = barrier.wait(task, &self.own, clock.patience()).await?;
+        let barrier = Barrier::new(task, (to, "solved"), cut, measures)?;
+        barrier.arrive(solved, (&[], Bytes::new())).await?;
+        let arrived = barrier.wait(&self.own, clock.patience()).await?;
         let Some(arrived) = arrived else { return Ok(None) };
         clock.restart();
         let (factors, others) = (Arc::unwrap_or_clone(factors), self.others.clone());

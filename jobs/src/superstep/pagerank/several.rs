@@ -14,6 +14,8 @@ use nightshift_udfs::pagerank::{Blocks, Consecutive, Measures, Places, Weight, e
 use rayon::ThreadPool;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 /// What is left with a state for the next steps on the same blocks.
 const LEFT: &str = "steps";
@@ -66,6 +68,17 @@ impl<W: Weight> Held<W> {
     }
 }
 
+/// What several steps have come to.
+struct Done {
+    ranks: Consecutive,
+    brought: Brought,
+    /// What was measured in each block, step after step.
+    measured: Vec<Measured>,
+    count: usize,
+    /// Whether the other tasks did in time all of them but the last.
+    in_time: bool,
+}
+
 impl PageRankStep {
     /// All steps if `blocks` are all that there are, or else as many as the tasks that have the others do in time.
     pub(super) async fn pull_several<W: Weight>(
@@ -77,7 +90,7 @@ impl PageRankStep {
         let (cut, vectors) = (self.graph.cut, self.graph.vectors());
         let held = &Arc::new(Held::<W>::read(&self.graph, self.damping, task, blocks).await?);
         let left = task.resident.take_with_state::<Left>(&self.from, LEFT).await;
-        let mut ranks = match left.filter(|left| left.blocks == blocks) {
+        let ranks = match left.filter(|left| left.blocks == blocks) {
             Some(left) => left.ranks,
             None => {
                 let before = task.resident.state(task, &self.from, cut, vectors).await?;
@@ -87,74 +100,17 @@ impl PageRankStep {
                 task.threads.run(begin).await?
             }
         };
-        let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
-        let mut done: Vec<Measured> = blocks.iter().map(nothing).collect();
         let alone = blocks.len() == cut.blocks() as usize;
-        let (most, mut count, mut in_time) = (self.to.len(), 0, true);
-        let mut dangling_mass = self.dangling_mass();
-        let mut brought = Brought::default();
-        // Others read what the first needs as well.
-        let mut began = started;
-        for to in &self.to {
-            let compute = {
-                let held = Arc::clone(held);
-                let step = move |blocks: Blocks<'_, W>| {
-                    let measures = ranks.step(blocks, &dangling_mass);
-                    if !alone {
-                        brought.pack(blocks, &ranks);
-                    }
-                    (ranks, brought, measures)
-                };
-                move |pool: &ThreadPool| pool.install(|| held.with(step))
-            };
-            let measures;
-            (ranks, brought, measures) = task.threads.run(compute).await?;
-            count += 1;
-            let measured = |(block, measures): (&u32, Measures)| Measured {
-                block: *block,
-                measures: measures.to_vec(),
-            };
-            let measured: Vec<Measured> = blocks.iter().zip(measures).map(measured).collect();
-            for (all, step) in done.iter_mut().zip(&measured) {
-                all.measures.extend_from_slice(&step.measures);
-            }
-            if count == most {
-                break;
-            }
-            let mut others = Vec::new();
-            if !alone {
-                let barrier = self.barrier(to, "exchange", 2 * vectors);
-                barrier.arrive(task, &measured, brought.bytes()).await?;
-                let Some(all) = barrier.wait(task, blocks, patience(began.elapsed())).await? else {
-                    in_time = false;
-                    break;
-                };
-                others = all;
-            }
-            let all = measured.iter().chain(others.iter().map(|other| &other.measured));
-            let mut of_blocks = vec![Vec::new(); cut.blocks() as usize];
-            all.for_each(|one| of_blocks[one.block as usize].clone_from(&one.measures));
-            let totals = total(&of_blocks);
-            let (changes, mass) = totals.split_at(vectors);
-            if changes.iter().all(|change| error_bound(*change, self.damping) <= self.tolerance) {
-                break;
-            }
-            dangling_mass = mass.to_vec();
-            began = Instant::now();
-            if !alone {
-                // All of them have received what was exchanged before.
-                let forget = async {
-                    match count.checked_sub(2).and_then(|at| self.to.get(at)) {
-                        Some(before) => {
-                            self.barrier(before, "exchange", 2 * vectors).forget(task, blocks).await
-                        }
-                        None => Ok(()),
-                    }
-                };
-                let receive = receive(task, held, ranks, others, to);
-                (ranks, ()) = tokio::try_join!(receive, forget)?;
-            }
-        }
+        // The receiver is gone when nobody waits for the task any more.
+        let (wanted, _waiting) = oneshot::channel::<()>();
+        let steps = {
+            let (step, held) = (self.clone(), Arc::clone(held));
+            let others = if alone { None } else { Some(self.others(task)?) };
+            let steps =
+                move |blocks: Blocks<'_, W>| step.steps(blocks, ranks, others, (started, &wanted));
+            move |pool: &ThreadPool| pool.install(|| held.with(steps))
+        };
+        let Done { ranks, brought, measured, count, in_time } = task.threads.run(steps).await??;
         if let Some(at) = count.checked_sub(1) {
             let ranks = match alone {
                 true => {
@@ -169,7 +125,73 @@ impl PageRankStep {
                 task.resident.leave_with_state(&self.to[at], LEFT, left, bytes).await;
             }
         }
-        measures_of_all(task, &done, started)
+        measures_of_all(task, &measured, started)
+    }
+
+    /// The steps, by the threads of the pool that it is called in, as long as they are `wanted`. Between them, the thread that
+    /// it is called on meets the `others`: threads that wake each other would have to wait for those that compute.
+    fn steps<W: Weight>(
+        &self,
+        blocks: Blocks<'_, W>,
+        ranks: Consecutive,
+        mut others: Option<Others>,
+        (started, wanted): (Instant, &oneshot::Sender<()>),
+    ) -> Result<Done> {
+        let vectors = self.graph.vectors();
+        let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
+        let measured = blocks.numbers.iter().map(nothing).collect();
+        let mut done =
+            Done { ranks, brought: Brought::default(), measured, count: 0, in_time: true };
+        let mut dangling_mass = self.dangling_mass();
+        // Others read what the first needs as well.
+        let mut began = started;
+        for to in &self.to {
+            let measures = done.ranks.step(blocks, &dangling_mass);
+            done.count += 1;
+            let measured = |(block, measures): (&u32, Measures)| Measured {
+                block: *block,
+                measures: measures.to_vec(),
+            };
+            let own: Vec<_> = blocks.numbers.iter().zip(measures).map(measured).collect();
+            for (all, step) in done.measured.iter_mut().zip(&own) {
+                all.measures.extend_from_slice(&step.measures);
+            }
+            if others.is_some() {
+                done.brought.pack(blocks, &done.ranks);
+            }
+            if done.count == self.to.len() || wanted.is_closed() {
+                break;
+            }
+            let arrived = match &mut others {
+                None => Vec::new(),
+                Some(others) => match others.meet(done.count, &own, &done.brought, began)? {
+                    Some(arrived) => arrived,
+                    None => {
+                        done.in_time = false;
+                        break;
+                    }
+                },
+            };
+            let all = own.iter().chain(arrived.iter().map(|other| &other.measured));
+            let mut of_blocks = vec![Vec::new(); self.graph.cut.blocks() as usize];
+            all.for_each(|one| of_blocks[one.block as usize].clone_from(&one.measures));
+            let totals = total(&of_blocks);
+            let (changes, mass) = totals.split_at(vectors);
+            if changes.iter().all(|change| error_bound(*change, self.damping) <= self.tolerance) {
+                break;
+            }
+            dangling_mass = mass.to_vec();
+            began = Instant::now();
+            receive(blocks, &mut done.ranks, arrived, to)?;
+        }
+        Ok(done)
+    }
+
+    /// How a task meets the others after each step.
+    fn others(&self, task: Task<'_>) -> Result<Others> {
+        let measures = 2 * self.graph.vectors();
+        let barrier = Barrier::new(task, (&self.from, "exchange"), self.graph.cut, measures)?;
+        Ok(Others { barrier, forgotten: 0, runtime: Handle::current() })
     }
 
     /// Writes the blocks' parts of the state after a step, and of the one before if other tasks may not have come further.
@@ -179,28 +201,31 @@ impl PageRankStep {
         &self,
         task: Task<'_>,
         held: &Arc<Held<W>>,
-        (ranks, brought): (Consecutive, Brought),
+        (mut ranks, brought): (Consecutive, Brought),
         (at, in_time): (usize, bool),
     ) -> Result<Option<Consecutive>> {
         let (began, last, blocks) = (Instant::now(), &self.to[at], &held.numbers);
         self.write_parts(task, last, blocks, ranks.ranks()).await?;
         if in_time {
-            let barrier = self.barrier(last, "written", 0);
+            let barrier = Barrier::new(task, (last, "written"), self.graph.cut, 0)?;
             let nothing = |block: &u32| Measured { block: *block, measures: Vec::new() };
             let nothing: Vec<_> = blocks.iter().map(nothing).collect();
-            barrier.arrive(task, &nothing, brought.bytes()).await?;
-            if let Some(others) = barrier.wait(task, blocks, patience(began.elapsed())).await? {
-                return Ok(Some(receive(task, held, ranks, others, last).await?));
+            barrier.arrive(&nothing, brought.bytes()).await?;
+            if let Some(others) = barrier.wait(blocks, patience(began.elapsed())).await? {
+                let (held, last) = (Arc::clone(held), last.clone());
+                let receive = move |pool: &ThreadPool| {
+                    let receive =
+                        |blocks: Blocks<'_, W>| receive(blocks, &mut ranks, others, &last);
+                    pool.install(|| held.with(receive))?;
+                    Ok(Some(ranks))
+                };
+                return task.threads.run(receive).await?;
             }
         }
         if let Some(before) = at.checked_sub(1) {
             self.write_parts(task, &self.to[before], blocks, ranks.before()).await?;
         }
         Ok(None)
-    }
-
-    fn barrier<'a>(&self, state: &'a Folder, name: &'static str, measures: usize) -> Barrier<'a> {
-        Barrier { state, name, cut: self.graph.cut, measures }
     }
 
     /// Writes the parts of some blocks, whose ranks are one after another.
@@ -250,33 +275,74 @@ impl Brought {
     }
 }
 
-/// Receives what the nodes of other tasks' blocks pass along after a step.
-async fn receive<W: Weight>(
-    task: Task<'_>,
-    held: &Arc<Held<W>>,
-    mut ranks: Consecutive,
+/// The tasks that have the other blocks.
+struct Others {
+    /// Where all meet, after each step.
+    barrier: Barrier,
+    /// After so many steps, what the task has brought after each of them is there no more.
+    forgotten: usize,
+    runtime: Handle,
+}
+
+/// What was brought is forgotten while a task waits for others. Who always is the last does it when there is this much.
+const MOST_KEPT: usize = 8;
+
+impl Others {
+    /// Tells them, after so many steps, what was `measured` in the task's blocks and what these bring, and returns what they
+    /// do if they come in time, after a step that `began` then. On a thread that is not the runtime's.
+    fn meet(
+        &mut self,
+        steps: usize,
+        measured: &[Measured],
+        brought: &Brought,
+        began: Instant,
+    ) -> Result<Option<Vec<Arrived>>> {
+        let own: Vec<u32> = measured.iter().map(|one| one.block).collect();
+        let barrier = self.barrier.after(steps);
+        let mut expected = barrier.expect(&own);
+        // All have arrived after the step before, and then they had received what was brought before that.
+        let received = steps.saturating_sub(2);
+        let meet = async {
+            barrier.arrive(measured, brought.bytes()).await?;
+            let limit = patience(began.elapsed());
+            let waits = !expected.look().await?;
+            let forget = async {
+                if waits || received - self.forgotten >= MOST_KEPT {
+                    for before in self.forgotten..received {
+                        self.barrier.after(before + 1).forget(&own).await?;
+                    }
+                    self.forgotten = received;
+                }
+                Ok(())
+            };
+            let ((), arrived) = futures::try_join!(forget, expected.wait(limit))?;
+            Ok(arrived)
+        };
+        barrier.on_this_thread(&self.runtime, meet)
+    }
+}
+
+/// Receives what the nodes of other tasks' blocks pass along after a step, by the threads of the pool that it is called in.
+fn receive<W: Weight>(
+    blocks: Blocks<'_, W>,
+    ranks: &mut Consecutive,
     others: Vec<Arrived>,
     state: &Folder,
-) -> Result<Consecutive> {
-    let (held, name) = (Arc::clone(held), state.0.to_string());
-    let receive = move |pool: &ThreadPool| {
-        let brought = |other: Arrived| (other.measured.block, other.brought);
-        let others = others.into_iter().map(brought).collect();
-        let read = |mut passed: Bytes, pieces: Vec<&mut [f64]>| {
-            let length: usize = pieces.iter().map(|piece| size_of_val(*piece)).sum();
-            if passed.len() != length {
-                let reason = format!("nodes pass {} bytes along instead of {length}", passed.len());
-                return Err(JobError::Damaged { what: name.clone(), reason });
-            }
-            let read = |piece: &mut [f64]| {
-                read_numbers(&passed.split_to(size_of_val(piece)), &name, piece)
-            };
-            pieces.into_iter().try_for_each(read)
+) -> Result<()> {
+    let brought = |other: Arrived| (other.measured.block, other.brought);
+    let others = others.into_iter().map(brought).collect();
+    let read = |mut passed: Bytes, pieces: Vec<&mut [f64]>| {
+        let length: usize = pieces.iter().map(|piece| size_of_val(*piece)).sum();
+        if passed.len() != length {
+            let reason = format!("nodes pass {} bytes along instead of {length}", passed.len());
+            return Err(JobError::Damaged { what: state.0.to_string(), reason });
+        }
+        let read = |piece: &mut [f64]| {
+            read_numbers(&passed.split_to(size_of_val(piece)), state.0.as_str(), piece)
         };
-        pool.install(|| held.with(|blocks| ranks.receive(blocks, others, read)))?;
-        Ok(ranks)
+        pieces.into_iter().try_for_each(read)
     };
-    task.threads.run(receive).await?
+    ranks.receive(blocks, others, read)
 }
 
 #[cfg(test)]
@@ -419,6 +485,41 @@ mod tests {
         assert_eq!(ranks(&executor, &step.to[STEPS - 1]).await, expected[STEPS - 1]);
         // It was taken: now the state is wanted.
         assert!(rest.run_together(executor.task(0), &all).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_exchanged_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut step = steps_in(&dir).await;
+        let state = |number: usize| {
+            let root = Url::from_directory_path(dir.path()).unwrap();
+            Folder(root.join(&format!("state/{number:05}/")).unwrap())
+        };
+        step.to = (1..=40).map(state).collect();
+        let (first, second) = (executor(), executor());
+        tokio::join!(run(&first, &step, &[0, 2]), run(&second, &step, &[1]));
+        let exchanged = step.from.open(&first.runtime).unwrap().folder("exchange");
+        // What others may still receive isn't, and that of the step after.
+        let left = exchanged.list().await.unwrap().len();
+        assert!((1..=2 * (MOST_KEPT + 2)).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn no_step_is_done_that_nobody_wants() {
+        let dir = tempfile::tempdir().unwrap();
+        let step = steps_in(&dir).await;
+        let (executor, all) = (executor(), [0, 1, 2]);
+        let task = executor.task(0);
+        let held = Held::<()>::read(&step.graph, step.damping, task, &all).await.unwrap();
+        for (waiting, steps) in [(true, STEPS), (false, 1)] {
+            let (wanted, receiver) = oneshot::channel();
+            let _receiver = waiting.then_some(receiver);
+            let done = held.with(|blocks| {
+                let ranks = Consecutive::new(blocks, &[1.0 / 9.0; 9]);
+                step.steps(blocks, ranks, None, (Instant::now(), &wanted)).unwrap()
+            });
+            assert_eq!(done.count, steps);
+        }
     }
 
     #[tokio::test]
