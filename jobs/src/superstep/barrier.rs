@@ -64,8 +64,7 @@ impl Barrier {
         Ok(Self { folder, prefix: String::new(), cut, measures })
     }
 
-    /// Another barrier, after so many steps, in the same folder: to make one takes a file system as long as to write some
-    /// megabytes.
+    /// The barrier after so many steps, in the same folder: file systems take as long to make one as to write some megabytes.
     pub fn after(&self, steps: usize) -> Self {
         Self { prefix: format!("{steps:06}-"), ..self.clone() }
     }
@@ -107,7 +106,8 @@ impl Barrier {
         Expected { barrier: self, own_name, seen: HashSet::new(), missing, arrived: Vec::new() }
     }
 
-    /// Waits for the end of `work` at the barrier, on a thread that is not the `runtime`'s.
+    /// Waits for the end of `work` at the barrier, on a thread that is not the `runtime`'s. Files are read and written by this
+    /// thread, without others that would have to be woken.
     pub fn on_this_thread<F: Future>(&self, runtime: &Handle, work: F) -> F::Output {
         match self.folder.url().scheme() {
             "file" => futures::executor::block_on(work),
