@@ -28,7 +28,7 @@ DATA = sys.argv[3].split(",") if len(sys.argv) > 3 else ["2M", "20M", "200M"]
 FACTORS = 64
 # As many as take some seconds: what a job takes besides is shared by them.
 ITERATIONS = {"2M": 36, "20M": 9, "200M": 4}
-TURNS = 3
+TURNS = 5
 # The blocks of "200M" are more than executors keep if they aren't told.
 ENOUGH = ["--memory", "16384", "--resident-memory", "8192"]
 
