@@ -1,9 +1,9 @@
 //! Barriers between the steps of tasks that go on together, so that none of them has to return to the driver after each step.
 //!
-//! When a task has done a step, it arrives: it leaves in a folder of the step's state what its blocks have come to, in one
-//! object. Who finds there what all blocks have come to can go on. Nothing makes sure that all tasks of a job run at the
-//! same time, so nobody waits for longer than the others should take. Then some may have gone on, by one step at most:
-//! nobody arrives for the next who didn't see all of the others.
+//! When a task has done a step, it arrives: it leaves in a folder of a state what its blocks have come to, in one object. Who
+//! finds there what all blocks have come to can go on. Nothing makes sure that all tasks of a job run at the same time, so
+//! nobody waits for longer than the others should take. Then some may have gone on, by one step at most: nobody arrives for the
+//! next who didn't see all of the others.
 
 use super::exec::{Measured, Task};
 use super::layout::{Folder, Partitioned, append_numbers, numbers_to_bytes};
