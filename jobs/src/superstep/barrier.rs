@@ -9,7 +9,6 @@ use super::exec::{Measured, Task};
 use super::layout::{Folder, Partitioned, append_numbers, numbers_to_bytes};
 use crate::{JobError, Result};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use nightshift_catalog::storage::Storage;
 use nightshift_udfs::csr::Value;
 use std::collections::HashSet;
@@ -95,15 +94,40 @@ impl Barrier {
 
     /// What all blocks but the task's `own` have come to, if they arrive within the `limit`.
     pub async fn wait(&self, own: &[u32], limit: Duration) -> Result<Option<Vec<Arrived>>> {
-        self.expect(own).wait(limit).await
-    }
-
-    /// Expects all blocks but the task's `own`.
-    pub fn expect(&self, own: &[u32]) -> Expected<'_> {
-        let own: HashSet<u32> = own.iter().copied().collect();
-        let own_name = own.iter().min().map(|first| self.name(*first));
-        let missing = (0..self.cut.blocks()).filter(|block| !own.contains(block)).collect();
-        Expected { barrier: self, own_name, seen: HashSet::new(), missing, arrived: Vec::new() }
+        let (started, folder) = (Instant::now(), &self.folder);
+        // One may be replaced while others look, by a task that has other blocks than the one before.
+        let mut seen = HashSet::new();
+        let own_name = own.first().map(|first| self.name(*first));
+        let mut missing: HashSet<u32> = (0..self.cut.blocks()).collect();
+        own.iter().for_each(|block| {
+            missing.remove(block);
+        });
+        let mut arrived = Vec::with_capacity(missing.len());
+        while !missing.is_empty() {
+            for object in folder.list().await? {
+                let Some(name) = object.location.filename() else { continue };
+                if !name.starts_with(&self.prefix) || own_name.as_deref() == Some(name) {
+                    continue;
+                }
+                let version = (object.e_tag.clone(), object.last_modified);
+                if seen.insert((name.to_string(), version)) {
+                    let what = format!("{}{name}", folder.url());
+                    let all = self.read(folder.get(name).await?, &what)?;
+                    // Others may have been there before, when blocks were in other hands.
+                    arrived
+                        .extend(all.into_iter().filter(|one| missing.remove(&one.measured.block)));
+                }
+            }
+            let waited = started.elapsed();
+            if !missing.is_empty() && waited > limit {
+                return Ok(None);
+            }
+            if !missing.is_empty() && waited > EAGER {
+                let pause = (waited / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                sleep(pause).await;
+            }
+        }
+        Ok(Some(arrived))
     }
 
     /// Waits for the end of `work` at the barrier, on a thread that is not the `runtime`'s. Files are read and written by this
@@ -147,55 +171,6 @@ impl Barrier {
             arrived.push(Arrived { measured: Measured { block, measures }, brought });
         }
         if bytes.is_empty() { Ok(arrived) } else { Err(damaged()) }
-    }
-}
-
-/// Who is expected at a barrier.
-#[derive(Debug)]
-pub struct Expected<'a> {
-    barrier: &'a Barrier,
-    own_name: Option<String>,
-    /// What was read. One may be replaced while others look, by a task that has other blocks than the one before.
-    seen: HashSet<(String, Option<String>, DateTime<Utc>)>,
-    missing: HashSet<u32>,
-    arrived: Vec<Arrived>,
-}
-
-impl Expected<'_> {
-    /// Looks who is there, and whether all are.
-    pub async fn look(&mut self) -> Result<bool> {
-        let folder = &self.barrier.folder;
-        for object in folder.list().await? {
-            let Some(name) = object.location.filename() else { continue };
-            if !name.starts_with(&self.barrier.prefix) || self.own_name.as_deref() == Some(name) {
-                continue;
-            }
-            let version = (name.to_string(), object.e_tag.clone(), object.last_modified);
-            if self.seen.insert(version) {
-                let what = format!("{}{name}", folder.url());
-                let all = self.barrier.read(folder.get(name).await?, &what)?;
-                // Others may have been there before, when blocks were in other hands.
-                let new = all.into_iter().filter(|one| self.missing.remove(&one.measured.block));
-                self.arrived.extend(new);
-            }
-        }
-        Ok(self.missing.is_empty())
-    }
-
-    /// What they have come to, if all arrive within the `limit`.
-    pub async fn wait(mut self, limit: Duration) -> Result<Option<Vec<Arrived>>> {
-        let started = Instant::now();
-        while !self.missing.is_empty() && !self.look().await? {
-            let waited = started.elapsed();
-            if waited > limit {
-                return Ok(None);
-            }
-            if waited > EAGER {
-                let pause = (waited / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-                sleep(pause).await;
-            }
-        }
-        Ok(Some(self.arrived))
     }
 }
 

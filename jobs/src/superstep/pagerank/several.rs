@@ -134,7 +134,7 @@ impl PageRankStep {
         &self,
         blocks: Blocks<'_, W>,
         ranks: Consecutive,
-        mut others: Option<Others>,
+        others: Option<Others>,
         (started, wanted): (Instant, &oneshot::Sender<()>),
     ) -> Result<Done> {
         let vectors = self.graph.vectors();
@@ -162,7 +162,7 @@ impl PageRankStep {
             if done.count == self.to.len() || wanted.is_closed() {
                 break;
             }
-            let arrived = match &mut others {
+            let arrived = match &others {
                 None => Vec::new(),
                 Some(others) => match others.meet(done.count, &own, &done.brought, began)? {
                     Some(arrived) => arrived,
@@ -191,7 +191,7 @@ impl PageRankStep {
     fn others(&self, task: Task<'_>) -> Result<Others> {
         let measures = 2 * self.graph.vectors();
         let barrier = Barrier::new(task, (&self.from, "exchange"), self.graph.cut, measures)?;
-        Ok(Others { barrier, forgotten: 0, runtime: Handle::current() })
+        Ok(Others { barrier, runtime: Handle::current() })
     }
 
     /// Writes the blocks' parts of the state after a step, and of the one before if other tasks may not have come further.
@@ -279,19 +279,14 @@ impl Brought {
 struct Others {
     /// Where all meet, after each step.
     barrier: Barrier,
-    /// After so many steps, what the task has brought after each of them is there no more.
-    forgotten: usize,
     runtime: Handle,
 }
-
-/// What was brought is forgotten while a task waits for others. Who always is the last does it when there is this much.
-const MOST_KEPT: usize = 8;
 
 impl Others {
     /// Tells them, after so many steps, what was `measured` in the task's blocks and what these bring, and returns what they
     /// do if they come in time, after a step that `began` then. On a thread that is not the runtime's.
     fn meet(
-        &mut self,
+        &self,
         steps: usize,
         measured: &[Measured],
         brought: &Brought,
@@ -299,23 +294,17 @@ impl Others {
     ) -> Result<Option<Vec<Arrived>>> {
         let own: Vec<u32> = measured.iter().map(|one| one.block).collect();
         let barrier = self.barrier.after(steps);
-        let mut expected = barrier.expect(&own);
         // All have arrived after the step before, and then they had received what was brought before that.
-        let received = steps.saturating_sub(2);
+        let forget = async {
+            match steps.checked_sub(2) {
+                Some(received) => self.barrier.after(received).forget(&own).await,
+                None => Ok(()),
+            }
+        };
         let meet = async {
             barrier.arrive(measured, brought.bytes()).await?;
-            let limit = patience(began.elapsed());
-            let waits = !expected.look().await?;
-            let forget = async {
-                if waits || received - self.forgotten >= MOST_KEPT {
-                    for before in self.forgotten..received {
-                        self.barrier.after(before + 1).forget(&own).await?;
-                    }
-                    self.forgotten = received;
-                }
-                Ok(())
-            };
-            let ((), arrived) = futures::try_join!(forget, expected.wait(limit))?;
+            let wait = barrier.wait(&own, patience(began.elapsed()));
+            let ((), arrived) = futures::try_join!(forget, wait)?;
             Ok(arrived)
         };
         barrier.on_this_thread(&self.runtime, meet)
@@ -499,9 +488,9 @@ mod tests {
         let (first, second) = (executor(), executor());
         tokio::join!(run(&first, &step, &[0, 2]), run(&second, &step, &[1]));
         let exchanged = step.from.open(&first.runtime).unwrap().folder("exchange");
-        // What others may still receive isn't, and that of the step after.
+        // What each has brought in the end isn't, nor what others may have received before.
         let left = exchanged.list().await.unwrap().len();
-        assert!((1..=2 * (MOST_KEPT + 2)).contains(&left), "{left}");
+        assert!((1..=2 * 2).contains(&left), "{left}");
     }
 
     #[tokio::test]
